@@ -1,0 +1,1 @@
+//! scx_mosix: a few Linux machines that work as one.

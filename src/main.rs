@@ -1,0 +1,3 @@
+//! The `scx_mosix` command.
+
+fn main() {}
