@@ -1,1 +1,6 @@
 //! scx_mosix: a few Linux machines that work as one.
+//!
+//! ARCHITECTURE.md tells what each module is for and which may use which.
+
+pub mod agent;
+pub mod home;

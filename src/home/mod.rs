@@ -1,0 +1,1 @@
+//! Home: what makes a program that runs elsewhere look as if it ran here.
