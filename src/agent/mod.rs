@@ -17,3 +17,4 @@
 //!   middle of a migration changes nothing: the agents finish it or abort it between themselves.
 
 pub mod control;
+pub mod packet;
