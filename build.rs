@@ -1,11 +1,45 @@
 //! Build script: each concern in its own function.
 
-fn main() {
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+fn main() -> Result<()> {
     link_statically();
+    compile_protos()
 }
 
 /// In a static position-independent executable the linker that rustc brings would turn glibc's undefined weak symbols into
 /// relocations against the load address, and the C runtime would call them: they must stay null.
 fn link_statically() {
     println!("cargo:rustc-link-arg=-Wl,-z,nodynamic-undefined-weak");
+}
+
+/// Compiles every file below `proto/` to Rust, without protoc, and writes `descriptors.bin` for reflection: the descriptors of all
+/// our files and of those that they import, with their comments.
+fn compile_protos() -> Result<()> {
+    let root = Path::new("proto");
+    println!("cargo:rerun-if-changed={}", root.display());
+    let mut files = Vec::new();
+    find_protos(root, &mut files)?;
+    files.sort();
+    let mut compiler = protox::Compiler::new([root])?;
+    compiler.include_source_info(true).include_imports(true).open_files(&files)?;
+    let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
+    std::fs::write(out_dir.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure()
+        .compile_fds(compiler.file_descriptor_set())
+        .context("no Rust could be generated from proto/")
+}
+
+fn find_protos(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in dir.read_dir().with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find_protos(&path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
+            found.push(path);
+        }
+    }
+    Ok(())
 }
