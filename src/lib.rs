@@ -5,3 +5,4 @@
 pub mod agent;
 pub mod home;
 pub mod proto;
+pub mod keys;
