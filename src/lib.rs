@@ -4,5 +4,6 @@
 
 pub mod agent;
 pub mod home;
+pub mod migration;
 pub mod proto;
 pub mod keys;

@@ -1,0 +1,19 @@
+//! Migration: a running program goes from one node to another.
+//!
+//! ```text
+//!   source engine (in the agent that owns the body)        target engine (in the new guest agent)
+//!
+//!   movable ── refuses what cannot move, nothing frozen    preflight ── refuses what cannot be hosted
+//!   freeze  ── cgroup v2 freezer, thawed by a guard
+//!   criu    ── dump without pages ───── images ──────────► criu ── restore, held at `pre-resume`
+//!   pages   ── read from the frozen ──── batches ────────► pages ── put in place by userfaultfd
+//!              body, all overlapping
+//!   home decides (agents): commit or abort
+//!   thaw here (abort)                            or        let CRIU resume (commit)
+//! ```
+//!
+//! One TLS connection carries everything from source to target. CRIU does all of the kernel's state, memory is
+//! ours. [`machine`] says which step may follow which. Who decides is not here: see [`crate::agent`].
+
+pub mod machine;
+pub mod source;
