@@ -18,3 +18,4 @@
 
 pub mod control;
 pub mod packet;
+pub mod stream;

@@ -1,0 +1,254 @@
+//! The jobs of this node: what `scx_mosix run` started here, wherever it runs now.
+//!
+//! A job is a process and all its descendants. They are kept together by a cgroup of their own, made *below* the cgroup in
+//! which the program was started, so that the limits and the session of its user stay in force; descendants inherit it. A
+//! small file per job in the run-time directory lets a restarted daemon find them again.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::agent::control::SessionId;
+
+/// Where the unified cgroup hierarchy is mounted.
+pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// The cgroup of the job whose root is `pid` has this name followed by the pid.
+const CGROUP_PREFIX: &str = "scx_mosix.";
+
+/// Why a process cannot become a job.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// There is no such process (any more).
+    #[error("there is no process {pid}")]
+    NoProcess {
+        /// The pid asked for.
+        pid: i32,
+        /// The system's error.
+        source: procfs::ProcError,
+    },
+    /// A user may register only processes of his own.
+    #[error("process {pid} belongs to uid {owner}, not to uid {caller}")]
+    NotYours {
+        /// The pid asked for.
+        pid: i32,
+        /// Whose it is.
+        owner: u32,
+        /// Who asked.
+        caller: u32,
+    },
+    /// The process is in no cgroup of the unified hierarchy.
+    #[error("process {pid} is in no cgroup v2; mount the unified hierarchy at {CGROUP_ROOT}")]
+    NoCgroup {
+        /// The pid asked for.
+        pid: i32,
+    },
+    /// The job's cgroup or its file could not be made.
+    #[error("cannot {what} {path}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+/// One job, as its file keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The process that `run` became; the job's number in `ps`.
+    pub root_pid: i32,
+    /// Its start time in clock ticks since boot: tells it from a later process with the same pid.
+    pub start_time_ticks: u64,
+    /// Its owner.
+    pub uid: u32,
+    /// Names the job in the cluster.
+    pub session: SessionId,
+    /// Its cgroup, an absolute path.
+    pub cgroup: PathBuf,
+    /// When it was registered, in ms since the epoch.
+    pub registered_ms: u64,
+    /// Whether its owner wants it to stay at home.
+    pub stay: bool,
+}
+
+impl Job {
+    /// Whether any process of the job, or a deputy of it, is left.
+    pub fn is_alive(&self) -> bool {
+        populated(&self.cgroup)
+    }
+}
+
+/// The table of jobs and its directory of files.
+pub struct Jobs {
+    directory: PathBuf,
+    by_pid: BTreeMap<i32, Job>,
+}
+
+impl Jobs {
+    /// Reads what an earlier daemon left in `run_dir` and forgets the jobs that ended meanwhile.
+    pub fn load(run_dir: &Path) -> Result<Self, RegisterError> {
+        let directory = run_dir.join("jobs");
+        fs::create_dir_all(&directory).map_err(io_error("create directory", &directory))?;
+        let mut jobs = Self { directory, by_pid: BTreeMap::new() };
+        for entry in fs::read_dir(&jobs.directory).map_err(io_error("read", &jobs.directory))?.flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match fs::read(&path)
+                .map_err(|e| e.to_string())
+                .and_then(|text| serde_json::from_slice::<Job>(&text).map_err(|e| e.to_string()))
+            {
+                Ok(job) => drop(jobs.by_pid.insert(job.root_pid, job)),
+                Err(error) => tracing::warn!(path = %path.display(), error, "job file not understood; left alone"),
+            }
+        }
+        jobs.remove_ended();
+        Ok(jobs)
+    }
+
+    /// Makes `pid` and its future descendants a job. A process that is in a job already gives that job.
+    ///
+    /// `caller` is the uid that asks; 0 may register any process.
+    pub fn register(&mut self, pid: i32, caller: u32, stay: bool) -> Result<Job, RegisterError> {
+        let no_process = |source| RegisterError::NoProcess { pid, source };
+        let process = procfs::process::Process::new(pid).map_err(no_process)?;
+        let owner = process.status().map_err(no_process)?.ruid;
+        if caller != 0 && caller != owner {
+            return Err(RegisterError::NotYours { pid, owner, caller });
+        }
+        let current = unified_cgroup(&process).ok_or(RegisterError::NoCgroup { pid })?;
+        if let Some(job) = self.by_pid.values().find(|job| job.cgroup == current) {
+            return Ok(job.clone());
+        }
+        let job = Job {
+            root_pid: pid,
+            start_time_ticks: process.stat().map_err(no_process)?.starttime,
+            uid: owner,
+            session: SessionId::random(),
+            cgroup: current.join(format!("{CGROUP_PREFIX}{pid}")),
+            registered_ms: super::now_ms(),
+            stay,
+        };
+        match fs::create_dir(&job.cgroup) {
+            // An empty one may be left of an earlier process with this pid.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !populated(&job.cgroup) => {}
+            result => result.map_err(io_error("create cgroup", &job.cgroup))?,
+        }
+        let enter = || {
+            let procs = job.cgroup.join("cgroup.procs");
+            fs::write(&procs, pid.to_string()).map_err(io_error("enter cgroup through", &procs))?;
+            self.store(&job)
+        };
+        if let Err(error) = enter() {
+            let _ = fs::write(current.join("cgroup.procs"), pid.to_string());
+            let _ = fs::remove_dir(&job.cgroup);
+            return Err(error);
+        }
+        self.by_pid.insert(pid, job.clone());
+        Ok(job)
+    }
+
+    /// The job whose root is `pid`.
+    pub fn get(&self, pid: i32) -> Option<&Job> {
+        self.by_pid.get(&pid)
+    }
+
+    /// The job with this home session.
+    pub fn by_session(&self, session: SessionId) -> Option<&Job> {
+        self.iter().find(|job| job.session == session)
+    }
+
+    /// The job to which process `pid` belongs, be it the root or a descendant.
+    pub fn containing(&self, pid: i32) -> Option<&Job> {
+        self.get(pid).or_else(|| {
+            let cgroup = unified_cgroup(&procfs::process::Process::new(pid).ok()?)?;
+            self.iter().find(|job| job.cgroup == cgroup)
+        })
+    }
+
+    /// All jobs by pid.
+    pub fn iter(&self) -> impl Iterator<Item = &Job> {
+        self.by_pid.values()
+    }
+
+    /// Forgets the jobs that have no process left and returns them.
+    pub fn remove_ended(&mut self) -> Vec<Job> {
+        let ended: Vec<Job> = self.iter().filter(|job| !job.is_alive()).cloned().collect();
+        for job in &ended {
+            self.by_pid.remove(&job.root_pid);
+            // Gone already when the user's session ended and systemd removed it.
+            let _ = fs::remove_dir(&job.cgroup);
+            let _ = fs::remove_file(self.file(job));
+        }
+        ended
+    }
+
+    fn store(&self, job: &Job) -> Result<(), RegisterError> {
+        let path = self.file(job);
+        let text = serde_json::to_vec(job).map_err(|e| io_error("describe", &path)(e.into()))?;
+        fs::write(&path, text).map_err(io_error("write", &path))
+    }
+
+    fn file(&self, job: &Job) -> PathBuf {
+        self.directory.join(format!("{}.json", job.root_pid))
+    }
+}
+
+/// The absolute path of the unified cgroup of a process.
+pub fn unified_cgroup(process: &procfs::process::Process) -> Option<PathBuf> {
+    let groups = process.cgroups().ok()?;
+    let unified = groups.0.iter().find(|group| group.hierarchy == 0)?;
+    Some(Path::new(CGROUP_ROOT).join(unified.pathname.trim_start_matches('/')))
+}
+
+/// Whether a cgroup exists and has a process in it.
+fn populated(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.events"))
+        .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RegisterError {
+    move |source| RegisterError::Io { what, path: path.into(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_process_and_a_foreign_one_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut jobs = Jobs::load(dir.path()).unwrap();
+        assert!(matches!(jobs.register(i32::MAX, 0, false), Err(RegisterError::NoProcess { .. })));
+        let own = std::process::id().cast_signed();
+        let result = jobs.register(own, 54_321, false);
+        assert!(matches!(result, Err(RegisterError::NotYours { caller: 54_321, .. })), "{result:?}");
+    }
+
+    #[test]
+    fn jobs_that_ended_while_no_daemon_ran_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = Job {
+            root_pid: 1,
+            start_time_ticks: 2,
+            uid: 3,
+            session: SessionId::random(),
+            cgroup: dir.path().join("no-such-cgroup"),
+            registered_ms: 4,
+            stay: false,
+        };
+        Jobs::load(dir.path()).unwrap().store(&job).unwrap();
+        fs::write(dir.path().join("jobs/9.json"), "not json").unwrap();
+        assert_eq!(Jobs::load(dir.path()).unwrap().iter().count(), 0);
+        assert!(!dir.path().join("jobs/1.json").exists());
+        assert!(dir.path().join("jobs/9.json").exists());
+    }
+}
