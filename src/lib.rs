@@ -3,8 +3,9 @@
 //! ARCHITECTURE.md tells what each module is for and which may use which.
 
 pub mod agent;
+pub mod control;
 pub mod daemon;
 pub mod home;
+pub mod keys;
 pub mod migration;
 pub mod proto;
-pub mod keys;

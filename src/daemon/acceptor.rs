@@ -16,8 +16,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{
-    control::{SessionId, StreamKind},
+use crate::control::{
+    SessionId, StreamKind,
     stream::{PREAMBLE_BYTES, parse_preamble},
 };
 
@@ -97,7 +97,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
-    use crate::agent::stream::preamble;
+    use crate::control::stream::preamble;
 
     async fn pair() -> (TcpStream, mpsc::Receiver<Incoming>, CancellationToken) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

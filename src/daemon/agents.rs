@@ -15,9 +15,10 @@ use std::{
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{
-    control::{AgentState, FromAgent, SessionId, StreamKind, ToAgent, socket_path},
+use crate::control::{
+    AgentState, FromAgent, SessionId, StreamKind, ToAgent,
     packet::{PacketError, PacketSocket},
+    socket_path,
 };
 
 /// Names an agent on its node: a home agent by its job's home session, a guest agent by the migration that brought the guest.
@@ -266,7 +267,7 @@ fn show(key: &AgentKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::packet::PacketListener;
+    use crate::control::packet::PacketListener;
 
     fn home_state(epoch: u64) -> FromAgent {
         FromAgent::State(AgentState::Home {

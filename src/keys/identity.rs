@@ -119,13 +119,17 @@ impl IdentityBundle {
     /// # Errors
     /// [`KeyError::BundleIo`].
     pub fn to_memfd(&self) -> Result<OwnedFd, KeyError> {
-        let text = Zeroizing::new(serde_json::to_vec(self).map_err(|_| KeyError::Bundle("it cannot be written as JSON"))?);
+        let text =
+            Zeroizing::new(serde_json::to_vec(self).map_err(|_| KeyError::Bundle("it cannot be written as JSON"))?);
         let write = || -> io::Result<OwnedFd> {
             let fd = rustix::fs::memfd_create("scx_mosix identity", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
             let mut file = File::from(fd);
             file.write_all(&text)?;
             file.rewind()?;
-            rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+            rustix::fs::fcntl_add_seals(
+                &file,
+                SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+            )?;
             Ok(file.into())
         };
         write().map_err(KeyError::BundleIo)

@@ -32,7 +32,8 @@ impl NodeName {
         let refuse = || NameError { name: name.chars().take(80).collect() };
         let lower = name.to_ascii_lowercase();
         let plain = lower.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
-        if lower.len() > Self::MAX_BYTES || lower.ends_with('.') || !plain || DnsName::try_from(lower.as_str()).is_err() {
+        if lower.len() > Self::MAX_BYTES || lower.ends_with('.') || !plain || DnsName::try_from(lower.as_str()).is_err()
+        {
             return Err(refuse());
         }
         Ok(Self(lower.into()))

@@ -226,7 +226,9 @@ impl Sealer {
         let (key_id, rest) = rest.split_first_chunk::<8>().ok_or(OpenError::Alien)?;
         let key_id = KeyId(*key_id);
         match kind {
-            KIND_REFUSAL if datagram.len() == REFUSAL_BYTES && key_id != self.key_id => return Err(OpenError::Refused(key_id)),
+            KIND_REFUSAL if datagram.len() == REFUSAL_BYTES && key_id != self.key_id => {
+                return Err(OpenError::Refused(key_id));
+            }
             KIND_SEALED => {}
             _ => return Err(OpenError::Alien),
         }
@@ -236,8 +238,11 @@ impl Sealer {
         let (sender, rest) = rest.split_first_chunk::<8>().ok_or(OpenError::Alien)?;
         let (epoch, rest) = rest.split_first_chunk::<8>().ok_or(OpenError::Alien)?;
         let (counter, body) = rest.split_first_chunk::<8>().ok_or(OpenError::Alien)?;
-        let header =
-            Header { sender: SenderId(*sender), epoch: u64::from_be_bytes(*epoch), counter: u64::from_be_bytes(*counter) };
+        let header = Header {
+            sender: SenderId(*sender),
+            epoch: u64::from_be_bytes(*epoch),
+            counter: u64::from_be_bytes(*counter),
+        };
         Ok((header, body))
     }
 
@@ -275,7 +280,8 @@ fn nonce(counter: u64) -> Nonce {
 
 fn sender_key(secret: &ClusterKey, sender: SenderId, epoch: u64) -> Result<LessSafeKey, KeyError> {
     let bytes = secret.derive(&[b"gossip", &sender.0, &epoch.to_be_bytes()])?;
-    let key = UnboundKey::new(&AES_256_GCM, bytes.as_slice()).map_err(|_| KeyError::Crypto("setting up a gossip key"))?;
+    let key =
+        UnboundKey::new(&AES_256_GCM, bytes.as_slice()).map_err(|_| KeyError::Crypto("setting up a gossip key"))?;
     Ok(LessSafeKey::new(key))
 }
 
@@ -305,7 +311,8 @@ mod tests {
         let key = ClusterKey::generate().unwrap();
         let mut n2 = Sealer::new(&key, SenderId::of("n2"), 1).unwrap();
         let mut runs = [5, 6].map(|epoch| Sealer::new(&key, SenderId::of("n1"), epoch).unwrap());
-        let [old, late, new] = [runs[0].seal(b"old").unwrap(), runs[0].seal(b"late").unwrap(), runs[1].seal(b"new").unwrap()];
+        let [old, late, new] =
+            [runs[0].seal(b"old").unwrap(), runs[0].seal(b"late").unwrap(), runs[1].seal(b"new").unwrap()];
         assert!(n2.open(&old).is_ok());
         assert_eq!(n2.open(&new).unwrap().epoch, 6);
         assert_eq!(n2.open(&late), Err(OpenError::StaleEpoch { epoch: 5, newest: 6 }));

@@ -201,7 +201,10 @@ mod tests {
         for mode in [0o640, 0o604, 0o660, 0o666] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             let error = ClusterKey::load(&path).unwrap_err();
-            assert!(matches!(error, KeyError::Permissions { .. }) && error.to_string().contains("chmod 600"), "{error}");
+            assert!(
+                matches!(error, KeyError::Permissions { .. }) && error.to_string().contains("chmod 600"),
+                "{error}"
+            );
         }
     }
 

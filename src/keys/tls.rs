@@ -8,7 +8,8 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, RootCertStore, ServerConfig, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, RootCertStore, ServerConfig,
+    SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
@@ -172,8 +173,9 @@ struct Parts {
 
 impl Parts {
     fn of(minted: &Minted) -> Result<Self, KeyError> {
-        let certificate =
-            |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).map_err(|_| KeyError::Bundle("a certificate is not PEM"));
+        let certificate = |text: &str| {
+            CertificateDer::from_pem_slice(text.as_bytes()).map_err(|_| KeyError::Bundle("a certificate is not PEM"))
+        };
         let mut roots = RootCertStore::empty();
         roots.add(certificate(&minted.ca_pem)?)?;
         let key = PrivateKeyDer::from_pem_slice(minted.key_pem.as_bytes())
@@ -244,7 +246,11 @@ mod tests {
     use crate::keys::{ClusterKey, IdentityBundle};
 
     /// A whole handshake in memory; what each side then knows of the other.
-    fn shake(client: Arc<ClientConfig>, server: Arc<ServerConfig>, to: ServerName<'static>) -> Result<[PeerIdentity; 2], TlsError> {
+    fn shake(
+        client: Arc<ClientConfig>,
+        server: Arc<ServerConfig>,
+        to: ServerName<'static>,
+    ) -> Result<[PeerIdentity; 2], TlsError> {
         let mut client = ClientConnection::new(client, to)?;
         let mut server = ServerConnection::new(server)?;
         for _ in 0..8 {
@@ -262,7 +268,8 @@ mod tests {
             client.process_new_packets()?;
         }
         assert!(!client.is_handshaking() && !server.is_handshaking());
-        let who = |certs: Option<&[CertificateDer<'static>]>| PeerIdentity::from_certs(certs.unwrap_or_default()).unwrap();
+        let who =
+            |certs: Option<&[CertificateDer<'static>]>| PeerIdentity::from_certs(certs.unwrap_or_default()).unwrap();
         Ok([who(server.peer_certificates()), who(client.peer_certificates())])
     }
 

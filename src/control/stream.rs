@@ -3,7 +3,7 @@
 //! `"SMX1"`, the kind's byte, 16 bytes of session; the TLS handshake follows. The preamble tells a stranger nothing and gives
 //! him nothing: whoever sends it must still prove in the handshake that he is a node of the cluster.
 
-use super::control::{SessionId, StreamKind};
+use super::{SessionId, StreamKind};
 
 /// The first bytes of a stream for an agent; no TLS connection begins so.
 pub const MAGIC: &[u8; 4] = b"SMX1";

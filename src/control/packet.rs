@@ -1,4 +1,4 @@
-//! Packets of JSON with an optional descriptor over a `SOCK_SEQPACKET` Unix socket: the carrier of [`super::control`].
+//! Packets of JSON with an optional descriptor over a `SOCK_SEQPACKET` Unix socket: the carrier of [`super`].
 //!
 //! The kernel keeps the packets' borders and their order, so there is no framing of our own; a packet that is too long or
 //! not JSON of the expected type is an error of that packet only.
@@ -18,7 +18,7 @@ use rustix::net::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::unix::AsyncFd;
 
-use super::control::MAX_MESSAGE_BYTES;
+use super::MAX_MESSAGE_BYTES;
 
 /// What can go wrong with a packet or its socket.
 #[derive(Debug, thiserror::Error)]
@@ -195,7 +195,7 @@ mod tests {
     use std::io::{Read, Write};
 
     use super::*;
-    use crate::agent::control::{StreamKind, ToAgent};
+    use crate::control::{StreamKind, ToAgent};
 
     #[tokio::test]
     async fn a_message_arrives_with_its_descriptor() {

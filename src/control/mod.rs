@@ -1,0 +1,7 @@
+//! What the processes of one node say to each other, and how a stream finds its agent.
+
+mod messages;
+pub mod packet;
+pub mod stream;
+
+pub use messages::*;
