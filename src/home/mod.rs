@@ -1,1 +1,4 @@
 //! Home: what makes a program that runs elsewhere look as if it ran here.
+
+pub mod link;
+pub mod wire;
