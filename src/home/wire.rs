@@ -17,7 +17,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::agent::control::{ExitStatus, SessionId};
+use crate::control::{ExitStatus, SessionId};
 
 /// The version of this protocol; both ends must have the same, because a cluster runs one version.
 pub const PROTOCOL_VERSION: u32 = 1;

@@ -1,7 +1,7 @@
 //! The link over in-memory streams that are cut at any point.
 
 use super::*;
-use crate::agent::control::SessionId;
+use crate::control::SessionId;
 use crate::home::wire::{GuestToHome, HomeToGuest, StdioOp};
 
 fn data(number: u32) -> Stdio {
