@@ -1,0 +1,261 @@
+//! How an agent process comes to be, and how it lives apart from the daemon that started it.
+//!
+//! ```text
+//!   daemon: spawn_agent(start) ── fork ── setsid, fd 3 = sealed memfd with AgentStart, exec /proc/self/exe agent-home|agent-guest
+//!   agent:  enter(role) ── reads fd 3, cgroup scx_mosix-agents, ignores SIGHUP/SIGINT/SIGPIPE, logs to its own file
+//! ```
+//!
+//! The start message holds a private key, so it travels in memory: not in argv, not in the environment, not on disk.
+//! An agent logs to `RUN_DIR/log/NAME.log` (its panics too); a log that has reached [`MAX_LOG_BYTES`] becomes `NAME.log.old`, so
+//! one agent keeps at most twice that.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use crate::control::{AgentRole, AgentStart, StreamKind};
+
+/// Where an agent finds its start message.
+const START_FD: RawFd = 3;
+/// A log file of this many bytes is set aside.
+pub const MAX_LOG_BYTES: u64 = 1 << 20;
+/// The cgroup of all agents, below the root of the cgroup v2 hierarchy: neither the daemon's service nor a job's cgroup, so
+/// neither a stop of the service nor a freeze of the job reaches them.
+const AGENTS_CGROUP: &str = "scx_mosix-agents";
+
+/// Why an agent could not be started, or could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The operating system refused.
+    #[error("agent: cannot {what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Descriptor 3 does not hold a start message.
+    #[error("agent: descriptor 3 holds no start message; agents are started by the daemon, not by hand")]
+    NoStart(#[source] serde_json::Error),
+    /// Started under the wrong name for its role.
+    #[error("agent: started as {0} with the start message of the other kind of agent")]
+    WrongRole(&'static str),
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ProcessError {
+    move |source| ProcessError::Io { what, source }
+}
+
+/// The hidden subcommand of an agent that serves streams of this kind.
+pub fn subcommand(kind: StreamKind) -> &'static str {
+    match kind {
+        StreamKind::Home => "agent-home",
+        StreamKind::Move => "agent-guest",
+    }
+}
+
+fn kind(role: &AgentRole) -> StreamKind {
+    match role {
+        AgentRole::Home(_) => StreamKind::Home,
+        AgentRole::Guest(_) => StreamKind::Move,
+    }
+}
+
+/// Starts an agent and returns its pid; it is reaped when it ends. Its control socket appears when it is ready.
+///
+/// # Errors
+/// If the start message cannot be written or the process cannot be made.
+pub fn spawn_agent(start: &AgentStart) -> Result<i32, ProcessError> {
+    let message = sealed_memfd(start).map_err(failed("write the start message"))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(subcommand(kind(&start.role))).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let message_fd = message.as_raw_fd();
+    // SAFETY: the closure makes system calls only, no allocation, so it may run between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::setsid() == -1 || libc::dup2(message_fd, START_FD) == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            if message_fd == START_FD && libc::fcntl(START_FD, libc::F_SETFD, 0) == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            // Close on exec and not now: the standard library reports a failed exec through a descriptor of its own.
+            if libc::syscall(libc::SYS_close_range, START_FD + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().map_err(failed("start the agent's process"))?;
+    let pid = child.id() as i32;
+    std::thread::Builder::new()
+        .name("reap-agent".into())
+        .stack_size(64 << 10)
+        .spawn(move || match child.wait() {
+            Ok(status) => tracing::info!(pid, %status, "an agent has ended"),
+            Err(error) => tracing::warn!(pid, %error, "cannot wait for an agent"),
+        })
+        .map_err(failed("start a thread"))?;
+    Ok(pid)
+}
+
+fn sealed_memfd(start: &AgentStart) -> io::Result<OwnedFd> {
+    let json = zeroize::Zeroizing::new(serde_json::to_vec(start)?);
+    let fd = rustix::fs::memfd_create("scx_mosix-start", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(fd);
+    file.write_all(&json)?;
+    file.rewind()?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file.into())
+}
+
+/// The first thing that an agent does, before it has threads: reads its start message and settles down.
+///
+/// # Errors
+/// If there is no start message of this kind on descriptor 3, or the log cannot be opened.
+pub fn enter(expected: StreamKind) -> Result<AgentStart, ProcessError> {
+    // SAFETY: the daemon passed the descriptor at this number for us alone; a wrong one fails the read below.
+    let mut message = File::from(unsafe { OwnedFd::from_raw_fd(START_FD) });
+    let mut json = zeroize::Zeroizing::new(Vec::new());
+    message.rewind().and_then(|()| message.read_to_end(&mut json)).map_err(failed("read the start message"))?;
+    let start: AgentStart = serde_json::from_slice(&json).map_err(ProcessError::NoStart)?;
+    if kind(&start.role) != expected {
+        return Err(ProcessError::WrongRole(subcommand(expected)));
+    }
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU] {
+        // SAFETY: ignoring a signal involves no handler.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    log_to(&start)?;
+    if let Err(error) = join_agents_cgroup() {
+        tracing::warn!(%error, "this agent stays in the cgroup of its daemon and may be stopped together with it");
+    }
+    Ok(start)
+}
+
+fn join_agents_cgroup() -> io::Result<()> {
+    let dir = cgroup2_root()?.join(AGENTS_CGROUP);
+    match fs::create_dir(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    fs::write(dir.join("cgroup.procs"), "0")
+}
+
+/// Where the cgroup v2 hierarchy is mounted.
+///
+/// # Errors
+/// If none is.
+pub fn cgroup2_root() -> io::Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let of_cgroup2 = |line: &str| {
+        let mut words = line.split(' ').skip(1);
+        let (path, file_system) = (words.next()?, words.next()?);
+        (file_system == "cgroup2").then(|| PathBuf::from(path))
+    };
+    let found = mounts.lines().filter_map(of_cgroup2).find(|path| path.starts_with("/sys/fs/cgroup"));
+    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup v2 hierarchy is mounted below /sys/fs/cgroup"))
+}
+
+// === log ===
+
+fn log_to(start: &AgentStart) -> Result<(), ProcessError> {
+    let name = match &start.role {
+        AgentRole::Home(role) => format!("home-{}-{}", role.root_pid, role.session),
+        AgentRole::Guest(role) => format!("guest-{}-{}", role.root_pid, role.migration),
+    };
+    let dir = start.run_dir.join("log");
+    fs::create_dir_all(&dir).map_err(failed("make the directory of its log"))?;
+    let log = BoundedLog::open(dir.join(format!("{name}.log"))).map_err(failed("open its log"))?;
+    let log = Arc::new(Mutex::new(log));
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SCX_MOSIX_LOG").unwrap_or_else(|_| "info".into());
+    let writer = move || LogWriter(log.clone());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer).finish();
+    if tracing::subscriber::set_global_default(subscriber).is_err() {
+        tracing::debug!("a log was set up before");
+    }
+    Ok(())
+}
+
+/// A log file that is set aside when it is full. Standard output and error follow it, for panics.
+struct BoundedLog {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl BoundedLog {
+    fn open(path: PathBuf) -> io::Result<Self> {
+        let file = Self::open_file(&path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { path, file, bytes })
+    }
+
+    fn open_file(path: &Path) -> io::Result<File> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        if !cfg!(test) {
+            rustix::stdio::dup2_stdout(&file)?;
+            rustix::stdio::dup2_stderr(&file)?;
+        }
+        Ok(file)
+    }
+
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.bytes + line.len() as u64 > MAX_LOG_BYTES {
+            fs::rename(&self.path, self.path.with_extension("log.old"))?;
+            *self = Self::open(self.path.clone())?;
+        }
+        self.file.write_all(line)?;
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+}
+
+struct LogWriter(Arc<Mutex<BoundedLog>>);
+
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).append(line)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{HomeRole, SessionId};
+
+    #[test]
+    fn the_start_message_survives_its_memory_file_and_is_sealed() {
+        let role = HomeRole { session: SessionId::random(), root_pid: 4, start_time_ticks: 5, cgroup: "/x".into() };
+        let start = AgentStart { run_dir: "/r".into(), node: "n1".into(), identity: "secret".into(), role: AgentRole::Home(role) };
+        let mut file = File::from(sealed_memfd(&start).unwrap());
+        let mut json = String::new();
+        file.read_to_string(&mut json).unwrap();
+        assert_eq!(serde_json::from_str::<AgentStart>(&json).unwrap().identity, "secret");
+        assert!(file.write_all(b"x").is_err());
+    }
+
+    #[test]
+    fn a_full_log_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.log");
+        let mut log = BoundedLog::open(path.clone()).unwrap();
+        for _ in 0..3 {
+            log.append(&vec![b'x'; MAX_LOG_BYTES as usize / 2]).unwrap();
+        }
+        assert_eq!(fs::metadata(&path).unwrap().len(), MAX_LOG_BYTES / 2);
+        assert_eq!(fs::metadata(dir.path().join("a.log.old")).unwrap().len(), MAX_LOG_BYTES);
+    }
+}
