@@ -8,4 +8,5 @@ pub mod daemon;
 pub mod home;
 pub mod keys;
 pub mod migration;
+pub mod node;
 pub mod proto;

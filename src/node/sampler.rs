@@ -1,0 +1,121 @@
+//! Reads the machine ten times a second and makes a [`NodeLoad`] of it once a second.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{LoadTracker, Machine, NodeError, NodeLoad};
+
+/// Time between two samples of the number of runnable tasks.
+pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+/// Samples in a second.
+const SAMPLES: u32 = 10;
+
+/// The state between samples. Does no waiting of its own.
+#[derive(Debug)]
+pub struct Sampler {
+    machine: Machine,
+    tracker: LoadTracker,
+    taken: u32,
+}
+
+impl Sampler {
+    /// A sampler of `machine`, which has `cpus` CPUs of `speed_permille` thousandths of the standard speed.
+    pub fn new(machine: Machine, cpus: u32, speed_permille: u32) -> Self {
+        Self { machine, tracker: LoadTracker::new(cpus, speed_permille), taken: 0 }
+    }
+
+    /// Takes one sample; to be called every [`SAMPLE_INTERVAL`]. With each tenth comes a new load, with no guests and accepting.
+    ///
+    /// # Errors
+    /// [`NodeError`] if `/proc` cannot be read; the next call starts a new second.
+    pub fn tick(&mut self) -> Result<Option<NodeLoad>, NodeError> {
+        let nr_running = self.machine.nr_running()?;
+        self.tracker.sample(nr_running);
+        self.taken += 1;
+        if self.taken < SAMPLES {
+            return Ok(None);
+        }
+        self.taken = 0;
+        self.tracker.end_second();
+        let (memory_free_bytes, _) = self.machine.memory_bytes()?;
+        Ok(Some(NodeLoad {
+            load_milli: self.tracker.load_milli(),
+            load_upper_milli: self.tracker.load_upper_milli(),
+            nr_running,
+            memory_free_bytes,
+            pressure: self.machine.pressure()?,
+            guests: 0,
+            accepting: true,
+        }))
+    }
+}
+
+/// Samples until `stop`, telling each new load to `loads`. What only the daemon knows, it fills in by `complete`.
+pub async fn watch_load(
+    mut sampler: Sampler,
+    loads: watch::Sender<NodeLoad>,
+    complete: impl Fn(&mut NodeLoad) + Send,
+    stop: CancellationToken,
+) {
+    let mut ticks = interval(SAMPLE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        match sampler.tick() {
+            Ok(None) => {}
+            Ok(Some(mut load)) => {
+                failing = false;
+                complete(&mut load);
+                loads.send_replace(load);
+            }
+            // Said once, not ten times a second; the last load stands, and its age in the gossip shows nothing wrong, so say it loudly.
+            Err(error) if !failing => {
+                failing = true;
+                tracing::error!(error = &error as &dyn std::error::Error, "this node's load cannot be measured");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::machine::tests::machine;
+
+    const MEMINFO: &str = include_str!("testdata/meminfo");
+
+    #[test]
+    fn ten_samples_make_a_load() {
+        let (_dir, machine) = machine(&[("/proc/loadavg", "0 0 0 3/100 9\n"), ("/proc/meminfo", MEMINFO)]);
+        let mut sampler = Sampler::new(machine, 2, 1000);
+        for _ in 0..9 {
+            assert_eq!(sampler.tick().unwrap(), None);
+        }
+        let load = sampler.tick().unwrap().unwrap();
+        assert_eq!((load.load_milli, load.load_upper_milli, load.nr_running), (375, 1000, 2));
+        assert_eq!((load.memory_free_bytes, load.pressure, load.accepting), (1_500_000 * 1024, None, true));
+    }
+
+    #[tokio::test]
+    async fn the_daemon_completes_each_load_and_can_stop() {
+        let (_dir, machine) = machine(&[("/proc/loadavg", "0 0 0 2/100 9\n"), ("/proc/meminfo", MEMINFO)]);
+        let (loads, mut seen) = watch::channel(NodeLoad::default());
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(watch_load(Sampler::new(machine, 1, 1000), loads, |load| load.guests = 7, stop.clone()));
+        seen.changed().await.unwrap();
+        assert_eq!(seen.borrow_and_update().guests, 7);
+        stop.cancel();
+        task.await.unwrap();
+        assert!(seen.changed().await.is_err());
+    }
+}
