@@ -9,4 +9,5 @@ pub mod home;
 pub mod keys;
 pub mod migration;
 pub mod node;
+pub mod placement;
 pub mod proto;

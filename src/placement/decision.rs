@@ -1,0 +1,75 @@
+//! Decisions: what is to be done with a job, and why.
+
+use std::fmt;
+
+use super::input::{JobId, NodeName};
+use super::reason::Reason;
+
+/// What is to be done with one job, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// The job.
+    pub job: JobId,
+    /// What to do.
+    pub action: Action,
+    /// Why: what was compared, then the rule that decided, which is last.
+    pub reasons: Vec<Reason>,
+}
+
+impl Decision {
+    /// Where the job is to go, if it is to go.
+    #[must_use]
+    pub fn target(&self) -> Option<&NodeName> {
+        match &self.action {
+            Action::Stay => None,
+            Action::Move { target, .. } => Some(target),
+        }
+    }
+
+    /// The rule that decided.
+    #[must_use]
+    pub fn verdict(&self) -> Option<&Reason> {
+        self.reasons.last()
+    }
+}
+
+/// What to do with a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// It goes on where it is.
+    Stay,
+    /// It moves.
+    Move {
+        /// To this node.
+        target: NodeName,
+        /// For this cause.
+        cause: Cause,
+    },
+}
+
+/// Why a job moves, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The cost is lower there.
+    Load,
+    /// Memory runs out here.
+    Memory,
+    /// It was just started.
+    Initial,
+    /// A user asked for it.
+    Request,
+    /// Home has room for it again.
+    Home,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Load => "load",
+            Self::Memory => "memory",
+            Self::Initial => "initial",
+            Self::Request => "request",
+            Self::Home => "home",
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! What placement remembers between decisions: leases and failures. Both are few and expire by themselves.
+//!
+//! ```text
+//!   decided / admitted        under way                 arrived
+//!   lease ───────────────── seen in flight ──────────── lease_ms ──> gone
+//!     ├─ released(job, target): gone at once
+//!     └─ failed(job, target):   gone at once, and the pair is left alone for retry_ms
+//! ```
+
+use super::config::Config;
+use super::input::{Input, JobId, JobView, NodeName, NodeView};
+
+/// A charge to a node for a job that was sent there and may not show in its load yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The job.
+    pub job: JobId,
+    /// The node that it leaves; the same as `target` for a new job that was assigned to the node where it started.
+    pub source: NodeName,
+    /// The node that is charged.
+    pub target: NodeName,
+    /// The CPU that the job asks for, in thousandths of one CPU.
+    pub demand_milli: u32,
+    /// The memory that it needs, in bytes.
+    pub rss_bytes: u64,
+    /// When it was granted or last seen under way, on the clock of [`Input::now_ms`].
+    pub seen_ms: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Failure {
+    job: JobId,
+    target: NodeName,
+    at_ms: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct State {
+    leases: Vec<Lease>,
+    failures: Vec<Failure>,
+}
+
+impl State {
+    /// Keeps leases of moves under way alive, drops what has expired, and makes up leases for moves that nobody here decided (those
+    /// of a daemon before its restart).
+    pub(super) fn refresh(&mut self, input: &Input, config: &Config) {
+        let now_ms = input.now_ms;
+        for flight in &input.in_flight {
+            let known = self.leases.iter_mut().find(|lease| lease.job == flight.job && lease.target == flight.target);
+            if let Some(lease) = known {
+                lease.seen_ms = now_ms;
+                continue;
+            }
+            let job = input.jobs.iter().find(|job| job.id == flight.job);
+            self.leases.push(Lease {
+                job: flight.job.clone(),
+                source: flight.source.clone(),
+                target: flight.target.clone(),
+                demand_milli: job.map_or(0, |job| job.demand_milli),
+                rss_bytes: job.map_or(0, |job| job.rss_bytes),
+                seen_ms: now_ms,
+            });
+        }
+        self.leases.retain(|lease| now_ms.saturating_sub(lease.seen_ms) < config.lease_ms);
+        self.failures.retain(|failure| now_ms.saturating_sub(failure.at_ms) < config.retry_ms);
+    }
+
+    pub(super) fn leases(&self) -> &[Lease] {
+        &self.leases
+    }
+
+    /// Charges `target` for `job` from now on.
+    pub(super) fn grant(&mut self, job: &JobView, target: &NodeName, now_ms: u64) {
+        self.leases.retain(|lease| lease.job != job.id || lease.target != *target);
+        self.leases.push(Lease {
+            job: job.id.clone(),
+            source: job.running_on.clone(),
+            target: target.clone(),
+            demand_milli: job.demand_milli,
+            rss_bytes: job.rss_bytes,
+            seen_ms: now_ms,
+        });
+    }
+
+    pub(super) fn released(&mut self, job: &str, target: &str) {
+        self.leases.retain(|lease| *lease.job != *job || *lease.target != *target);
+    }
+
+    pub(super) fn failed(&mut self, job: &str, target: &str, at_ms: u64) {
+        self.released(job, target);
+        self.failures.retain(|failure| *failure.job != *job || *failure.target != *target);
+        self.failures.push(Failure { job: job.into(), target: target.into(), at_ms });
+    }
+
+    /// How long ago, in milliseconds, `job` failed to get to `target`, if it did lately.
+    pub(super) fn failed_ago_ms(&self, job: &str, target: &str, now_ms: u64) -> Option<u64> {
+        self.failures
+            .iter()
+            .find(|failure| &*failure.job == job && &*failure.target == target)
+            .map(|failure| now_ms.saturating_sub(failure.at_ms))
+    }
+
+    /// The load that `node`'s own figures may not show yet, `job` itself not counted.
+    pub(super) fn charged_load(&self, node: &NodeView, job: &str) -> f64 {
+        self.charges(node, job).map(|lease| super::cost::share(lease.demand_milli, node)).sum()
+    }
+
+    /// The memory that `node`'s own figures may not show yet, in bytes, `job` itself not counted.
+    pub(super) fn charged_bytes(&self, node: &NodeView, job: &str) -> u64 {
+        self.charges(node, job).fold(0, |sum, lease| sum.saturating_add(lease.rss_bytes))
+    }
+
+    fn charges<'a>(&'a self, node: &'a NodeView, job: &'a str) -> impl Iterator<Item = &'a Lease> {
+        self.leases.iter().filter(move |lease| lease.target == node.name && &*lease.job != job)
+    }
+
+    /// The moves from `source` that are under way or were decided just now.
+    pub(super) fn leaving<'a>(&'a self, source: &'a str, now_ms: u64) -> impl Iterator<Item = &'a Lease> {
+        self.leases.iter().filter(move |lease| {
+            &*lease.source == source && lease.target != lease.source && lease.seen_ms >= now_ms
+        })
+    }
+
+    /// How long ago, in milliseconds, the last move from `source` ended (or was decided without having begun), if it is remembered.
+    pub(super) fn last_left_ms(&self, source: &str, now_ms: u64) -> Option<u64> {
+        self.leases
+            .iter()
+            .filter(|lease| &*lease.source == source && lease.target != lease.source && lease.seen_ms < now_ms)
+            .map(|lease| now_ms - lease.seen_ms)
+            .min()
+    }
+
+    /// The number of other jobs that are on their way to `target` or arrived less than `settle_ms` ago.
+    pub(super) fn arriving(&self, target: &str, job: &str, now_ms: u64, settle_ms: u64) -> u32 {
+        let arriving = self.leases.iter().filter(|lease| {
+            &*lease.target == target
+                && lease.source != lease.target
+                && &*lease.job != job
+                && (lease.seen_ms >= now_ms || now_ms - lease.seen_ms < settle_ms)
+        });
+        u32::try_from(arriving.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Where `job` is on its way to, if it is.
+    pub(super) fn under_way(&self, job: &str, now_ms: u64) -> Option<&NodeName> {
+        self.leases
+            .iter()
+            .find(|lease| &*lease.job == job && lease.source != lease.target && lease.seen_ms >= now_ms)
+            .map(|lease| &lease.target)
+    }
+}
