@@ -60,7 +60,9 @@ pub(super) fn decide(input: &Input, config: &Config, state: &mut State, seed: u6
                 stays(job, verdict.reasons)
             }
             (Some(_), None, first) => {
-                let moving = first.and_then(|first| input.jobs.get(first)).map_or_else(|| job.id.clone(), |first| first.id.clone());
+                let moving = first
+                    .and_then(|first| input.jobs.get(first))
+                    .map_or_else(|| job.id.clone(), |first| first.id.clone());
                 verdict.reasons.push(Reason::Busy { node: input.here.clone(), moving, limit: config.moves_per_source });
                 stays(job, verdict.reasons)
             }
@@ -89,7 +91,12 @@ pub(super) fn fixed(job: &JobView, input: &Input, state: &State) -> Option<Reaso
 pub(super) fn below_threshold(job: &JobView, here: &NodeView, charged: f64, config: &Config) -> Option<Reason> {
     let threshold = f64::from(config.home_threshold_milli) / 1_000.0;
     let tasks_per_cpu = cost::tasks_per_cpu(here) + charged * f64::from(here.speed_milli) / 1_000.0;
-    (tasks_per_cpu < threshold).then(|| Reason::BelowThreshold { node: here.name.clone(), tasks_per_cpu, threshold, guest: job.is_guest() })
+    (tasks_per_cpu < threshold).then(|| Reason::BelowThreshold {
+        node: here.name.clone(),
+        tasks_per_cpu,
+        threshold,
+        guest: job.is_guest(),
+    })
 }
 
 struct Balancer<'a> {
@@ -105,7 +112,11 @@ impl Balancer<'_> {
     fn shortage(&self) -> Option<Reason> {
         let below_bytes = eligible::usher_below_bytes(self.here, self.config);
         let free_bytes = self.here.free_memory_bytes;
-        (free_bytes < below_bytes).then(|| Reason::MemoryShort { node: self.here.name.clone(), free_bytes, below_bytes })
+        (free_bytes < below_bytes).then(|| Reason::MemoryShort {
+            node: self.here.name.clone(),
+            free_bytes,
+            below_bytes,
+        })
     }
 
     /// Why no job at all may leave now.
@@ -121,8 +132,11 @@ impl Balancer<'_> {
     }
 
     fn verdicts(&self, cause: Cause, shortage: Option<&Reason>) -> Vec<Verdict> {
-        let leaving: f64 =
-            self.state.leaving(&self.input.here, self.input.now_ms).map(|lease| cost::share(lease.demand_milli, self.here)).sum();
+        let leaving: f64 = self
+            .state
+            .leaving(&self.input.here, self.input.now_ms)
+            .map(|lease| cost::share(lease.demand_milli, self.here))
+            .sum();
         let survey = Survey {
             input: self.input,
             config: self.config,
@@ -139,7 +153,8 @@ impl Balancer<'_> {
             if job.pinned {
                 return Verdict::stays(Reason::Pinned);
             }
-            let mut verdict = if cause == Cause::Memory { self.by_memory(job, &survey) } else { self.by_load(job, &survey) };
+            let mut verdict =
+                if cause == Cause::Memory { self.by_memory(job, &survey) } else { self.by_load(job, &survey) };
             verdict.reasons.splice(0..0, shortage.cloned());
             verdict
         };
@@ -151,7 +166,9 @@ impl Balancer<'_> {
             return Verdict::stays(reason);
         }
         let threshold = below_threshold(job, self.here, 0.0, self.config);
-        if !job.is_guest() && let Some(reason) = threshold {
+        if !job.is_guest()
+            && let Some(reason) = threshold
+        {
             return Verdict::stays(reason);
         }
         let only_home = threshold.is_some().then_some(&*job.home);

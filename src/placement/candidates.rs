@@ -81,7 +81,9 @@ pub(super) fn choose(good: &[Comparison], config: &Config, seed: u64, job: &str)
 /// A number that depends on every bit of the seed and the job's name: FNV-1a, then the finaliser of SplitMix64. Written out, so that a seed
 /// means the same in every version of every library.
 fn mix(seed: u64, job: &str) -> u64 {
-    let hash = job.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = job
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let mut z = seed.wrapping_add(hash).wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -17,6 +17,9 @@ pub struct Config {
     /// The bonus for going home, in percent of the job's load: files, terminal and sockets are local there. Must be below
     /// `hysteresis_percent` − 100, else a job could leave home and return for ever. Ours: 10.
     pub home_bias_percent: u32,
+    /// The least that a move must gain, in percent of the cost here: on a large node 30 % of one job is less than the noise of its load.
+    /// Ours: 5.
+    pub least_gain_percent: u32,
     /// A job that asks for less CPU than this, in thousandths of one CPU, stays: moving it relieves nobody and its user may be waiting
     /// for its next key. Ours: a quarter of a CPU.
     pub min_demand_milli: u32,
@@ -58,6 +61,7 @@ impl Default for Config {
             home_threshold_milli: HOME_THRESHOLD_MILLI,
             hysteresis_percent: HYSTERESIS_PERCENT,
             home_bias_percent: 10,
+            least_gain_percent: 5,
             min_demand_milli: 250,
             residency_ms: 10_000,
             min_age_ms: 2_000,
@@ -111,9 +115,10 @@ impl Config {
     /// The first setting that is out of bounds, with its bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
         const HOUR_MS: u64 = 3_600_000;
-        let bounds: [(&'static str, u64, u64, u64); 14] = [
+        let bounds: [(&'static str, u64, u64, u64); 15] = [
             ("home_threshold_milli", u64::from(self.home_threshold_milli), 0, 1_000_000),
             ("hysteresis_percent", u64::from(self.hysteresis_percent), 101, 1_000),
+            ("least_gain_percent", u64::from(self.least_gain_percent), 0, 100),
             ("min_demand_milli", u64::from(self.min_demand_milli), 1, 1_000_000),
             ("residency_ms", self.residency_ms, 0, HOUR_MS),
             ("min_age_ms", self.min_age_ms, 0, HOUR_MS),

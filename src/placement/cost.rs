@@ -5,16 +5,18 @@
 //!   alone  = 1 / speed                          what a CPU of one's own gives; no node gives better
 //!   cost   = max(load + charged + share, alone) at a node where the job would come
 //!   cost   = max(load, alone)                   where it is
-//!   margin = +30 % of share                     elsewhere (hysteresis), or
-//!            −10 % of the smaller of both shares  at home (bonus)
+//!   margin = +30 % of share, and not less than 5 % of the cost here,   elsewhere (hysteresis), or
+//!            −10 % of the smaller of both shares                        at home (bonus)
 //! ```
+//!
+//! 30 % of a job is nothing on a machine of 64 CPUs, hence the second bound: a gain below it drowns in the noise of measured loads.
 //!
 //! A move from A to B needs cost(B) + margin < cost(A). Afterwards B is A's measure and A is B's, and as the bonus is smaller than the
 //! margin and never counted on the larger share, the move back is not better: for any loads, sizes and speeds.
 
 use super::config::Config;
 use super::input::{JobView, NodeView};
-use super::reason::Comparison;
+use super::reason::{Comparison, MarginKind};
 
 /// One, in thousandths.
 const MILLI: f64 = 1_000.0;
@@ -60,25 +62,36 @@ pub enum Margin {
 
 /// What `job`, which runs at `source`, would meet at `node`, whose load does not show `charged` yet, beside `here` where it is.
 #[must_use]
-pub fn compare(job: &JobView, source: &NodeView, node: &NodeView, charged: f64, here: f64, margin: Margin, config: &Config) -> Comparison {
+pub fn compare(
+    job: &JobView,
+    source: &NodeView,
+    node: &NodeView,
+    charged: f64,
+    here: f64,
+    margin: Margin,
+    config: &Config,
+) -> Comparison {
     let share_there = share(job.demand_milli, node);
     let home = job.home == node.name;
-    let margin_percent = match (home, margin) {
-        (true, _) => -f64::from(config.home_bias_percent),
-        (false, Margin::Hysteresis) => f64::from(config.hysteresis_percent) - 100.0,
-        (false, Margin::HomeOnly) => 0.0,
+    let hysteresis = share_there * (f64::from(config.hysteresis_percent) - 100.0) / 100.0;
+    let least_gain = here * f64::from(config.least_gain_percent) / 100.0;
+    let (kind, margin) = match (home, margin) {
+        (true, _) => {
+            let smaller = share_there.min(share(job.demand_milli, source));
+            (MarginKind::HomeBonus, -smaller * f64::from(config.home_bias_percent) / 100.0)
+        }
+        (false, Margin::HomeOnly) => (MarginKind::None, 0.0),
+        (false, Margin::Hysteresis) if hysteresis >= least_gain => (MarginKind::Hysteresis, hysteresis),
+        (false, Margin::Hysteresis) => (MarginKind::LeastGain, least_gain),
     };
-    let base = if home { share_there.min(share(job.demand_milli, source)) } else { share_there };
-    let margin = base * margin_percent / 100.0;
     let total = (load(node) + charged + share_there).max(alone(node)) + margin;
     Comparison {
         node: node.name.clone(),
-        home,
         load: load(node),
         charged,
         job: share_there,
         alone: alone(node),
-        margin_percent,
+        kind,
         margin,
         total,
         here,

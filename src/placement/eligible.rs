@@ -20,14 +20,21 @@ pub(super) fn usher_below_bytes(node: &NodeView, config: &Config) -> u64 {
 pub(super) fn room(node: &NodeView, job: &JobView, config: &Config, state: &State) -> Result<(), Exclusion> {
     let free_bytes = node.free_memory_bytes.saturating_sub(state.charged_bytes(node, &job.id));
     let reserve_bytes = reserve_bytes(node, config);
-    if free_bytes < job.rss_bytes.saturating_add(reserve_bytes) {
+    if free_bytes.checked_sub(reserve_bytes).is_none_or(|room_bytes| room_bytes < job.rss_bytes) {
         return Err(Exclusion::Memory { free_bytes, job_bytes: job.rss_bytes, reserve_bytes });
     }
     Ok(())
 }
 
 /// Whether `job` may go to `node` for `cause`, with the one reason if not. A user's request waits neither for other arrivals nor after failures.
-pub(super) fn check(node: &NodeView, job: &JobView, cause: Cause, input: &Input, config: &Config, state: &State) -> Result<(), Exclusion> {
+pub(super) fn check(
+    node: &NodeView,
+    job: &JobView,
+    cause: Cause,
+    input: &Input,
+    config: &Config,
+    state: &State,
+) -> Result<(), Exclusion> {
     if !node.alive {
         return Err(Exclusion::Dead);
     }

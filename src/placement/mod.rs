@@ -19,7 +19,7 @@
 //! 1. Jobs that cannot move, are pinned, too young, just arrived, or ask for next to no CPU, stay.
 //! 2. While a node has fewer runnable tasks than CPUs (the *home threshold*), its own jobs stay; its guests may go home only.
 //! 3. A job may go to a node that is alive, freshly heard of, accepting, able and roomy, if the cost there plus 30 % of the job's own
-//!    load (the hysteresis, MOSIX's "130 % of the process") is below the cost here. Home needs no such margin and gets a bonus.
+//!    load (the hysteresis, MOSIX's "130 % of the process"; at least 5 % of the cost here) is below the cost here. Home needs no such margin and gets a bonus.
 //!    As the bonus is smaller than the margin, two nodes never play ping-pong with a job, whatever their sizes and speeds.
 //! 4. Of several jobs that may go, the one with the second-highest demand goes (else the highest), older ones first; of several nodes
 //!    within 5 % of the best, one at random. One move at a time leaves a node.
@@ -51,7 +51,7 @@ mod tests;
 pub use config::{Config, ConfigError};
 pub use decision::{Action, Cause, Decision};
 pub use input::{InFlight, Input, JobId, JobView, NodeName, NodeView};
-pub use reason::{Comparison, Exclusion, Reason};
+pub use reason::{Comparison, Exclusion, MarginKind, Reason};
 pub use request::Wish;
 pub use state::Lease;
 

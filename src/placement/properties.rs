@@ -1,0 +1,213 @@
+//! What holds for any input.
+
+use proptest::prelude::*;
+
+use super::tests::{job, node};
+use super::*;
+
+const NAMES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
+
+fn any_name() -> impl Strategy<Value = NodeName> {
+    prop::sample::select(&NAMES[..]).prop_map(NodeName::from)
+}
+
+/// Ordinary values, with extremes among them.
+fn figure(usual: std::ops::Range<u32>) -> impl Strategy<Value = u32> {
+    prop_oneof![8 => usual, 1 => Just(0), 1 => Just(u32::MAX)]
+}
+
+fn bytes() -> impl Strategy<Value = u64> {
+    prop_oneof![8 => (0_u64..2_048).prop_map(|mib| mib << 20), 1 => Just(0), 1 => Just(u64::MAX)]
+}
+
+fn any_node(name: &'static str) -> impl Strategy<Value = NodeView> {
+    let capacity = (figure(1..9), figure(300..4_000), figure(0..8_000));
+    let flags = (prop::bool::weighted(0.8), prop::bool::weighted(0.8), prop::bool::weighted(0.9));
+    (capacity, bytes(), bytes(), 0_u64..14_000, flags).prop_map(move |(capacity, free, total, age_ms, flags)| {
+        NodeView {
+            cpus: capacity.0,
+            speed_milli: capacity.1,
+            load_milli: capacity.2,
+            free_memory_bytes: free,
+            total_memory_bytes: total,
+            age_ms,
+            accepting: flags.0,
+            alive: flags.1,
+            features_ok: if flags.2 { Ok(()) } else { Err("no AVX".into()) },
+            ..node(name, 0)
+        }
+    })
+}
+
+fn any_job(id: usize) -> impl Strategy<Value = JobView> {
+    let whereabouts = (any_name(), prop_oneof![9 => Just(NodeName::from("n1")), 1 => any_name()]);
+    let times = (0_u64..30_000, prop::option::of(0_u64..30_000));
+    let limits = (
+        prop::bool::weighted(0.8),
+        prop::bool::weighted(0.1),
+        prop::option::weighted(0.2, prop::collection::vec(any_name(), 0..4)),
+    );
+    (whereabouts, figure(0..4_000), bytes(), times, limits).prop_map(
+        move |(whereabouts, demand_milli, rss_bytes, times, limits)| JobView {
+            home: whereabouts.0,
+            running_on: whereabouts.1,
+            demand_milli,
+            rss_bytes,
+            age_ms: times.0,
+            since_last_move_ms: times.1,
+            movable: if limits.0 { Ok(()) } else { Err("a socket".into()) },
+            pinned: limits.1,
+            allowed_nodes: limits.2,
+            ..job(&format!("j{id}"), "n1", "n1")
+        },
+    )
+}
+
+prop_compose! {
+    fn any_input()(
+        a in any_node("n1"), b in any_node("n2"), c in any_node("n3"), d in any_node("n4"), e in any_node("n5"),
+        known in 1_usize..6,
+        jobs in (any_job(0), any_job(1), any_job(2), any_job(3), any_job(4), any_job(5)),
+        count in 0_usize..7,
+        flights in prop::collection::vec((0_usize..8, any_name(), any_name()), 0..3),
+        now_ms in prop_oneof![Just(0_u64), 0_u64..1_000_000, Just(u64::MAX)],
+    ) -> Input {
+        let mut nodes = vec![a, b, c, d, e];
+        nodes.truncate(known);
+        let mut jobs = vec![jobs.0, jobs.1, jobs.2, jobs.3, jobs.4, jobs.5];
+        jobs.truncate(count);
+        let in_flight = flights.into_iter().map(|(id, source, target)| InFlight { job: format!("j{id}").into(), source, target }).collect();
+        Input { here: "n1".into(), now_ms, nodes, jobs, in_flight }
+    }
+}
+
+/// What no mover may ignore.
+fn facts_hold(input: &Input, job: &JobView, target: &NodeName) -> Result<(), TestCaseError> {
+    let config = Config::default();
+    prop_assert!(job.movable.is_ok() && job.running_on == input.here && *target != input.here);
+    prop_assert!(!input.in_flight.iter().any(|flight| flight.job == job.id && flight.source != flight.target));
+    let node = input.node(target).unwrap();
+    prop_assert!(node.alive && node.age_ms <= config.stale_ms && node.cpus > 0 && node.speed_milli > 0);
+    prop_assert!(node.features_ok.is_ok() && job.allows(target) && (node.accepting || job.home == *target));
+    let flying = input.in_flight.iter().filter(|flight| flight.target == *target && flight.source != flight.target);
+    let charged = flying
+        .filter_map(|flight| input.jobs.iter().find(|job| job.id == flight.job))
+        .map(|job| u128::from(job.rss_bytes));
+    let needed = u128::from(job.rss_bytes)
+        + u128::from(config.memory_margin_bytes)
+        + charged.collect::<std::collections::BTreeSet<_>>().last().unwrap_or(&0);
+    prop_assert!(u128::from(node.free_memory_bytes) >= needed);
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn decisions_respect_every_limit(input in any_input(), seed: u64) {
+        let config = Config::default();
+        let mut placement = Placement::new(config.clone()).unwrap();
+        let decisions = placement.decide(&input, seed);
+        prop_assert_eq!(decisions.len(), input.jobs.len());
+        let leaving = input.in_flight.iter().filter(|flight| flight.source == input.here && flight.target != input.here).count();
+        let moves = decisions.iter().filter(|decision| decision.target().is_some()).count();
+        prop_assert!(moves <= usize::from(leaving == 0), "one move at a time");
+        for (decision, job) in decisions.iter().zip(&input.jobs) {
+            prop_assert_eq!(&decision.job, &job.id);
+            prop_assert!(!decision.reasons.is_empty(), "each decision has its reasons");
+            for reason in &decision.reasons {
+                let line = reason.to_string();
+                prop_assert!(!line.contains('\n') && !line.contains("NaN") && !line.contains("inf"), "{}", line);
+            }
+            let Action::Move { target, cause } = &decision.action else { continue };
+            facts_hold(&input, job, target)?;
+            prop_assert!(!job.pinned);
+            prop_assert!(!input.in_flight.iter().any(|flight| flight.target == *target && flight.source != *target && flight.job != job.id));
+            let here = input.node("n1").unwrap();
+            prop_assert!(here.cpus > 0 && here.speed_milli > 0);
+            if *cause == Cause::Memory {
+                prop_assert!(here.free_memory_bytes < here.total_memory_bytes / 20);
+                prop_assert!(job.rss_bytes >= config.usher_min_bytes);
+                continue;
+            }
+            prop_assert!(job.demand_milli >= config.min_demand_milli && job.age_ms >= config.min_age_ms);
+            prop_assert!(job.since_last_move_ms.is_none_or(|since| since >= config.residency_ms));
+            prop_assert!(cost::tasks_per_cpu(here) >= 1.0 || *target == job.home, "the home threshold");
+            prop_assert_eq!(*cause == Cause::Home, *target == job.home);
+        }
+    }
+
+    #[test]
+    fn the_same_seed_decides_the_same(input in any_input(), seed: u64) {
+        let mut placements = [Placement::new(Config::default()).unwrap(), Placement::new(Config::default()).unwrap()];
+        let first = placements[0].decide(&input, seed);
+        let mut shuffled = input.clone();
+        shuffled.nodes.reverse();
+        let again = placements[1].decide(&input, seed);
+        prop_assert_eq!(&first, &again);
+        prop_assert_eq!(placements[0].leases(), placements[1].leases());
+        let targets = |decisions: &[Decision]| decisions.iter().map(|decision| decision.target().cloned()).collect::<Vec<_>>();
+        let turned = Placement::new(Config::default()).unwrap().decide(&shuffled, seed);
+        prop_assert_eq!(targets(&first), targets(&turned), "the order of nodes does not matter");
+    }
+
+    #[test]
+    fn requests_and_assignments_respect_facts(input in any_input(), seed: u64, word in prop::sample::select(&["home", "best", "n1", "n2", "n3", "n9"][..])) {
+        for job in &input.jobs {
+            let asked = Placement::new(Config::default()).unwrap().request(&input, &job.id, &Wish::from(word), seed);
+            prop_assert!(!asked.reasons.is_empty());
+            if let Some(target) = asked.target() {
+                facts_hold(&input, job, target)?;
+                prop_assert!(word == "best" || **target == *word || (word == "home" && *target == job.home));
+            }
+            let assigned = Placement::new(Config::default()).unwrap().assign(&input, job, seed);
+            prop_assert!(!assigned.reasons.is_empty());
+            if let Some(target) = assigned.target() {
+                facts_hold(&input, job, target)?;
+                prop_assert!(!job.pinned);
+            }
+        }
+    }
+
+    #[test]
+    fn a_charged_target_is_charged_and_then_forgotten(input in any_input(), seed: u64) {
+        let mut placement = Placement::new(Config::default()).unwrap();
+        let decisions = placement.decide(&input, seed);
+        for (decision, job) in decisions.iter().zip(&input.jobs) {
+            if let Some(target) = decision.target() {
+                let lease = placement.leases().iter().find(|lease| lease.job == job.id && lease.target == *target).unwrap();
+                prop_assert_eq!((lease.demand_milli, lease.rss_bytes), (job.demand_milli, job.rss_bytes));
+            }
+        }
+        if let Some(later_ms) = input.now_ms.checked_add(Config::default().lease_ms) {
+            let idle = Input { now_ms: later_ms, jobs: Vec::new(), in_flight: Vec::new(), ..input };
+            placement.decide(&idle, seed);
+            prop_assert!(placement.leases().is_empty());
+        }
+    }
+
+    /// Once a job has moved and both loads show it, no rule moves it back: whatever the loads, sizes, speeds, and wherever home is.
+    #[test]
+    fn no_ping_pong(
+        sizes in ((1_u32..65, 100_u32..5_000), (1_u32..65, 100_u32..5_000)),
+        loads in (0_u32..8_000, 0_u32..8_000),
+        demand_milli in 250_u32..16_000,
+        home in prop::sample::select(&["n1", "n2", "n3"][..]),
+    ) {
+        let ((cpus_1, speed_1), (cpus_2, speed_2)) = sizes;
+        let share = |cpus: u32, speed: u32| (demand_milli * 1_000).div_ceil(cpus * speed);
+        let guest = JobView { demand_milli, since_last_move_ms: Some(60_000), ..job("j", home, "n1") };
+        // Here the job is part of the load.
+        let n1 = NodeView { cpus: cpus_1, speed_milli: speed_1, ..node("n1", loads.0 + share(cpus_1, speed_1)) };
+        let n2 = NodeView { cpus: cpus_2, speed_milli: speed_2, ..node("n2", loads.1) };
+        let there = Input { here: "n1".into(), now_ms: 0, nodes: vec![n1.clone(), n2.clone()], jobs: vec![guest.clone()], in_flight: vec![] };
+        let first = Placement::new(Config::default()).unwrap().decide(&there, 0).remove(0);
+        if first.target().is_none() {
+            return Ok(());
+        }
+        let n1 = NodeView { load_milli: loads.0, ..n1 };
+        let n2 = NodeView { load_milli: loads.1 + share(cpus_2, speed_2), ..n2 };
+        let moved = JobView { running_on: "n2".into(), ..guest };
+        let back = Input { here: "n2".into(), now_ms: 100_000, nodes: vec![n1, n2], jobs: vec![moved], in_flight: vec![] };
+        let second = Placement::new(Config::default()).unwrap().decide(&back, 0).remove(0);
+        prop_assert_eq!(second.target(), None, "{:?} {:?}", first, second);
+    }
+}

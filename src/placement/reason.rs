@@ -6,13 +6,24 @@ use std::sync::Arc;
 use super::input::{JobId, NodeName};
 use super::units::{Bytes, Milli, Seconds};
 
+/// What is added to a node's cost before it is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarginKind {
+    /// Nothing: a user asked.
+    None,
+    /// A percentage of the job's load there.
+    Hysteresis,
+    /// A percentage of the cost here, as the hysteresis would be less.
+    LeastGain,
+    /// Home's bonus is taken off.
+    HomeBonus,
+}
+
 /// The figures of one node beside here. All are loads: runnable standard tasks per standard CPU.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
     /// The node.
     pub node: NodeName,
-    /// Whether it is the job's home.
-    pub home: bool,
     /// Its load as gossiped.
     pub load: f64,
     /// What was sent there and may not show yet.
@@ -21,9 +32,9 @@ pub struct Comparison {
     pub job: f64,
     /// What a CPU of its own gives there: no cost is below it.
     pub alone: f64,
-    /// Hysteresis (above 0) or home's bonus (below 0), in percent of the job's load.
-    pub margin_percent: f64,
-    /// The same as a load.
+    /// What was added, or taken off for home.
+    pub kind: MarginKind,
+    /// How much.
     pub margin: f64,
     /// The cost there with the margin.
     pub total: f64,
@@ -41,8 +52,8 @@ impl Comparison {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { node, load, charged, job, alone, margin_percent, margin, total, here, .. } = self;
-        write!(f, "{node}{}: ", if self.home { " (home)" } else { "" })?;
+        let Self { node, load, charged, job, alone, kind, margin, total, here } = self;
+        write!(f, "{node}{}: ", if *kind == MarginKind::HomeBonus { " (home)" } else { "" })?;
         let crowded = load + charged + job >= *alone;
         if crowded {
             write!(f, "load {load:.2}")?;
@@ -53,12 +64,12 @@ impl fmt::Display for Comparison {
         } else {
             write!(f, "a CPU of its own {alone:.2}")?;
         }
-        if *margin_percent < 0.0 {
-            write!(f, " − {:.2} for home", margin.abs())?;
-        } else if *margin_percent > 0.0 && crowded {
-            write!(f, " × {:.0} %", 100.0 + margin_percent)?;
-        } else if *margin_percent > 0.0 {
-            write!(f, " + {margin_percent:.0} % of this job {margin:.2}")?;
+        match kind {
+            MarginKind::None => {}
+            MarginKind::Hysteresis if crowded => write!(f, " × {:.0} %", 100.0 + 100.0 * margin / job)?,
+            MarginKind::Hysteresis => write!(f, " + {:.0} % of this job {margin:.2}", 100.0 * margin / job)?,
+            MarginKind::LeastGain => write!(f, " + least gain {margin:.2}")?,
+            MarginKind::HomeBonus => write!(f, " − {:.2} for home", margin.abs())?,
         }
         write!(f, " = {total:.2} {} {here:.2} here", if self.better() { "<" } else { "≥" })
     }

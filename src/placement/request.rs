@@ -36,7 +36,14 @@ fn stays(job: &JobView, reasons: Vec<Reason>) -> Decision {
     Decision { job: job.id.clone(), action: Action::Stay, reasons }
 }
 
-fn moves(job: &JobView, target: NodeName, cause: Cause, reasons: Vec<Reason>, now_ms: u64, state: &mut State) -> Decision {
+fn moves(
+    job: &JobView,
+    target: NodeName,
+    cause: Cause,
+    reasons: Vec<Reason>,
+    now_ms: u64,
+    state: &mut State,
+) -> Decision {
     state.grant(job, &target, now_ms);
     Decision { job: job.id.clone(), action: Action::Move { target, cause }, reasons }
 }
@@ -88,8 +95,15 @@ pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &st
     if let Some(reason) = fixed(job, input, state) {
         return stays(job, vec![reason]);
     }
-    let survey =
-        Survey { input, config, state, here, here_cost: cost::here(here, 0.0), cause: Cause::Request, margin: Margin::HomeOnly };
+    let survey = Survey {
+        input,
+        config,
+        state,
+        here,
+        here_cost: cost::here(here, 0.0),
+        cause: Cause::Request,
+        margin: Margin::HomeOnly,
+    };
     let only = match wish {
         Wish::Node(node) => Some(node),
         Wish::Home => Some(&job.home),
@@ -124,7 +138,13 @@ pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &st
 }
 
 /// See [`super::Placement::admit`].
-pub(super) fn admit(input: &Input, config: &Config, state: &mut State, job: &JobView, cause: Cause) -> Result<(), Reason> {
+pub(super) fn admit(
+    input: &Input,
+    config: &Config,
+    state: &mut State,
+    job: &JobView,
+    cause: Cause,
+) -> Result<(), Reason> {
     let Some(here) = usable_here(input) else {
         return Err(Reason::NoFigures { node: input.here.clone() });
     };

@@ -22,7 +22,7 @@ struct World {
     /// Each node's load after each step, for the delayed view.
     history: Vec<Vec<u32>>,
     moves: Vec<(u64, JobId, NodeName, Cause)>,
-    /// Jobs per node after each step.
+    /// The most jobs that a node ever had.
     most_at_once: u32,
     noise: u64,
 }
@@ -30,7 +30,16 @@ struct World {
 impl World {
     fn new(nodes: Vec<NodeView>) -> Self {
         let placements = nodes.iter().map(|_| Placement::new(Config::default()).unwrap()).collect();
-        Self { now_ms: 0, nodes, placements, jobs: Vec::new(), history: Vec::new(), moves: Vec::new(), most_at_once: 0, noise: 7 }
+        Self {
+            now_ms: 0,
+            nodes,
+            placements,
+            jobs: Vec::new(),
+            history: Vec::new(),
+            moves: Vec::new(),
+            most_at_once: 0,
+            noise: 7,
+        }
     }
 
     fn start(&mut self, home: &str, count: usize) {
@@ -77,7 +86,13 @@ impl World {
             let flight = InFlight { job: job.view.id.clone(), source: job.view.running_on.clone(), target };
             (flight.source == name || flight.target == name).then_some(flight)
         });
-        Input { here: name.clone(), now_ms: self.now_ms, nodes, jobs: here_jobs.map(|job| job.view.clone()).collect(), in_flight: in_flight.collect() }
+        Input {
+            here: name.clone(),
+            now_ms: self.now_ms,
+            nodes,
+            jobs: here_jobs.map(|job| job.view.clone()).collect(),
+            in_flight: in_flight.collect(),
+        }
     }
 
     fn step(&mut self) {
@@ -140,7 +155,15 @@ impl World {
 
 fn cluster(cpus: &[(u32, u32)]) -> World {
     let nodes = cpus.iter().enumerate();
-    World::new(nodes.map(|(i, (cpus, speed_milli))| NodeView { cpus: *cpus, speed_milli: *speed_milli, ..node(&format!("n{}", i + 1), 0) }).collect())
+    World::new(
+        nodes
+            .map(|(i, (cpus, speed_milli))| NodeView {
+                cpus: *cpus,
+                speed_milli: *speed_milli,
+                ..node(&format!("n{}", i + 1), 0)
+            })
+            .collect(),
+    )
 }
 
 #[test]
@@ -209,17 +232,16 @@ fn guests_go_home_when_home_is_idle_again() {
 }
 
 #[test]
-fn loads_of_two_large_nodes_settle_without_ping_pong() {
-    let mut world = cluster(&[(8, 1_000), (2, 500), (4, 1_500)]);
-    world.start("n1", 20);
+fn large_unequal_nodes_settle_without_ping_pong() {
+    let mut world = cluster(&[(8, 1_000), (2, 800), (4, 1_500)]);
+    world.start("n1", 24);
     world.run(240);
-    let loads: Vec<f64> = world.nodes.iter().map(|node| world.count(&node.name) as f64 * 1e3 / f64::from(node.cpus * node.speed_milli)).collect();
-    let spread = loads.iter().fold(0.0_f64, |most, load| most.max(*load)) - loads.iter().fold(f64::MAX, |least, load| least.min(*load));
-    assert!(spread < 1.0, "{loads:?} {:?}", world.moves);
+    let capacity = |node: &NodeView| f64::from(node.cpus * node.speed_milli) / 1e3;
+    let loads = world.nodes.iter().map(|node| world.count(&node.name) as f64 / capacity(node));
+    let (least, most) = loads.fold((f64::MAX, 0.0_f64), |(least, most), load| (least.min(load), most.max(load)));
+    assert!(most - least < 0.6, "{:?} {:?}", world.counts(), world.moves);
     let before = world.moves.len();
-    world.run(600);
-    assert!(world.moves.len() - before <= 1, "{:?}", &world.moves[before..]);
-    for job in &world.jobs {
-        assert!(job.view.moves <= 2, "{:?} moved {} times", job.view.id, job.view.moves);
-    }
+    world.run(1_200);
+    assert_eq!(&world.moves[before..], []);
+    assert!(world.jobs.iter().all(|job| job.view.moves <= 1), "{:?}", world.moves);
 }

@@ -45,8 +45,11 @@ impl State {
     /// of a daemon before its restart).
     pub(super) fn refresh(&mut self, input: &Input, config: &Config) {
         let now_ms = input.now_ms;
-        for flight in &input.in_flight {
-            let known = self.leases.iter_mut().find(|lease| lease.job == flight.job && lease.target == flight.target);
+        for flight in input.in_flight.iter().filter(|flight| flight.source != flight.target) {
+            let same = |lease: &&mut Lease| {
+                lease.job == flight.job && lease.source == flight.source && lease.target == flight.target
+            };
+            let known = self.leases.iter_mut().find(same);
             if let Some(lease) = known {
                 lease.seen_ms = now_ms;
                 continue;
@@ -102,7 +105,7 @@ impl State {
 
     /// The load that `node`'s own figures may not show yet, `job` itself not counted.
     pub(super) fn charged_load(&self, node: &NodeView, job: &str) -> f64 {
-        self.charges(node, job).map(|lease| super::cost::share(lease.demand_milli, node)).sum()
+        self.charges(node, job).fold(0.0, |sum, lease| sum + super::cost::share(lease.demand_milli, node))
     }
 
     /// The memory that `node`'s own figures may not show yet, in bytes, `job` itself not counted.
@@ -116,9 +119,9 @@ impl State {
 
     /// The moves from `source` that are under way or were decided just now.
     pub(super) fn leaving<'a>(&'a self, source: &'a str, now_ms: u64) -> impl Iterator<Item = &'a Lease> {
-        self.leases.iter().filter(move |lease| {
-            &*lease.source == source && lease.target != lease.source && lease.seen_ms >= now_ms
-        })
+        self.leases
+            .iter()
+            .filter(move |lease| &*lease.source == source && lease.target != lease.source && lease.seen_ms >= now_ms)
     }
 
     /// How long ago, in milliseconds, the last move from `source` ended (or was decided without having begun), if it is remembered.

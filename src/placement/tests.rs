@@ -79,14 +79,20 @@ fn moves_where_130_percent_of_it_fits_and_says_so() {
 #[test]
 fn stays_where_hysteresis_forbids() {
     let decision = one(vec![node("n1", 2_200), node("n2", 1_000)], job("n1/7", "n1", "n1"));
-    assert_eq!(lines(&decision), ["n2: load 1.00 + this job 1.00 × 130 % = 2.30 ≥ 2.20 here", "stays: no other node is better"]);
+    assert_eq!(
+        lines(&decision),
+        ["n2: load 1.00 + this job 1.00 × 130 % = 2.30 ≥ 2.20 here", "stays: no other node is better"]
+    );
 }
 
 #[test]
 fn nothing_leaves_below_the_home_threshold() {
     let here = NodeView { cpus: 4, load_milli: 990, ..node("n1", 0) };
     let decision = one(vec![here, node("n2", 0)], job("n1/7", "n1", "n1"));
-    assert_eq!(lines(&decision), ["n1: 0.99 runnable tasks per CPU, below the threshold of 1.00: this node's own jobs stay"]);
+    assert_eq!(
+        lines(&decision),
+        ["n1: 0.99 runnable tasks per CPU, below the threshold of 1.00: this node's own jobs stay"]
+    );
 }
 
 #[test]
@@ -101,7 +107,7 @@ fn the_threshold_counts_tasks_not_speed() {
 fn a_free_cpu_elsewhere_is_no_better_than_a_free_cpu_here() {
     let big = NodeView { cpus: 16, ..node("n2", 0) };
     let decision = one(vec![node("n1", 1_000), big], job("n1/7", "n1", "n1"));
-    assert_eq!(lines(&decision)[0], "n2: a CPU of its own 1.00 + 30 % of this job 0.02 = 1.02 ≥ 1.00 here");
+    assert_eq!(lines(&decision)[0], "n2: a CPU of its own 1.00 + least gain 0.05 = 1.05 ≥ 1.00 here");
     let fast = NodeView { speed_milli: 2_000, ..node("n2", 0) };
     let decision = one(vec![node("n1", 1_000), fast], job("n1/7", "n1", "n1"));
     assert!(moves_to(&decision, "n2", Cause::Load));
@@ -133,9 +139,15 @@ fn young_resident_idle_pinned_and_unmovable_jobs_stay() {
     let plain = job("n1/7", "n1", "n1");
     let cases = [
         (JobView { age_ms: 1_500, ..plain.clone() }, "stays: started 1.5 s ago, moves after 2.0 s at the earliest"),
-        (JobView { since_last_move_ms: Some(9_999), ..plain.clone() }, "stays: arrived 9.9 s ago, moves again after 10.0 s at the earliest"),
+        (
+            JobView { since_last_move_ms: Some(9_999), ..plain.clone() },
+            "stays: arrived 9.9 s ago, moves again after 10.0 s at the earliest",
+        ),
         (JobView { demand_milli: 30, ..plain.clone() }, "stays: asks for 0.03 CPU, moves from 0.25 CPU on"),
-        (JobView { pinned: true, ..plain.clone() }, "stays: pinned here by its user; `scx_mosix migrate` still moves it"),
+        (
+            JobView { pinned: true, ..plain.clone() },
+            "stays: pinned here by its user; `scx_mosix migrate` still moves it",
+        ),
         (JobView { movable: Err("it has a TCP socket".into()), ..plain.clone() }, "cannot move: it has a TCP socket"),
         (JobView { running_on: "n3".into(), ..plain }, "runs on n3, which decides about it"),
     ];
@@ -183,7 +195,8 @@ fn second_highest_demand_goes_and_older_of_equals() {
         JobView { demand_milli: 900, age_ms: 70_000, ..job("n1/3", "n1", "n1") },
     ];
     let decisions = placement().decide(&input(vec![node("n1", 4_000), node("n2", 0)], jobs), 1);
-    let moving: Vec<&str> = decisions.iter().filter(|decision| decision.target().is_some()).map(|decision| &*decision.job).collect();
+    let moving: Vec<&str> =
+        decisions.iter().filter(|decision| decision.target().is_some()).map(|decision| &*decision.job).collect();
     assert_eq!(moving, ["n1/3"]);
     assert_eq!(decisions[1].verdict().unwrap().to_string(), "stays: n1/3 leaves n1 first, 1 at a time");
 }
@@ -199,7 +212,11 @@ fn one_move_at_a_time_then_the_load_settles() {
     let again = placement.decide(&input, 1);
     for decision in &again {
         let moving = decision.job == first.job;
-        assert_eq!(decision.verdict().unwrap().rule(), if moving { "moving" } else { "no_target" }, "n2 is receiving: {decision:?}");
+        assert_eq!(
+            decision.verdict().unwrap().rule(),
+            if moving { "moving" } else { "no_target" },
+            "n2 is receiving: {decision:?}"
+        );
     }
     input.nodes.push(node("n3", 0));
     let again = placement.decide(&input, 1);
@@ -214,7 +231,11 @@ fn one_move_at_a_time_then_the_load_settles() {
     let next = placement.decide(&input, 1);
     let compared = next.iter().find(|decision| decision.target().is_some()).unwrap();
     assert!(moves_to(compared, "n3", Cause::Load), "n2 is still charged: {compared:?}");
-    assert!(lines(compared).contains(&"n2: load 0.00 + 1.00 on its way + this job 1.00 × 130 % = 2.30 < 6.00 here".to_owned()), "{compared:?}");
+    assert!(
+        lines(compared)
+            .contains(&"n2: load 0.00 + 1.00 on its way + this job 1.00 × 130 % = 2.30 < 6.00 here".to_owned()),
+        "{compared:?}"
+    );
 }
 
 #[test]
@@ -226,7 +247,10 @@ fn a_failed_move_is_not_tried_again_at_once_but_a_released_one_is() {
     assert!(placement.decide(&input, 1)[0].target().is_some());
     placement.failed("n1/1", "n2", input.now_ms);
     input.now_ms += 5_000;
-    assert_eq!(lines(&placement.decide(&input, 1)[0])[0], "n2: this job failed to get there 5.0 s ago; tried again after 60.0 s");
+    assert_eq!(
+        lines(&placement.decide(&input, 1)[0])[0],
+        "n2: this job failed to get there 5.0 s ago; tried again after 60.0 s"
+    );
     input.now_ms += 55_000;
     assert!(placement.decide(&input, 1)[0].target().is_some());
 }
@@ -288,7 +312,9 @@ fn eight_jobs_started_at_once_are_assigned_all_over() {
 fn requests_override_balance_but_not_facts() {
     let pinned = JobView { pinned: true, age_ms: 0, demand_milli: 0, ..job("n1/1", "n1", "n1") };
     let nodes = vec![node("n1", 0), node("n2", 5_000), NodeView { accepting: false, ..node("n3", 0) }];
-    let ask = |job: &JobView, word: &str| placement().request(&input(nodes.clone(), vec![job.clone()]), "n1/1", &Wish::from(word), 1);
+    let ask = |job: &JobView, word: &str| {
+        placement().request(&input(nodes.clone(), vec![job.clone()]), "n1/1", &Wish::from(word), 1)
+    };
     assert!(moves_to(&ask(&pinned, "n2"), "n2", Cause::Request));
     for (word, line) in [
         ("n1", "stays: it is on n1 already"),
