@@ -1,0 +1,219 @@
+//! From home's replies to the kernel's.
+
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow,
+};
+
+use super::super::channel::ChannelError;
+use super::super::wire::{Attr, Reply, SetTime, Time};
+
+/// Nothing that home said is believed a second time.
+const TTL: Duration = Duration::ZERO;
+
+/// Node ids are not used again while the kernel knows them, so one generation is enough.
+const GENERATION: Generation = Generation(0);
+
+/// What became of a request.
+pub(super) type Answer = Result<Reply, ChannelError>;
+
+/// The error that an answer amounts to where it is not the reply hoped for.
+pub(super) fn errno(answer: Answer) -> Errno {
+    match answer {
+        Ok(Reply::Error { errno }) => Errno::from_i32(errno),
+        Ok(reply) => {
+            tracing::error!(?reply, "home answered another question than was asked");
+            Errno::EIO
+        }
+        // Logged once by the channel.
+        Err(_) => Errno::EIO,
+    }
+}
+
+pub(super) fn empty(answer: Answer, reply: ReplyEmpty) {
+    match answer {
+        Ok(Reply::Done {}) => reply.ok(),
+        other => reply.error(errno(other)),
+    }
+}
+
+pub(super) fn entry(answer: Answer, reply: ReplyEntry) {
+    match answer {
+        Ok(Reply::Entry { node, attr }) => reply.entry(&TTL, &file_attr(node, &attr), GENERATION),
+        other => reply.error(errno(other)),
+    }
+}
+
+pub(super) fn attr(answer: Answer, reply: ReplyAttr) {
+    match answer {
+        Ok(Reply::Attr { attr }) => reply.attr(&TTL, &file_attr(attr.ino, &attr)),
+        other => reply.error(errno(other)),
+    }
+}
+
+pub(super) fn data(answer: Answer, reply: ReplyData) {
+    match answer {
+        Ok(Reply::Data { data }) => reply.data(&data),
+        other => reply.error(errno(other)),
+    }
+}
+
+pub(super) fn opened(answer: Answer, reply: ReplyOpen) {
+    match answer {
+        // No flags: the kernel drops the pages that it has of the file.
+        Ok(Reply::Opened { handle }) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+        other => reply.error(errno(other)),
+    }
+}
+
+pub(super) fn created(answer: Answer, reply: ReplyCreate) {
+    match answer {
+        Ok(Reply::Created { node, attr, handle }) => {
+            reply.created(&TTL, &file_attr(node, &attr), GENERATION, FileHandle(handle), FopenFlags::empty());
+        }
+        other => reply.error(errno(other)),
+    }
+}
+
+pub(super) fn written(answer: Answer, reply: ReplyWrite) {
+    match answer {
+        Ok(Reply::Written { bytes }) => reply.written(bytes),
+        other => reply.error(errno(other)),
+    }
+}
+
+pub(super) fn offset(answer: Answer, reply: ReplyLseek) {
+    match answer {
+        Ok(Reply::Offset { offset }) => match i64::try_from(offset) {
+            Ok(offset) => reply.offset(offset),
+            Err(_) => reply.error(Errno::EOVERFLOW),
+        },
+        other => reply.error(errno(other)),
+    }
+}
+
+pub(super) fn statfs(answer: Answer, reply: ReplyStatfs) {
+    match answer {
+        Ok(Reply::Statfs { stats }) => reply.statfs(
+            stats.blocks,
+            stats.bfree,
+            stats.bavail,
+            stats.files,
+            stats.ffree,
+            stats.bsize,
+            stats.namelen,
+            stats.frsize,
+        ),
+        other => reply.error(errno(other)),
+    }
+}
+
+pub(super) fn lock(answer: Answer, reply: ReplyLock) {
+    match answer {
+        // Whoever holds it is a process at home, or of another guest: no pid that this one could know.
+        Ok(Reply::Lock { lock }) => reply.locked(lock.start, lock.end, lock.kind, 0),
+        other => reply.error(errno(other)),
+    }
+}
+
+/// `size` is how much room the program has; 0 asks how much it needs.
+pub(super) fn xattr(answer: Answer, size: u32, reply: ReplyXattr) {
+    match answer {
+        Ok(Reply::Data { data }) => match u32::try_from(data.len()) {
+            Ok(len) if size == 0 => reply.size(len),
+            Ok(len) if len <= size => reply.data(&data),
+            _ => reply.error(Errno::ERANGE),
+        },
+        other => reply.error(errno(other)),
+    }
+}
+
+/// The kernel's view of home's attributes; `node` because fuser takes node id and inode number for one thing.
+fn file_attr(node: u64, attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(node),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: file_type(attr.mode),
+        perm: (attr.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: attr.blksize,
+        flags: 0,
+    }
+}
+
+/// The sort of file that a mode tells.
+pub(super) fn file_type(mode: u32) -> FileType {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Symlink,
+        libc::S_IFIFO => FileType::NamedPipe,
+        libc::S_IFCHR => FileType::CharDevice,
+        libc::S_IFBLK => FileType::BlockDevice,
+        libc::S_IFSOCK => FileType::Socket,
+        _ => FileType::RegularFile,
+    }
+}
+
+fn system_time(time: Time) -> SystemTime {
+    let seconds = Duration::from_secs(time.secs.unsigned_abs());
+    let whole = if time.secs < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(seconds)
+    };
+    let exact = whole.and_then(|whole| whole.checked_add(Duration::from_nanos(u64::from(time.nanos))));
+    exact.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// The time stamp that a program asked for.
+pub(super) fn set_time(time: TimeOrNow) -> SetTime {
+    let time = match time {
+        TimeOrNow::Now => return SetTime::Now {},
+        TimeOrNow::SpecificTime(time) => time,
+    };
+    let time = match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => Time { secs: after.as_secs().cast_signed(), nanos: after.subsec_nanos() },
+        // Before 1970 fuser 0.18 subtracts the nanoseconds, which count forward; this takes its two numbers back out.
+        Err(before) => {
+            let before = before.duration();
+            Time { secs: -before.as_secs().cast_signed(), nanos: before.subsec_nanos() }
+        }
+    };
+    SetTime::At { time }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_count_nanoseconds_forward() {
+        let time = system_time(Time { secs: -2, nanos: 800_000_000 });
+        assert_eq!(SystemTime::UNIX_EPOCH.duration_since(time).unwrap(), Duration::from_millis(1200));
+        assert!(system_time(Time { secs: i64::MAX, nanos: 0 }) > SystemTime::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn what_fuser_makes_of_a_time_is_undone() {
+        let from_fuser = SystemTime::UNIX_EPOCH - Duration::new(2, 800_000_000);
+        let time = Time { secs: -2, nanos: 800_000_000 };
+        assert_eq!(set_time(TimeOrNow::SpecificTime(from_fuser)), SetTime::At { time });
+    }
+
+    #[test]
+    fn room_for_attributes_is_checked() {
+        assert_eq!(errno(Ok(Reply::Error { errno: libc::ENODATA })), Errno::from_i32(libc::ENODATA));
+        assert_eq!(errno(Ok(Reply::Done {})), Errno::EIO);
+        assert_eq!(errno(Err(ChannelError::Cut { reason: "test".into() })), Errno::EIO);
+    }
+}

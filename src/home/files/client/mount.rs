@@ -1,0 +1,136 @@
+//! Mounting, flushing and unmounting.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{Config, Session, SessionACL};
+use nix::mount::{MntFlags, MsFlags};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use super::super::channel::{ChannelError, FileChannel};
+use super::HomeFs;
+use super::locktable::HeldLock;
+
+/// The file system type that `/proc/mounts` shows.
+const FS_TYPE: &str = "fuse.scx_mosix";
+
+/// Why home's tree could not be mounted, or not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// No FUSE here.
+    #[error("cannot open /dev/fuse: is the kernel's FUSE module there (modprobe fuse)?")]
+    Device(#[source] std::io::Error),
+    /// `mount` failed.
+    #[error("cannot mount home's files at {}: this needs root", mountpoint.display())]
+    Mount {
+        /// Where.
+        mountpoint: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The kernel and we did not come to terms.
+    #[error("the kernel's FUSE does not offer what home's files need (Linux 5.11 or newer does)")]
+    Session(#[source] std::io::Error),
+    /// What programs had changed through memory mappings could not be written home.
+    #[error("cannot write all changed pages of mapped files home")]
+    Sync(#[source] std::io::Error),
+    /// Home cannot be reached.
+    #[error("cannot finish all file operations at home")]
+    Home(#[source] ChannelError),
+}
+
+/// Home's tree, mounted. Dropping it aborts what is under way and unmounts, also for namespaces that have a copy of the
+/// mount: end the guest first.
+#[derive(Debug)]
+pub struct Mounted {
+    mountpoint: OwnedFd,
+    fs: HomeFs,
+}
+
+/// Mounts home's tree, reached by `channel`, at the directory `mountpoint`, for all users, with home's permissions in force
+/// and with devices and set-user-id programs. Needs root; no request goes home yet.
+///
+/// # Errors
+/// See [`MountError`].
+pub fn mount(mountpoint: &Path, channel: Arc<FileChannel>) -> Result<Mounted, MountError> {
+    let io = |errno: rustix::io::Errno| std::io::Error::from(errno);
+    let device = rustix::fs::openat(CWD, "/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    let device = device.map_err(|errno| MountError::Device(io(errno)))?;
+    let options =
+        format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", device.as_raw_fd());
+    let failed = |source| MountError::Mount { mountpoint: mountpoint.to_owned(), source };
+    nix::mount::mount(Some("home"), mountpoint, Some(FS_TYPE), MsFlags::empty(), Some(options.as_str()))
+        .map_err(|errno| failed(errno.into()))?;
+    let root = rustix::fs::openat(CWD, mountpoint, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let root = match root {
+        Ok(root) => root,
+        Err(errno) => {
+            let _ = nix::mount::umount2(mountpoint, MntFlags::MNT_DETACH);
+            return Err(failed(io(errno)));
+        }
+    };
+    // From here on dropping `mounted` unmounts.
+    let mounted = Mounted { mountpoint: root, fs: HomeFs::new(channel) };
+    let mut config = Config::default();
+    config.acl = SessionACL::All;
+    // One thread: it never waits for home, and the order of requests stays what it was.
+    config.n_threads = Some(1);
+    let session = Session::from_fd(mounted.fs.clone(), device, SessionACL::All, config).map_err(MountError::Session)?;
+    mounted.fs.set_notifier(session.notifier());
+    session.spawn().map_err(MountError::Session)?;
+    Ok(mounted)
+}
+
+impl Mounted {
+    /// The root of the mounted tree, as an `O_PATH` descriptor.
+    pub fn root(&self) -> impl AsFd + '_ {
+        &self.mountpoint
+    }
+
+    /// Brings home up to date: writes what programs changed through memory mappings, and waits until home has done all that
+    /// it was asked before, also the closing of files that programs of this guest have closed. For use when the body is
+    /// frozen before another move, and before its end is reported. Blocks, at most about `limit` plus the time that the
+    /// writing takes.
+    ///
+    /// # Errors
+    /// Home is out of reach or too slow; then home's files may be older than what the body saw.
+    pub fn sync(&self, limit: Duration) -> Result<(), MountError> {
+        let failed = |errno: rustix::io::Errno| MountError::Sync(errno.into());
+        let root = rustix::fs::openat(
+            &self.mountpoint,
+            ".",
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
+        let root = root.map_err(failed)?;
+        rustix::fs::syncfs(&root).map_err(failed)?;
+        drop(root);
+        // The kernel hands over requests in order: once this one is answered, those before it are in the channel.
+        rustix::fs::fstatfs(&self.mountpoint).map_err(failed)?;
+        self.fs.channel().settle(limit).map_err(MountError::Home)
+    }
+
+    /// Locks that programs of this guest hold on home's files. A body that holds any cannot move again in this version.
+    pub fn held_locks(&self) -> Vec<HeldLock> {
+        self.fs.held_locks()
+    }
+
+    /// Lets every program that waits for a lock be frozen: call it after the freeze was ordered, as often as it takes. They
+    /// ask again when they are thawed.
+    pub fn interrupt_waits(&self) {
+        self.fs.interrupt_waits();
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // By descriptor: the path may mean something else by now. Forced, so that whoever waits for an answer gets one.
+        let path = format!("/proc/self/fd/{}", self.mountpoint.as_raw_fd());
+        if let Err(errno) = nix::mount::umount2(path.as_str(), MntFlags::MNT_FORCE | MntFlags::MNT_DETACH) {
+            tracing::warn!(%errno, "cannot unmount home's files");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Operations on open files and directories.
+//!
+//! Files are read and written at the offset that the request names; no handle's own offset is used, except that of a
+//! directory, which is set before each listing because only home's file system knows what its offsets mean.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use rustix::fs::{AtFlags, FallocateFlags, FileType, OFlags, RawDir, SeekFrom};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::super::wire::{DirEntry, MAX_DATA_BYTES, Reply};
+use super::Tree;
+use super::inodes::{dev, stat};
+
+/// Directory entries are read from home's kernel in pieces of this size.
+const LISTING_BYTES: usize = 32 * 1024;
+
+/// Most bytes copied by one request, so that it ends in reasonable time; the kernel asks for the rest.
+const COPY_MAX_BYTES: u64 = 64 << 20;
+
+/// The flags with which home opens a file that a guest opens with `flags`.
+///
+/// Not passed on: `O_APPEND`, because pages written back from a mapping must go where they belong even through an
+/// appending handle; `O_DIRECT`, because the worker's buffers are not aligned; what makes names, since the name is done
+/// with; and what would signal the worker.
+pub(super) fn home_flags(flags: i32) -> OFlags {
+    const KEPT: i32 = libc::O_ACCMODE | libc::O_TRUNC | libc::O_SYNC | libc::O_DSYNC | libc::O_NOATIME;
+    OFlags::from_bits_retain((flags & KEPT).cast_unsigned()) | OFlags::CLOEXEC
+}
+
+impl Tree {
+    pub(super) fn open(&self, node: u64, flags: i32) -> Result<Reply, Errno> {
+        let appends = flags & libc::O_APPEND != 0;
+        let file = match self.reopen(node, FileType::RegularFile, home_flags(flags)) {
+            // A file that may only be appended to (chattr +a) has to be opened so.
+            Err(Errno::PERM) if appends => {
+                self.reopen(node, FileType::RegularFile, home_flags(flags) | OFlags::APPEND)?
+            }
+            file => file?,
+        };
+        let dev = dev(&stat(&file)?);
+        Ok(Reply::Opened { handle: self.handles.insert(file, appends, dev) })
+    }
+
+    pub(super) fn opendir(&self, node: u64) -> Result<Reply, Errno> {
+        let dir = self.reopen(node, FileType::Directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let dev = dev(&stat(&dir)?);
+        Ok(Reply::Opened { handle: self.handles.insert(dir, false, dev) })
+    }
+
+    pub(super) fn read(&self, handle: u64, offset: u64, size: u32) -> Result<Reply, Errno> {
+        let handle = self.handles.get(handle)?;
+        let size = usize::try_from(size).map_or(MAX_DATA_BYTES, |size| size.min(MAX_DATA_BYTES));
+        let mut data = vec![0; size];
+        let mut filled = 0;
+        // The kernel takes less than it asked for as the end of the file, so a short read must be one.
+        while filled < size {
+            match rustix::io::pread(&handle.file, &mut data[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(bytes) => filled += bytes,
+                Err(Errno::INTR) => {}
+                Err(_) if filled > 0 => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        data.truncate(filled);
+        Ok(Reply::Data { data: Bytes::from(data) })
+    }
+
+    pub(super) fn write(&self, handle: u64, offset: u64, cached: bool, data: &Bytes) -> Result<Reply, Errno> {
+        let handle = self.handles.get(handle)?;
+        let written = if handle.appends && !cached {
+            rustix::io::pwritev2(&handle.file, &[IoSlice::new(data)], 0, ReadWriteFlags::APPEND)?
+        } else {
+            rustix::io::pwrite(&handle.file, data, offset)?
+        };
+        Ok(Reply::Written { bytes: u32::try_from(written).map_err(|_| Errno::OVERFLOW)? })
+    }
+
+    pub(super) fn fsync(&self, handle: u64, data_only: bool) -> Result<Reply, Errno> {
+        let handle = self.handles.get(handle)?;
+        if data_only {
+            rustix::fs::fdatasync(&handle.file)?
+        } else {
+            rustix::fs::fsync(&handle.file)?
+        }
+        Ok(Reply::Done {})
+    }
+
+    pub(super) fn readdir(&self, handle: u64, offset: u64) -> Result<Reply, Errno> {
+        let dir = self.handles.get(handle)?;
+        let _cursor = dir.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        rustix::fs::seek(&dir.file, SeekFrom::Start(offset))?;
+        let mut buffer = [MaybeUninit::uninit(); LISTING_BYTES];
+        let mut listing = RawDir::new(&dir.file, &mut buffer);
+        let mut entries = Vec::new();
+        while let Some(entry) = listing.next() {
+            let entry = entry?;
+            let name = Bytes::copy_from_slice(entry.file_name().to_bytes());
+            let kind = match entry.file_type() {
+                // Some file systems do not tell; FUSE must be told.
+                FileType::Unknown => {
+                    match rustix::fs::statat(&dir.file, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
+                        Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                        // It went away meanwhile.
+                        Err(_) => FileType::RegularFile,
+                    }
+                }
+                kind => kind,
+            };
+            entries.push(DirEntry {
+                ino: self.inodes.number(dir.dev, entry.ino()),
+                next: entry.next_entry_cookie(),
+                kind: kind.as_raw_mode(),
+                name,
+            });
+            if listing.is_buffer_empty() {
+                break;
+            }
+        }
+        Ok(Reply::Entries { entries })
+    }
+
+    pub(super) fn fallocate(&self, handle: u64, offset: u64, length: u64, mode: i32) -> Result<Reply, Errno> {
+        let mode = FallocateFlags::from_bits(mode.cast_unsigned()).ok_or(Errno::OPNOTSUPP)?;
+        rustix::fs::fallocate(&self.handles.get(handle)?.file, mode, offset, length)?;
+        Ok(Reply::Done {})
+    }
+
+    pub(super) fn lseek(&self, handle: u64, offset: i64, whence: i32) -> Result<Reply, Errno> {
+        let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+        let position = match whence {
+            libc::SEEK_DATA => SeekFrom::Data(offset),
+            libc::SEEK_HOLE => SeekFrom::Hole(offset),
+            _ => return Err(Errno::INVAL),
+        };
+        Ok(Reply::Offset { offset: rustix::fs::seek(&self.handles.get(handle)?.file, position)? })
+    }
+
+    pub(super) fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<Reply, Errno> {
+        let (source, target) = (self.handles.get(from.0)?, self.handles.get(to.0)?);
+        let (mut from_offset, mut to_offset) = (from.1, to.1);
+        let length = usize::try_from(length.min(COPY_MAX_BYTES)).map_err(|_| Errno::OVERFLOW)?;
+        let copied = rustix::fs::copy_file_range(
+            &source.file,
+            Some(&mut from_offset),
+            &target.file,
+            Some(&mut to_offset),
+            length,
+        )?;
+        Ok(Reply::Written { bytes: u32::try_from(copied).map_err(|_| Errno::OVERFLOW)? })
+    }
+}

@@ -1,0 +1,280 @@
+//! Home's end of the files protocol: a few threads that do at home, on real files, what the guest's kernel asks for.
+//!
+//! ```text
+//!  serve(): frame -> Request -> Ledger: new? ----> bounded queue -> workers -> Reply -> Ledger -> the link in use
+//!                                 known, done? --> its reply again
+//!                                 known, at work or settled? --> nothing
+//! ```
+//!
+//! The server belongs to one guest and outlives links: call [`FileServer::serve`] for each link, one after the other. When
+//! the server is dropped, everything that the guest had open or locked at home is let go.
+
+mod data;
+mod handles;
+mod identity;
+mod inodes;
+mod ledger;
+mod locks;
+mod names;
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
+use tokio::sync::mpsc;
+
+use self::handles::Handles;
+use self::identity::{As, Identity};
+use self::inodes::Inodes;
+use self::ledger::{Admission, Ledger};
+use self::locks::Locks;
+use super::PULSE_INTERVAL_MS;
+use super::wire::{Op, Reply, Request, WireError};
+
+/// Threads per guest. They wait for home's disk, not for the processor; more only help against a slow disk.
+const WORKERS: usize = 8;
+/// Requests that wait for a worker; more wait on the link.
+const QUEUE: usize = 64;
+
+/// Why a guest's files cannot be served, or no longer over this link.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The root directory cannot be used.
+    #[error("cannot serve the root directory of the program at home")]
+    Root(#[source] std::io::Error),
+    /// No worker could be started.
+    #[error("cannot start a thread to serve files")]
+    Thread(#[source] std::io::Error),
+    /// The guest's agent does not speak the protocol; the link is to be closed.
+    #[error("a guest's agent sent a bad request for files")]
+    Protocol(#[source] WireError),
+}
+
+/// Serves home's tree to one guest.
+pub struct FileServer {
+    tree: Arc<Tree>,
+    queue: mpsc::Sender<Request>,
+}
+
+/// What the workers share.
+#[derive(Debug)]
+struct Tree {
+    inodes: Inodes,
+    handles: Handles,
+    locks: Locks,
+    ledger: Ledger,
+}
+
+/// The root directory of a process at home, as the process sees it: pass it to [`FileServer::new`]. The tree stays usable
+/// when the process is gone.
+///
+/// # Errors
+/// There is no such process, or it may not be looked at.
+pub fn open_root(pid: u32) -> std::io::Result<OwnedFd> {
+    let path = format!("/proc/{pid}/root");
+    Ok(rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+impl FileServer {
+    /// Starts the workers for the tree below `root`, an `O_PATH` descriptor of a directory.
+    ///
+    /// # Errors
+    /// `root` cannot be looked at, or no thread can be started with an identity of its own.
+    pub fn new(root: OwnedFd) -> Result<Arc<Self>, ServerError> {
+        raise_descriptor_limit();
+        let tree = Arc::new(Tree {
+            inodes: Inodes::new(root).map_err(|errno| ServerError::Root(errno.into()))?,
+            handles: Handles::default(),
+            locks: Locks::default(),
+            ledger: Ledger::default(),
+        });
+        let (queue, requests) = mpsc::channel(QUEUE);
+        let requests = Arc::new(Mutex::new(requests));
+        for number in 0..WORKERS {
+            let (tree, requests) = (tree.clone(), requests.clone());
+            let (started, start) = std::sync::mpsc::sync_channel(1);
+            std::thread::Builder::new()
+                .name(format!("files-{number}"))
+                .spawn(move || match Identity::take() {
+                    Ok(identity) => {
+                        let _ = started.send(Ok(()));
+                        work(&tree, &requests, identity);
+                    }
+                    Err(errno) => {
+                        let _ = started.send(Err(errno));
+                    }
+                })
+                .map_err(ServerError::Thread)?;
+            let outcome = start.recv().map_err(std::io::Error::other);
+            outcome.and_then(|outcome| Ok(outcome?)).map_err(ServerError::Thread)?;
+        }
+        Ok(Arc::new(Self { tree, queue }))
+    }
+
+    /// Serves one link: request frames come out of `incoming`, reply frames go into `outgoing`. Returns when `incoming` is
+    /// closed; then call it again with the next link. Replies that were lost with a link are sent over the next one.
+    ///
+    /// # Errors
+    /// A frame that cannot be understood: close the link.
+    pub async fn serve(
+        &self,
+        mut incoming: mpsc::Receiver<Bytes>,
+        outgoing: mpsc::Sender<Bytes>,
+    ) -> Result<(), ServerError> {
+        let link = self.tree.ledger.attach(outgoing.clone());
+        let pulse = tokio::spawn(pulse(self.tree.clone(), outgoing.clone()));
+        let mut outcome = Ok(());
+        while let Some(frame) = incoming.recv().await {
+            let request = match Request::decode(frame) {
+                Ok(request) => request,
+                Err(error) => {
+                    outcome = Err(ServerError::Protocol(error));
+                    break;
+                }
+            };
+            // Failed sends below: the link's other end is gone, and `incoming` will end.
+            match self.tree.ledger.admit(&request) {
+                Admission::New => {
+                    let _ = self.queue.send(request).await;
+                }
+                Admission::Done(reply) => {
+                    let _ = outgoing.send(reply).await;
+                }
+                Admission::Ignored => {}
+            }
+        }
+        pulse.abort();
+        self.tree.ledger.detach(link);
+        outcome
+    }
+}
+
+impl std::fmt::Debug for FileServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileServer").finish_non_exhaustive()
+    }
+}
+
+/// Says that home is alive as long as something is being worked on.
+async fn pulse(tree: Arc<Tree>, outgoing: mpsc::Sender<Bytes>) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(PULSE_INTERVAL_MS));
+    loop {
+        ticks.tick().await;
+        // A full queue says as much.
+        if tree.ledger.is_at_work()
+            && matches!(outgoing.try_send(Reply::Pulse {}.encode(0)), Err(mpsc::error::TrySendError::Closed(_)))
+        {
+            return;
+        }
+    }
+}
+
+/// What a worker thread does until the server is dropped.
+fn work(tree: &Tree, requests: &Mutex<mpsc::Receiver<Request>>, mut identity: Identity) {
+    loop {
+        let next = requests.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let Some(request) = next else { return };
+        let reply =
+            tree.perform(&mut identity, &request).unwrap_or_else(|errno| Reply::Error { errno: errno.raw_os_error() });
+        tree.ledger.finish(request.id, request.op.is_repeatable(), reply.encode(request.id));
+    }
+}
+
+impl Tree {
+    fn perform(&self, identity: &mut Identity, request: &Request) -> Result<Reply, Errno> {
+        let keep_suid = match &request.op {
+            Op::Write { kill_suid, .. } => !kill_suid,
+            // The kernel's wish is not to be had from fuser here; this is what it comes to.
+            Op::Setattr { changes, .. } if changes.size.is_some() => request.caller.uid == 0,
+            Op::Open { flags, .. } if flags & libc::O_TRUNC != 0 => request.caller.uid == 0,
+            Op::Fallocate { .. } | Op::CopyFileRange { .. } => request.caller.uid == 0,
+            _ => true,
+        };
+        identity.assume(As { uid: request.caller.uid, gid: request.caller.gid, keep_suid })?;
+        match &request.op {
+            Op::Lookup { parent, name } => self.lookup(*parent, name),
+            Op::Forget { node, count } => {
+                self.inodes.forget(*node, *count);
+                Ok(Reply::Done {})
+            }
+            Op::Getattr { node } => self.getattr(*node),
+            Op::Setattr { node, handle, changes } => self.setattr(*node, *handle, changes),
+            Op::Readlink { node } => self.readlink(*node),
+            Op::Mknod { parent, name, mode, umask, rdev } => {
+                identity.set_umask(*umask);
+                self.mknod(*parent, name, *mode, *rdev)
+            }
+            Op::Mkdir { parent, name, mode, umask } => {
+                identity.set_umask(*umask);
+                self.mkdir(*parent, name, *mode)
+            }
+            Op::Unlink { parent, name } => self.unlink(*parent, name, false),
+            Op::Rmdir { parent, name } => self.unlink(*parent, name, true),
+            Op::Symlink { parent, name, target } => self.symlink(*parent, name, target),
+            Op::Rename { parent, name, new_parent, new_name, flags } => {
+                self.rename((*parent, name), (*new_parent, new_name), *flags)
+            }
+            Op::Link { node, new_parent, new_name } => self.link(*node, *new_parent, new_name),
+            Op::Create { parent, name, mode, umask, flags } => {
+                identity.set_umask(*umask);
+                self.create(*parent, name, *mode, *flags)
+            }
+            Op::Statfs { node } => self.statfs(*node),
+            Op::Setxattr { node, name, flags, value } => self.setxattr(*node, name, *flags, value),
+            Op::Getxattr { node, name } => self.getxattr(*node, name),
+            Op::Listxattr { node } => self.listxattr(*node),
+            Op::Removexattr { node, name } => self.removexattr(*node, name),
+            Op::Open { node, flags } => self.open(*node, *flags),
+            Op::Read { handle, offset, size } => self.read(*handle, *offset, *size),
+            Op::Write { handle, offset, cached, data, .. } => self.write(*handle, *offset, *cached, data),
+            Op::Flush { node, owner } => {
+                self.locks.drop_owner(*node, *owner);
+                Ok(Reply::Done {})
+            }
+            Op::Release { handle } => {
+                self.locks.drop_handle(*handle);
+                self.handles.remove(*handle);
+                Ok(Reply::Done {})
+            }
+            Op::Fsync { handle, data_only } => self.fsync(*handle, *data_only),
+            Op::Opendir { node } => self.opendir(*node),
+            Op::Readdir { handle, offset } => self.readdir(*handle, *offset),
+            Op::Getlk { node, owner, lock } => {
+                let lock = self.locks.get(&*self.inodes.get(*node)?, *node, *owner, *lock)?;
+                Ok(Reply::Lock { lock })
+            }
+            Op::Setlk { handle, lock, flock: true, .. } => {
+                locks::flock(&self.handles.get(*handle)?.file, lock.kind)?;
+                Ok(Reply::Done {})
+            }
+            Op::Setlk { node, handle, owner, lock, flock: false } => {
+                self.locks.set(&*self.inodes.get(*node)?, *node, *handle, *owner, *lock)?;
+                Ok(Reply::Done {})
+            }
+            Op::Fallocate { handle, offset, length, mode } => self.fallocate(*handle, *offset, *length, *mode),
+            Op::Lseek { handle, offset, whence } => self.lseek(*handle, *offset, *whence),
+            Op::CopyFileRange { from, from_offset, to, to_offset, length } => {
+                self.copy_file_range((*from, *from_offset), (*to, *to_offset), *length)
+            }
+        }
+    }
+}
+
+/// Every file that the guest's kernel knows costs a descriptor, so allow as many as the kernel does.
+fn raise_descriptor_limit() {
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let wanted = Rlimit { current: most, maximum: most };
+    if most.is_none() || rustix::process::setrlimit(Resource::Nofile, wanted).is_err() {
+        let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let raised = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        tracing::warn!(
+            ?maximum,
+            ?raised,
+            "cannot raise the limit of open files; a guest that looks at very many will get EMFILE"
+        );
+    }
+}

@@ -1,0 +1,285 @@
+//! What guest and home say about files, and how it looks in bytes.
+//!
+//! ```text
+//! request frame:  u8 version | u64 id | u64 settled | u32 uid | u32 gid | Op
+//! reply frame:    u8 version | u64 id | Reply
+//! ```
+//!
+//! All numbers are little-endian. `id` counts requests from 1; `settled` says that the sender has the replies of all
+//! requests below it and will never send those again. Frame boundaries are kept by the link. The operations are those of
+//! the kernel's FUSE protocol as far as home has to do with them; `node` is a FUSE node id, `handle` an open file.
+//! A frame of another version is refused: both sides run the same binary, or the move is refused beforehand.
+
+mod codec;
+#[cfg(test)]
+mod tests;
+
+use bytes::{Bytes, BytesMut};
+use codec::{Field, messages, record};
+pub(crate) use codec::{Name, Text};
+
+/// Version of the frames; counts up with every change of this module.
+const VERSION: u8 = 1;
+
+/// Most bytes that one read or write carries: large enough to keep a link busy, small enough that a terminal's output does
+/// not wait behind it.
+pub(crate) const MAX_DATA_BYTES: usize = 256 * 1024;
+
+/// Longest frame: data, plus the longest text and the fixed fields.
+pub const MAX_FRAME_BYTES: usize = MAX_DATA_BYTES + 16 * 1024;
+
+/// A frame that cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The frame ends before its contents do.
+    #[error("a files frame is cut short")]
+    Truncated,
+    /// Bytes follow the contents.
+    #[error("a files frame has {bytes} bytes too many")]
+    Trailing {
+        /// How many.
+        bytes: usize,
+    },
+    /// The other side speaks another version.
+    #[error(
+        "the other side speaks version {version} of the files protocol, this one {VERSION}: run the same scx_mosix on both"
+    )]
+    Version {
+        /// The version it speaks.
+        version: u8,
+    },
+    /// A byte that tells variants apart has no meaning.
+    #[error("a files frame has {value} where a {what} is told apart")]
+    BadTag {
+        /// What was to be told apart.
+        what: &'static str,
+        /// The byte found.
+        value: u8,
+    },
+    /// A length over the limit.
+    #[error("a files frame announces {bytes} bytes, more than allowed")]
+    TooLong {
+        /// The length announced.
+        bytes: usize,
+    },
+    /// A name with `/`, NUL, `.`, `..`, nothing, or too much in it.
+    #[error("a files frame holds a name that no directory can hold")]
+    BadName,
+}
+
+/// For whom a request is done, in home's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// A request as it arrives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) id: u64,
+    pub(crate) settled: u64,
+    pub(crate) caller: Caller,
+    pub(crate) op: Op,
+}
+
+record! {
+    /// Seconds and nanoseconds since 1970; nanoseconds count forward also before it.
+    #[derive(Copy)]
+    pub(crate) struct Time { secs: i64, nanos: u32 }
+}
+
+messages! {
+    /// What a time stamp is set to.
+    #[derive(Copy)]
+    pub(crate) enum SetTime {
+        /// Home's clock.
+        1 Now {},
+        2 At { time: Time },
+    }
+}
+
+record! {
+    /// What `stat` shows. `rdev` is encoded as the kernel's 32-bit user-visible device number.
+    #[derive(Copy)]
+    pub(crate) struct Attr {
+        ino: u64, size: u64, blocks: u64, atime: Time, mtime: Time, ctime: Time,
+        mode: u32, nlink: u32, uid: u32, gid: u32, rdev: u32, blksize: u32,
+    }
+}
+
+record! {
+    /// One entry of a directory; `next` is where the entry after it is read, `kind` one of `S_IFMT`'s values.
+    pub(crate) struct DirEntry { ino: u64, next: u64, kind: u32, name: Bytes }
+}
+
+record! {
+    /// A range of bytes, both ends included, and `F_RDLCK`, `F_WRLCK` or `F_UNLCK`.
+    #[derive(Copy)]
+    pub(crate) struct Lock { start: u64, end: u64, kind: i32 }
+}
+
+record! {
+    /// What `statfs` shows.
+    #[derive(Copy)]
+    pub(crate) struct Stats {
+        blocks: u64, bfree: u64, bavail: u64, files: u64, ffree: u64, bsize: u32, namelen: u32, frsize: u32,
+    }
+}
+
+record! {
+    /// What `setattr` changes; `None` stays as it is.
+    #[derive(Copy, Default)]
+    pub(crate) struct Changes {
+        mode: Option<u32>, uid: Option<u32>, gid: Option<u32>, size: Option<u64>,
+        atime: Option<SetTime>, mtime: Option<SetTime>,
+    }
+}
+
+messages! {
+    /// What a guest asks home to do.
+    pub(crate) enum Op {
+        1 Lookup { parent: u64, name: Name },
+        /// Takes back `count` lookups.
+        2 Forget { node: u64, count: u64 },
+        3 Getattr { node: u64 },
+        4 Setattr { node: u64, handle: Option<u64>, changes: Changes },
+        5 Readlink { node: u64 },
+        6 Mknod { parent: u64, name: Name, mode: u32, umask: u32, rdev: u32 },
+        7 Mkdir { parent: u64, name: Name, mode: u32, umask: u32 },
+        8 Unlink { parent: u64, name: Name },
+        9 Rmdir { parent: u64, name: Name },
+        10 Symlink { parent: u64, name: Name, target: Text },
+        11 Rename { parent: u64, name: Name, new_parent: u64, new_name: Name, flags: u32 },
+        12 Link { node: u64, new_parent: u64, new_name: Name },
+        13 Open { node: u64, flags: i32 },
+        14 Read { handle: u64, offset: u64, size: u32 },
+        /// `cached`: written back from the page cache, so `offset` counts even if the handle appends.
+        15 Write { handle: u64, offset: u64, cached: bool, kill_suid: bool, data: Bytes },
+        /// A descriptor was closed: gives back all POSIX locks of `owner`.
+        16 Flush { node: u64, owner: u64 },
+        17 Release { handle: u64 },
+        18 Fsync { handle: u64, data_only: bool },
+        19 Opendir { node: u64 },
+        20 Readdir { handle: u64, offset: u64 },
+        21 Statfs { node: u64 },
+        22 Setxattr { node: u64, name: Text, flags: i32, value: Bytes },
+        23 Getxattr { node: u64, name: Text },
+        24 Listxattr { node: u64 },
+        25 Removexattr { node: u64, name: Text },
+        26 Create { parent: u64, name: Name, mode: u32, umask: u32, flags: i32 },
+        27 Getlk { node: u64, owner: u64, lock: Lock },
+        /// Never waits: `EAGAIN` if another holds it. `flock`: the whole file, owned by the handle.
+        28 Setlk { node: u64, handle: u64, owner: u64, lock: Lock, flock: bool },
+        29 Fallocate { handle: u64, offset: u64, length: u64, mode: i32 },
+        30 Lseek { handle: u64, offset: i64, whence: i32 },
+        31 CopyFileRange { from: u64, from_offset: u64, to: u64, to_offset: u64, length: u64 },
+    }
+}
+
+messages! {
+    /// What home answers.
+    pub(crate) enum Reply {
+        1 Done {},
+        2 Error { errno: i32 },
+        3 Entry { node: u64, attr: Attr },
+        4 Attr { attr: Attr },
+        5 Data { data: Bytes },
+        6 Opened { handle: u64 },
+        7 Created { node: u64, attr: Attr, handle: u64 },
+        8 Written { bytes: u32 },
+        9 Entries { entries: Vec<DirEntry> },
+        10 Statfs { stats: Stats },
+        11 Lock { lock: Lock },
+        12 Offset { offset: u64 },
+        /// Answers nothing (its id is 0): home is alive and at work.
+        13 Pulse {},
+    }
+}
+
+impl Op {
+    /// Whether doing it twice is the same as doing it once, so that its reply need not be remembered.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        matches!(
+            self,
+            Op::Getattr { .. }
+                | Op::Readlink { .. }
+                | Op::Read { .. }
+                | Op::Fsync { .. }
+                | Op::Readdir { .. }
+                | Op::Statfs { .. }
+                | Op::Getxattr { .. }
+                | Op::Listxattr { .. }
+                | Op::Getlk { .. }
+                | Op::Lseek { .. }
+        )
+    }
+}
+
+impl Request {
+    /// The request's frame.
+    pub(crate) fn encode(&self) -> Bytes {
+        let data_bytes = match &self.op {
+            Op::Write { data, .. } => data.len(),
+            _ => 0,
+        };
+        let mut out = BytesMut::with_capacity(128 + data_bytes);
+        VERSION.put(&mut out);
+        self.id.put(&mut out);
+        self.settled.put(&mut out);
+        self.caller.uid.put(&mut out);
+        self.caller.gid.put(&mut out);
+        self.op.put(&mut out);
+        out.freeze()
+    }
+
+    /// Reads a request's frame; never panics, whatever it holds.
+    pub(crate) fn decode(frame: Bytes) -> Result<Self, WireError> {
+        let mut input = open(frame)?;
+        let request = Request {
+            id: u64::take(&mut input)?,
+            settled: u64::take(&mut input)?,
+            caller: Caller { uid: u32::take(&mut input)?, gid: u32::take(&mut input)? },
+            op: Op::take(&mut input)?,
+        };
+        close(input, request)
+    }
+}
+
+impl Reply {
+    /// The frame that answers request `id` with this reply.
+    pub(crate) fn encode(&self, id: u64) -> Bytes {
+        let data_bytes = match self {
+            Reply::Data { data } => data.len(),
+            _ => 0,
+        };
+        let mut out = BytesMut::with_capacity(160 + data_bytes);
+        VERSION.put(&mut out);
+        id.put(&mut out);
+        self.put(&mut out);
+        out.freeze()
+    }
+
+    /// Reads a reply's frame: the request's id and the reply. Never panics, whatever it holds.
+    pub(crate) fn decode(frame: Bytes) -> Result<(u64, Self), WireError> {
+        let mut input = open(frame)?;
+        let reply = (u64::take(&mut input)?, Reply::take(&mut input)?);
+        close(input, reply)
+    }
+}
+
+/// Checks the size and the version of a frame and returns what follows.
+fn open(mut frame: Bytes) -> Result<Bytes, WireError> {
+    if frame.len() > MAX_FRAME_BYTES {
+        return Err(WireError::TooLong { bytes: frame.len() });
+    }
+    match u8::take(&mut frame)? {
+        VERSION => Ok(frame),
+        version => Err(WireError::Version { version }),
+    }
+}
+
+/// Checks that nothing follows.
+fn close<T>(rest: Bytes, value: T) -> Result<T, WireError> {
+    if rest.is_empty() { Ok(value) } else { Err(WireError::Trailing { bytes: rest.len() }) }
+}
