@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md tells what each module is for and which may use which.
 
 pub mod agent;
+pub mod api;
 pub mod cluster;
 pub mod control;
 pub mod daemon;

@@ -1,0 +1,190 @@
+//! What the services need of the daemon.
+
+use async_trait::async_trait;
+
+use super::{
+    ApiError, Caller,
+    name::ProcessName,
+    table::Table,
+    view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary, Trigger},
+};
+use crate::control::{BodyFacts, SessionId};
+
+/// What the API shows. The daemon writes, lists and watches read; neither waits for the other.
+#[derive(Default)]
+pub struct Views {
+    /// The nodes of the cluster, this one included.
+    pub nodes: Table<NodeSummary>,
+    /// The jobs whose home is here, and the guests.
+    pub processes: Table<ProcessSummary>,
+    /// The migrations of these jobs, current ones and the last that ended.
+    pub migrations: Table<MigrationSummary>,
+}
+
+/// Where a job should go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To this node.
+    Node(String),
+    /// Back home.
+    Home,
+    /// Wherever placement thinks it best.
+    Best,
+}
+
+/// The daemon behind the public API. The services have authorised the caller before they call; he is passed on for the log.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// This node's name.
+    fn local_node(&self) -> &str;
+
+    /// What there is to see. After a command has returned, its effect is in the views.
+    fn views(&self) -> &Views;
+
+    /// Takes a process of this machine under management; for one that is managed already, its job.
+    ///
+    /// # Errors
+    /// [`ApiError::ProcessUnknown`], [`ApiError::CannotRegister`].
+    async fn register(&self, caller: &Caller, pid: i32, stay: bool) -> Result<ProcessSummary, ApiError>;
+
+    /// Starts to move a job; returns when the migration has its id and record.
+    ///
+    /// # Errors
+    /// As `ProcessService.MigrateProcess` says.
+    async fn migrate(
+        &self,
+        caller: &Caller,
+        process: &ProcessName,
+        to: Destination,
+    ) -> Result<MigrationSummary, ApiError>;
+
+    /// Asks a migration to give up; returns at once with its record. One that was given up already is returned as it is.
+    ///
+    /// # Errors
+    /// [`ApiError::MigrationUnknown`], [`ApiError::AlreadyCommitted`].
+    async fn cancel(&self, caller: &Caller, migration: SessionId, reason: &str) -> Result<MigrationSummary, ApiError>;
+
+    /// Why a job is where it is. For a job that is away the hosting node is asked.
+    ///
+    /// # Errors
+    /// [`ApiError::ProcessUnknown`], [`ApiError::Unreachable`].
+    async fn placement_reasons(&self, process: &ProcessName) -> Result<PlacementReasons, ApiError>;
+}
+
+/// What a node has that a guest might need.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeDetails {
+    /// Its name.
+    pub node: String,
+    /// Its release of scx_mosix.
+    pub version: String,
+    /// The version of the formats between nodes.
+    pub protocol: u32,
+    /// What `uname -r` says.
+    pub kernel_release: String,
+    /// The version of CRIU.
+    pub criu_version: Option<String>,
+    /// The features of its cpus as /proc/cpuinfo names them, sorted.
+    pub cpu_features: Vec<String>,
+    /// Names `cpu_features`.
+    pub features_hash: String,
+    /// Memory that could be given to programs without swapping.
+    pub available_bytes: u64,
+    /// What it cannot do, one sentence each.
+    pub missing: Vec<String>,
+}
+
+/// What a job needs of its host, beside room for `BodyFacts::resident_bytes`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requirements {
+    /// The version of the formats between nodes.
+    pub protocol: u32,
+    /// The features of the cpus that it has run on, sorted; the target must have all.
+    pub cpu_features: Vec<String>,
+    /// Names `cpu_features`: equal hashes need no comparison.
+    pub features_hash: String,
+    /// What `uname -r` says at the source.
+    pub kernel_release: String,
+    /// The version of CRIU that will write the images.
+    pub criu_version: String,
+}
+
+/// A node is asked to take a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestReservation {
+    /// The migration; names the guest at the target from then on.
+    pub migration: SessionId,
+    /// The node that it comes from.
+    pub source_node: String,
+    /// The job's home session.
+    pub session: SessionId,
+    /// The home node.
+    pub home_node: String,
+    /// Where home's port is, `address:port`.
+    pub home_address: String,
+    /// The job's root process at home.
+    pub root_pid: i32,
+    /// The name of the program.
+    pub comm: String,
+    /// Facts about the body.
+    pub body: BodyFacts,
+    /// What it needs.
+    pub requirements: Requirements,
+}
+
+/// Home asks the node that hosts a guest to move it on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoveRequest {
+    /// The job's home session.
+    pub session: SessionId,
+    /// Where to; home's own name brings it home.
+    pub target_node: String,
+    /// The migration that this will be, chosen by home.
+    pub migration: SessionId,
+    /// Who wanted it.
+    pub trigger: Trigger,
+    /// Why, one sentence.
+    pub reason: String,
+}
+
+/// The daemon behind the peer service; `peer` is the node that calls, as its certificate says.
+#[async_trait]
+pub trait PeerBackend: Send + Sync + 'static {
+    /// What this node has.
+    ///
+    /// # Errors
+    /// [`ApiError::Leaving`].
+    async fn node_details(&self) -> Result<NodeDetails, ApiError>;
+
+    /// Checks this node, keeps room, starts the guest's agent and waits until it is prepared. Returns where its stream is expected,
+    /// `address:port`. The service has checked that `peer` is the source.
+    ///
+    /// # Errors
+    /// [`ApiError::TargetRefused`], [`ApiError::TargetFull`], [`ApiError::Leaving`].
+    async fn reserve_guest(&self, peer: &str, reservation: GuestReservation) -> Result<String, ApiError>;
+
+    /// Gives a reservation back that `peer` made; a guest that runs, or an unknown one, is left alone.
+    ///
+    /// # Errors
+    /// [`ApiError::NotAllowed`] if another node made it.
+    async fn release_guest(&self, peer: &str, migration: SessionId, reason: &str) -> Result<(), ApiError>;
+
+    /// Starts to move a guest on; `peer` must be its home, which is for this method to check.
+    ///
+    /// # Errors
+    /// [`ApiError::NotHome`], and as [`Backend::migrate`].
+    async fn request_move(&self, peer: &str, request: MoveRequest) -> Result<MigrationSummary, ApiError>;
+
+    /// Notes how far a migration is of a job whose home is here. The service has checked that `peer` is its source and that the
+    /// job's home is here.
+    ///
+    /// # Errors
+    /// [`ApiError::ProcessUnknown`].
+    async fn report_migration(&self, peer: &str, migration: MigrationSummary) -> Result<(), ApiError>;
+
+    /// Why the guest of this session is here.
+    ///
+    /// # Errors
+    /// [`ApiError::ProcessUnknown`].
+    async fn guest_reasons(&self, peer: &str, session: SessionId) -> Result<PlacementReasons, ApiError>;
+}

@@ -1,0 +1,77 @@
+//! Why a call failed.
+
+use std::error::Error;
+
+use tonic::{Code, Status};
+
+use crate::{api::ApiError, keys::KeyError};
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The other side refused, and says why.
+    #[error(transparent)]
+    Refused(#[from] ApiError),
+    /// The other side cannot be reached, or the connection was lost.
+    #[error("no connection to {to}")]
+    Unreachable {
+        /// Whom the call was for.
+        to: String,
+        /// Why.
+        source: Box<Status>,
+    },
+    /// It took too long; whether it had an effect is not known.
+    #[error("{to} did not answer in time")]
+    TimedOut {
+        /// Whom the call was for.
+        to: String,
+    },
+    /// The other side failed in a way that it does not explain, or is of another release.
+    #[error("{to} failed: {message}")]
+    Failed {
+        /// Whom the call was for.
+        to: String,
+        /// What it said.
+        message: String,
+    },
+    /// The connection cannot be set up at all.
+    #[error("no call can be made to {to}")]
+    Setup {
+        /// Whom the call was for.
+        to: String,
+        /// Why.
+        source: KeyError,
+    },
+}
+
+impl CallError {
+    pub(super) fn new(to: &str, status: Status) -> Self {
+        let to = to.to_owned();
+        match ApiError::from_status(&status) {
+            Some(error) => Self::Refused(error),
+            None if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) => Self::TimedOut { to },
+            None if status.code() == Code::Unavailable || status.source().is_some() => Self::Unreachable { to, source: Box::new(status) },
+            None => Self::Failed { to, message: status.message().to_owned() },
+        }
+    }
+
+    /// The same as what this node's API says to its own caller, who asked for something that needed `node`.
+    #[must_use]
+    pub fn into_api_error(self, node: &str) -> ApiError {
+        match self {
+            Self::Refused(error) => error,
+            other => ApiError::Unreachable { node: node.to_owned(), why: chain(&other) },
+        }
+    }
+}
+
+/// An error with its sources, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
