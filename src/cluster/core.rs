@@ -268,6 +268,9 @@ impl Core {
         let me = self.foca.identity();
         for target in self.joiner.due(now_ms, me.addr, |addr| alive.contains(&addr), &gone, alone) {
             self.effects.send(target, wire::join(me));
+            if self.joiner.is_worrying(target) {
+                self.effects.events.push_back(Event::NoAnswer { from: target });
+            }
         }
     }
 

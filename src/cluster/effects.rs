@@ -37,6 +37,11 @@ pub enum Event {
         /// Who has the name.
         holder: NodeId,
     },
+    /// A node that this one shall join does not answer.
+    NoAnswer {
+        /// Where it should be.
+        from: SocketAddr,
+    },
     /// This node may not join.
     JoinRefused {
         /// Who said so.

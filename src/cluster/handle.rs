@@ -141,3 +141,78 @@ impl ClusterHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::cluster::{NodeState, tests::local_state};
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    async fn node(name: &str, key: &ClusterKey, join: &[&ClusterHandle]) -> ClusterHandle {
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let transport = Transport {
+            key: key.clone(),
+            listen: SocketAddr::new(local, 0),
+            advertise: local,
+            join: join.iter().map(|handle| handle.addr().unwrap().to_string()).collect(),
+            epoch: 1,
+        };
+        start(name.parse().unwrap(), Some(transport), local_state()).await.unwrap()
+    }
+
+    async fn wait(handle: &ClusterHandle, is_right: impl Fn(&ClusterView) -> bool) {
+        let mut views = handle.subscribe();
+        let right = timeout(LIMIT, views.wait_for(|view| is_right(view))).await;
+        assert!(right.is_ok(), "{:#?}", handle.view());
+    }
+
+    fn state(view: &ClusterView, name: &str) -> Option<NodeState> {
+        view.get(&name.parse().unwrap()).map(|entry| entry.state)
+    }
+
+    #[tokio::test]
+    async fn nodes_meet_by_real_sockets_share_their_load_and_part() {
+        let key = ClusterKey::generate().unwrap();
+        let n1 = node("n1", &key, &[]).await;
+        let n2 = node("n2", &key, &[&n1]).await;
+        let stranger = node("n3", &ClusterKey::generate().unwrap(), &[&n1]).await;
+        let is_there = |name: &'static str| move |view: &ClusterView| state(view, name) == Some(NodeState::Alive);
+        tokio::join!(wait(&n1, is_there("n2")), wait(&n2, is_there("n1")));
+
+        let busy = NodeLoad { load_milli: 777, guests: 3, ..NodeLoad::default() };
+        n2.set_load(busy);
+        let name: NodeName = "n2".parse().unwrap();
+        wait(&n1, |view| view.get(&name).and_then(|entry| entry.report.as_ref()).is_some_and(|report| report.load == busy)).await;
+
+        assert_eq!((n1.view().entries.len(), stranger.view().entries.len()), (2, 1));
+        n2.leave().await;
+        wait(&n1, |view| state(view, "n2") == Some(NodeState::Left)).await;
+        n2.leave().await;
+        assert_eq!(state(&n2.view(), "n2"), Some(NodeState::Left));
+    }
+
+    #[tokio::test]
+    async fn a_node_without_a_key_is_a_cluster_of_its_own() {
+        let alone = start("n1".parse().unwrap(), None, local_state()).await.unwrap();
+        assert_eq!(alone.addr(), None);
+        alone.set_load(NodeLoad { nr_running: 9, ..NodeLoad::default() });
+        wait(&alone, |view| {
+            view.entries.len() == 1 && view.my_entry().unwrap().report.as_ref().unwrap().load.nr_running == 9
+        })
+        .await;
+        alone.leave().await;
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_an_error_that_names_it() {
+        let key = ClusterKey::generate().unwrap();
+        let n1 = node("n1", &key, &[]).await;
+        let listen = n1.addr().unwrap();
+        let transport = Transport { key, listen, advertise: listen.ip(), join: vec![], epoch: 2 };
+        let error = start("n2".parse().unwrap(), Some(transport), local_state()).await.unwrap_err();
+        assert!(error.to_string().contains(&listen.to_string()), "{error}");
+    }
+}

@@ -10,6 +10,10 @@ use std::{
 
 const FIRST_DELAY_MS: u64 = 500;
 const MAX_DELAY_MS: u64 = 15_000;
+/// A seed that has not answered is complained of after this many questions (7.5 seconds)…
+const FIRST_COMPLAINT: u32 = 5;
+/// …and then every so many (five minutes).
+const COMPLAINT_EVERY: u32 = 20;
 
 /// Who was asked when.
 #[derive(Default)]
@@ -68,6 +72,12 @@ impl Joiner {
         due
     }
 
+    /// Whether people should hear that seed `at` does not answer; to be asked once per question.
+    pub(super) fn is_worrying(&self, at: SocketAddr) -> bool {
+        let tries = self.attempts.get(&at).map_or(0, |attempt| attempt.tries);
+        self.seeds.contains(&at) && tries >= FIRST_COMPLAINT && (tries - FIRST_COMPLAINT).is_multiple_of(COMPLAINT_EVERY)
+    }
+
     /// Somebody who is known by `known_as` answered from `from`.
     pub(super) fn answered(&mut self, from: SocketAddr, known_as: SocketAddr) {
         if let Some(attempt) = self.attempts.get_mut(&from) {
@@ -93,6 +103,17 @@ mod tests {
         let mut joiner = Joiner::default();
         joiner.set_seeds([at(2)].into());
         assert_eq!(times(&mut joiner, 50_000), [0, 500, 1500, 3500, 7500, 15_500, 30_500, 45_500]);
+    }
+
+    #[test]
+    fn people_hear_of_a_silent_seed_but_seldom() {
+        let mut joiner = Joiner::default();
+        joiner.set_seeds([at(2)].into());
+        let worries = (0..700_000u64).step_by(100).filter(|now| {
+            joiner.due(*now, at(1), |_| false, &[at(3)], true).contains(&at(2)) && joiner.is_worrying(at(2))
+        });
+        assert_eq!(worries.collect::<Vec<_>>(), [7500, 300_500, 600_500]);
+        assert!(!joiner.is_worrying(at(3)), "nobody asked for that one");
     }
 
     #[test]

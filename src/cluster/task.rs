@@ -162,6 +162,9 @@ fn log_event(event: &Event) {
         Event::NameConflict { newcomer, holder } => {
             tracing::warn!(%newcomer, %holder, "a node with a name that is taken asks to join; give it another by --name");
         }
+        Event::NoAnswer { from } => {
+            tracing::warn!(%from, "no answer from the node to join: does scx_mosix run there, and is this UDP port open? Trying on");
+        }
         Event::JoinRefused { by, reason } => tracing::error!(%by, "this node may not join: {reason}"),
     }
 }
