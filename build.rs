@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 fn main() -> Result<()> {
     link_statically();
+    compile_deputy()?;
     compile_protos()
 }
 
@@ -13,6 +14,26 @@ fn main() -> Result<()> {
 /// relocations against the load address, and the C runtime would call them: they must stay null.
 fn link_statically() {
     println!("cargo:rustc-link-arg=-Wl,-z,nodynamic-undefined-weak");
+}
+
+/// Compiles the deputy, a freestanding program of a few kB that `home::deputy` embeds: nothing of Rust's or C's run time is in it.
+fn compile_deputy() -> Result<()> {
+    let source = Path::new("src/home/deputy");
+    println!("cargo:rerun-if-changed={}", source.display());
+    let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
+    let rustc = std::env::var_os("RUSTC").context("cargo sets RUSTC")?;
+    let linker_options = "-Wl,-z,max-page-size=4096,-z,norelro,--no-eh-frame-hdr,--build-id=none";
+    let code = ["panic=abort", "opt-level=s", "relocation-model=static", "target-feature=+crt-static", "strip=symbols"];
+    let link = ["-nostartfiles", "-nostdlib", "-static", "-no-pie", linker_options];
+    let status = std::process::Command::new(rustc)
+        .args(["--edition=2024", "--crate-name=deputy", "--crate-type=bin", "--target=x86_64-unknown-linux-gnu"])
+        .args(code.iter().flat_map(|option| ["-C", option]))
+        .args(link.iter().map(|option| format!("-Clink-arg={option}")))
+        .args([Path::new("-o"), &out_dir.join("deputy"), &source.join("main.rs")])
+        .status()
+        .context("rustc could not be started")?;
+    anyhow::ensure!(status.success(), "rustc could not build the deputy: {status}");
+    Ok(())
 }
 
 /// Compiles every file below `proto/` to Rust, without protoc, and writes `descriptors.bin` for reflection: the descriptors of all

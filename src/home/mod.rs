@@ -1,5 +1,8 @@
 //! Home: what makes a program that runs elsewhere look as if it ran here.
 
+pub mod deputy;
+pub mod descriptors;
 pub mod files;
+pub mod inject;
 pub mod link;
 pub mod wire;

@@ -15,6 +15,7 @@
 #![no_std]
 #![no_main]
 
+#[allow(dead_code, reason = "the home agent uses the other half")]
 mod protocol;
 mod sys;
 

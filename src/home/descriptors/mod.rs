@@ -1,0 +1,286 @@
+//! Takes duplicates of a frozen job's descriptors and decides what becomes of each.
+//!
+//! ```text
+//!   /proc/P/fd, fdinfo ─┐
+//!   pidfd_getfd ────────┼─► Descriptor facts ─► classify (pure) ─► channels to relay, files to keep in step, or a reason
+//!   /proc/*/fd, diag ───┘
+//! ```
+//!
+//! Files are opened again by path where the job runs; pipes inside the job, memory files, event and timer descriptors are
+//! CRIU's; pipes to programs outside and the terminal stay at home and are relayed; everything else cannot move.
+
+mod classify;
+mod unix_diag;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{FileType, OFlags};
+use rustix::net::AddressFamily;
+
+pub use classify::{Access, Descriptor, NAMELESS_LIMIT_BYTES, What};
+
+use super::inject::{pidfd_getfd, pidfd_open};
+use super::wire::{Channel, SharedFile};
+
+/// Why the descriptors could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// The job cannot move; the text is one readable reason.
+    #[error("{0}")]
+    CannotMove(String),
+    /// A process's descriptors could not be read.
+    #[error("the descriptors of process {pid} could not be taken")]
+    Io {
+        /// The process.
+        pid: i32,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The other processes' descriptors could not be read.
+    #[error("the descriptors of the programs outside the job could not be looked at")]
+    Outside(#[source] io::Error),
+}
+
+/// A channel to relay and the duplicate to do it with.
+#[derive(Debug)]
+pub struct TakenChannel {
+    /// Its number and kind, for the whole life of the job.
+    pub channel: Channel,
+    /// CRIU's name of it in this dump; empty for the terminal.
+    pub criu_key: String,
+    /// Our duplicate of the job's descriptor.
+    pub descriptor: OwnedFd,
+}
+
+/// What was taken.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// To relay.
+    pub channels: Vec<TakenChannel>,
+    /// Regular files whose offset is to be right at home when the job ends.
+    pub files: Vec<(SharedFile, OwnedFd)>,
+}
+
+/// Takes what matters of the descriptors of `pids`, all processes of a job that is frozen.
+///
+/// # Errors
+/// [`TakeError::CannotMove`] with the first reason found, or what failed.
+pub fn take(pids: &[i32]) -> Result<Taken, TakeError> {
+    let (mut facts, mut duplicates) = (Vec::new(), Vec::new());
+    let peers = std::cell::OnceCell::new();
+    for pid in pids {
+        let at = |source| TakeError::Io { pid: *pid, source };
+        let pidfd = pidfd_open(*pid).map_err(at)?;
+        for fd in numbers(*pid).map_err(at)? {
+            let duplicate = pidfd_getfd(&pidfd, fd).map_err(at)?;
+            facts.push(describe(*pid, fd, &duplicate, &peers).map_err(at)?);
+            duplicates.push(Some(duplicate));
+        }
+    }
+    let outside = held_outside(pids).map_err(TakeError::Outside)?;
+    let plan = classify::classify(&facts, &outside).map_err(TakeError::CannotMove)?;
+    let mut taken = Taken::default();
+    let files = one_per_description(&facts, &duplicates, &plan.files);
+    let mut claim = |index: usize| duplicates.get_mut(index).and_then(Option::take);
+    for (id, (kind, criu_key, index)) in plan.channels.into_iter().enumerate() {
+        let channel = Channel { id: id as u32, kind };
+        taken.channels.extend(claim(index).map(|descriptor| TakenChannel { channel, criu_key, descriptor }));
+    }
+    for (id, index) in files.into_iter().enumerate() {
+        if let (Some(facts), Some(duplicate)) = (facts.get(index), claim(index)) {
+            taken.files.push((SharedFile { id: id as u32, pid: facts.pid, fd: facts.fd }, duplicate));
+        }
+    }
+    Ok(taken)
+}
+
+/// The reason why a job with these processes cannot move as its descriptors are now, if there is one; takes nothing. The processes
+/// need not be frozen, so the answer is a forecast.
+///
+/// # Errors
+/// As [`take`], but a process that has just ended is no error.
+pub fn forecast(pids: &[i32]) -> Result<(), TakeError> {
+    let is_there = |pid: &i32| fs::exists(format!("/proc/{pid}/fd")).unwrap_or(false);
+    match take(pids) {
+        Err(TakeError::Io { pid, .. }) if !is_there(&pid) => Ok(()),
+        // Descriptors come and go while the program runs.
+        Err(TakeError::Io { source, .. }) if source.raw_os_error() == Some(libc::EBADF) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+fn numbers(pid: i32) -> io::Result<Vec<i32>> {
+    let mut numbers: Vec<i32> =
+        fs::read_dir(format!("/proc/{pid}/fd"))?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+type Peers = std::cell::OnceCell<std::collections::BTreeMap<u64, u64>>;
+
+fn describe(pid: i32, fd: i32, duplicate: &OwnedFd, peers: &Peers) -> io::Result<Descriptor> {
+    let target = fs::read_link(format!("/proc/{pid}/fd/{fd}"))?;
+    let target = String::from_utf8_lossy(target.as_os_str().as_bytes()).into_owned();
+    let stat = rustix::fs::fstat(duplicate)?;
+    let flags = rustix::fs::fcntl_getfl(duplicate)?;
+    let access = match flags & OFlags::RWMODE {
+        _ if flags.contains(OFlags::PATH) => Access::Both,
+        OFlags::RDONLY => Access::Read,
+        OFlags::WRONLY => Access::Write,
+        _ => Access::Both,
+    };
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let what = match kind {
+        FileType::Fifo if target.starts_with("pipe:[") => What::Pipe { inode: stat.st_ino },
+        FileType::Fifo => What::Fifo,
+        FileType::Socket => socket(duplicate, stat.st_ino, peers)?,
+        FileType::BlockDevice => What::BlockDevice,
+        FileType::CharacterDevice if rustix::termios::isatty(duplicate) => {
+            let controlling = controlling_terminal(pid)?;
+            // /dev/tty is whatever terminal controls the process.
+            let device = if stat.st_rdev == rustix::fs::makedev(5, 0) { controlling } else { stat.st_rdev };
+            What::Tty { device, is_controlling: device == controlling && device != 0 }
+        }
+        FileType::CharacterDevice => {
+            What::CharDevice { number: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) }
+        }
+        _ if target.starts_with("/memfd:") || target.starts_with("/SYSV") => What::Memory,
+        FileType::RegularFile | FileType::Directory => What::File {
+            nameless_bytes: (stat.st_nlink == 0).then_some(stat.st_size as u64),
+            is_regular: kind == FileType::RegularFile && !flags.contains(OFlags::PATH),
+        },
+        _ => What::Anonymous(target.trim_start_matches("anon_inode:").trim_matches(['[', ']']).to_owned()),
+    };
+    Ok(Descriptor { pid, fd, access, what, target })
+}
+
+fn socket(duplicate: &OwnedFd, inode: u64, peers: &Peers) -> io::Result<What> {
+    let family = rustix::net::sockopt::socket_domain(duplicate)?;
+    if family == AddressFamily::UNIX {
+        let peers = match peers.get() {
+            Some(peers) => peers,
+            None => {
+                let found = unix_diag::peers()?;
+                peers.get_or_init(|| found)
+            }
+        };
+        return Ok(What::UnixSocket { inode, peer: peers.get(&inode).copied() });
+    }
+    let peer = rustix::net::getpeername(duplicate).ok().and_then(|peer| std::net::SocketAddr::try_from(peer?).ok());
+    let peer = peer.map_or_else(String::new, |peer| format!(" to {peer}"));
+    Ok(What::OtherSocket(match family {
+        AddressFamily::INET | AddressFamily::INET6 => format!("an inet socket{peer}"),
+        AddressFamily::NETLINK => "a netlink socket".into(),
+        other => format!("a socket of address family {}", other.as_raw()),
+    }))
+}
+
+/// Device number of the process's controlling terminal, 0 if it has none.
+fn controlling_terminal(pid: i32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // After the name in parentheses: state, ppid, pgrp, session, tty_nr.
+    let field = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(4));
+    let number: u32 = field.and_then(|number| number.parse::<i32>().ok()).ok_or(io::ErrorKind::InvalidData)?.cast_unsigned();
+    // The kernel's old encoding: minor in bits 0-7 and 20-31, major in bits 8-19.
+    Ok(if number == 0 { 0 } else { rustix::fs::makedev((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xfff00)) })
+}
+
+/// Inodes of the pipes and sockets that processes other than `pids`, and other than this one, hold.
+fn held_outside(pids: &[i32]) -> io::Result<BTreeSet<u64>> {
+    let own = std::process::id() as i32;
+    let mut inodes = BTreeSet::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        if pid == own || pids.contains(&pid) {
+            continue;
+        }
+        // Processes and descriptors come and go meanwhile.
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        for descriptor in descriptors.flatten() {
+            let Ok(target) = fs::read_link(descriptor.path()) else { continue };
+            let name = target.to_str().and_then(|target| target.strip_prefix("pipe:[").or(target.strip_prefix("socket:[")));
+            inodes.extend(name.and_then(|name| name.strip_suffix(']')?.parse::<u64>().ok()));
+        }
+    }
+    Ok(inodes)
+}
+
+/// Of the files at `indices` one per open file description, so that each offset is told once.
+fn one_per_description(facts: &[Descriptor], duplicates: &[Option<OwnedFd>], indices: &[usize]) -> Vec<usize> {
+    let mut kept: Vec<usize> = Vec::new();
+    let duplicate = |index: usize| duplicates.get(index).and_then(Option::as_ref);
+    for index in indices {
+        let same = |other: &usize| {
+            let (Some(a), Some(b)) = (facts.get(*index), facts.get(*other)) else { return false };
+            // Compared with kcmp only if they could be the same.
+            a.target == b.target
+                && duplicate(*index).zip(duplicate(*other)).is_some_and(|(a, b)| is_same_description(a, b))
+        };
+        if !kept.iter().any(same) {
+            kept.push(*index);
+        }
+    }
+    kept
+}
+
+/// Whether two descriptors of this process are the same open file description.
+pub fn is_same_description(a: &OwnedFd, b: &OwnedFd) -> bool {
+    const KCMP_FILE: i32 = 0;
+    let own = std::process::id();
+    // SAFETY: the call takes numbers only.
+    unsafe { libc::syscall(libc::SYS_kcmp, own, own, KCMP_FILE, a.as_raw_fd(), b.as_raw_fd()) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::home::wire::ChannelKind;
+
+    #[test]
+    fn a_real_programs_descriptors_are_taken() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let script = format!("exec 3<>{0} 4>&3 5<{0} 6</dev/null 7</; echo ready; exec sleep 1000", file.path().display());
+        let mut program = Command::new("bash").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = [0; 6];
+        std::io::Read::read_exact(program.stdout.as_mut().unwrap(), &mut line).unwrap();
+        let pid = program.id() as i32;
+        let taken = take(&[pid]);
+        program.kill().unwrap();
+        program.wait().unwrap();
+        let taken = taken.unwrap();
+        let kinds: Vec<_> = taken.channels.iter().map(|channel| channel.channel.kind).collect();
+        assert!(kinds.contains(&ChannelKind::PipeIn) && kinds.contains(&ChannelKind::PipeOut), "{kinds:?}");
+        assert!(taken.channels.iter().all(|channel| channel.criu_key.starts_with("pipe:[")));
+        let files: Vec<_> = taken.files.iter().map(|(file, _)| file.fd).filter(|fd| *fd > 2).collect();
+        assert_eq!(files, [3, 5], "3 and 4 are one description");
+    }
+
+    #[test]
+    fn an_inet_socket_is_the_reason() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let script = format!("exec 9<>/dev/tcp/127.0.0.1/{}; echo ready; exec sleep 1000", address.port());
+        let mut program = Command::new("bash").args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        std::io::Read::read_exact(program.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
+        let pid = program.id() as i32;
+        let reason = forecast(&[pid]).unwrap_err().to_string();
+        program.kill().unwrap();
+        program.wait().unwrap();
+        assert_eq!(reason, format!("descriptor 9 of process {pid} is an inet socket to {address}"));
+    }
+
+    #[test]
+    fn descriptions_are_told_apart() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let again = OwnedFd::from(a.try_clone().unwrap());
+        assert!(is_same_description(&a.into(), &again));
+        assert!(!is_same_description(&b.into(), &again));
+    }
+}
