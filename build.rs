@@ -37,13 +37,17 @@ fn compile_deputy() -> Result<()> {
 }
 
 /// Compiles every file below `proto/` to Rust, without protoc, and writes `descriptors.bin` for reflection: the descriptors of all
-/// our files and of those that they import, with their comments.
+/// our files and of those that they import, with their comments. CRIU's protocol is no service of ours: it is not in there.
 fn compile_protos() -> Result<()> {
     let root = Path::new("proto");
     println!("cargo:rerun-if-changed={}", root.display());
     let mut files = Vec::new();
     find_protos(root, &mut files)?;
     files.sort();
+    let (criu, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| file.starts_with(root.join("criu")));
+    tonic_prost_build::configure()
+        .compile_fds(protox::compile(&criu, [root])?)
+        .context("no Rust could be generated for CRIU")?;
     let mut compiler = protox::Compiler::new([root])?;
     compiler.include_source_info(true).include_imports(true).open_files(&files)?;
     let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);

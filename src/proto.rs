@@ -14,6 +14,10 @@ mod scx_mosix {
     }
 }
 
+/// CRIU's own protocol, the part that we speak.
+pub mod criu {
+    tonic::include_proto!("criu");
+}
 /// `scx_mosix.peer.v1`: what nodes ask of each other.
 pub use scx_mosix::peer::v1 as peer;
 /// `scx_mosix.v1`: the public API.

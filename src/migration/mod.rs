@@ -15,5 +15,10 @@
 //! One TLS connection carries everything from source to target. CRIU does all of the kernel's state, memory is
 //! ours. [`machine`] says which step may follow which. Who decides is not here: see [`crate::agent`].
 
+pub mod criu;
+pub mod freeze;
 pub mod machine;
+pub mod pages;
+pub mod process;
 pub mod source;
+pub mod wire;

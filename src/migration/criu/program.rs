@@ -1,0 +1,213 @@
+//! Which CRIU there is and how to start it, here or where its files are reached through a descriptor only.
+//!
+//! CRIU is always started through the dynamic loader that belongs to it, with its own libraries: so the same command works
+//! from another distribution's tree, and inside a guest, whose root is home's and where this node's files are reached through
+//! `/proc/self/fd/N` only.
+
+use std::{
+    ffi::OsString,
+    fmt, io,
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::process::{Child, Command};
+
+use super::{Connection, CriuError, Features, Step};
+use crate::proto::criu::RequestType;
+
+/// Names another CRIU than the system's: the path of its binary.
+const PATH_VARIABLE: &str = "SCX_MOSIX_CRIU";
+/// Where CRIU may be, best first. The first is for machines whose distribution has none or one that is too old.
+const PLACES: [&str; 4] =
+    ["/usr/lib/scx_mosix/criu/usr/sbin/criu", "/usr/sbin/criu", "/usr/local/sbin/criu", "/usr/bin/criu"];
+/// The loader of a dynamic x86-64 program, below the root that it belongs to.
+const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
+/// Where libraries lie, below the same root.
+const LIBRARIES: [&str; 6] =
+    ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64", "usr/local/lib", "usr/lib"];
+
+/// Older ones cannot cope with the vDSO of today's kernels.
+pub const MIN_VERSION: Version = Version { major: 4, minor: 0, patch: 0 };
+
+/// Descriptor of the RPC socket in CRIU's process.
+pub const RPC_FD: RawFd = 100;
+/// Descriptor of the page server's socket in CRIU's process.
+pub const PAGES_FD: RawFd = 101;
+/// Descriptor of the images' directory in CRIU's process.
+pub const IMAGES_FD: RawFd = 102;
+/// Descriptor of the cgroup's directory in CRIU's process.
+pub const CGROUP_FD: RawFd = 103;
+/// Descriptor of this node's root in a CRIU that runs in a guest.
+pub const HOST_ROOT_FD: RawFd = 104;
+/// First descriptor for what the body inherits.
+pub const FIRST_FREE_FD: RawFd = 110;
+
+/// Tells CRIU where its plugins lie. In a guest it would find home's, which need not fit, so it gets a directory without any.
+pub const PLUGINS_VARIABLE: &str = "CRIU_LIBS_DIR";
+/// See [`PLUGINS_VARIABLE`].
+pub const NO_PLUGINS: &str = "/proc/self/fdinfo";
+
+/// How long questions that need no work may take; a kernel under emulation is slow at CRIU's first probes.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A version of CRIU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// As 4 in 4.1.1.
+    pub major: i32,
+    /// As the first 1 in 4.1.1.
+    pub minor: i32,
+    /// As the last 1 in 4.1.1.
+    pub patch: i32,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+/// A CRIU that can be started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// The root that its loader and libraries belong to.
+    root: PathBuf,
+    /// The binary, without links.
+    binary: PathBuf,
+}
+
+impl Program {
+    /// Looks for CRIU on this node.
+    pub fn find() -> Result<Self, CriuError> {
+        let named = std::env::var_os(PATH_VARIABLE).map(PathBuf::from);
+        let places: Vec<PathBuf> = named.into_iter().chain(PLACES.map(PathBuf::from)).collect();
+        let found = places.iter().filter_map(|place| place.canonicalize().ok()).find_map(Self::at);
+        found.ok_or_else(|| CriuError::Missing {
+            looked_for: places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    fn at(binary: PathBuf) -> Option<Self> {
+        let root = binary.ancestors().skip(1).find(|root| root.join(LOADER).exists())?.to_owned();
+        Some(Self { root, binary })
+    }
+
+    /// The command line up to and without CRIU's own arguments, all paths below `prefix`.
+    pub fn command_line(&self, prefix: &Path) -> Vec<OsString> {
+        let below = |path: &Path| prefix.join(path.strip_prefix("/").unwrap_or(path));
+        let root = below(&self.root);
+        let libraries: Vec<String> = LIBRARIES.iter().map(|dir| root.join(dir).display().to_string()).collect();
+        vec![
+            root.join(LOADER).into(),
+            "--library-path".into(),
+            libraries.join(":").into(),
+            below(&self.binary).into(),
+            "--no-default-config".into(),
+        ]
+    }
+
+    /// Starts `criu swrk`: here, or in the namespaces of a guest's process. `more` are further descriptors, each with its
+    /// number there; inside a guest [`HOST_ROOT_FD`] must be one of them.
+    pub(super) fn start(
+        &self,
+        guest: Option<BorrowedFd<'_>>,
+        more: &[(BorrowedFd<'_>, RawFd)],
+    ) -> Result<(Child, Connection), CriuError> {
+        let (connection, theirs) = Connection::pair()?;
+        let prefix = if guest.is_some() { host_root() } else { PathBuf::from("/") };
+        let mut line = self.command_line(&prefix);
+        if more.iter().any(|(_, number)| *number == PAGES_FD) {
+            line.push(format!("--ps-socket={PAGES_FD}").into());
+        }
+        line.extend(["swrk".into(), RPC_FD.to_string().into()]);
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env(PLUGINS_VARIABLE, NO_PLUGINS);
+        let mut passed = vec![(duplicate_high(&theirs)?, RPC_FD)];
+        for (fd, number) in more {
+            passed.push((duplicate_high(fd)?, *number));
+        }
+        let numbers: Vec<(RawFd, RawFd)> = passed.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)).collect();
+        let guest = guest.map(|guest| duplicate_high(&guest)).transpose()?;
+        let entered = guest.as_ref().map(AsRawFd::as_raw_fd);
+        // SAFETY: between fork and exec only system calls are made, which are async-signal-safe, and nothing is allocated.
+        unsafe {
+            command.pre_exec(move || {
+                for (from, to) in &numbers {
+                    if libc::dup2(*from, *to) < 0 {
+                        return Err(io::Error::last_os_error());
+                    }
+                }
+                entered.map_or(Ok(()), enter)
+            });
+        }
+        let child = command.spawn().map_err(CriuError::Start)?;
+        Ok((child, connection))
+    }
+}
+
+/// Enters all namespaces of the process that the pidfd names. A pid namespace is only for children, so the caller goes on as
+/// a child, and the process that was forked stays behind to pass on how the child ends.
+fn enter(process: RawFd) -> io::Result<()> {
+    const ALL: i32 = libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWTIME;
+    // SAFETY: plain system calls with valid arguments, in a process that has one thread only.
+    unsafe {
+        if libc::setns(process, ALL) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        match libc::fork() {
+            -1 => Err(io::Error::last_os_error()),
+            0 => {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            }
+            child => {
+                // Among these is the pipe that tells our parent whether exec worked.
+                libc::close_range(0, libc::c_uint::MAX, 0);
+                let mut status = 0;
+                while libc::waitpid(child, &mut status, 0) < 0 {}
+                libc::_exit(libc::WEXITSTATUS(status))
+            }
+        }
+    }
+}
+
+/// Where this node's root is for a process that has [`HOST_ROOT_FD`].
+pub(super) fn host_root() -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{HOST_ROOT_FD}"))
+}
+
+/// A copy of a descriptor that no number in CRIU's process collides with.
+fn duplicate_high(fd: &impl std::os::fd::AsFd) -> Result<OwnedFd, CriuError> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 256).map_err(|errno| CriuError::Start(errno.into()))
+}
+
+/// Which CRIU this is and what this kernel offers it.
+pub async fn check(program: &Program) -> Result<(Version, Features), CriuError> {
+    let (_child, connection) = program.start(None, &[])?;
+    connection.request(RequestType::Version, None).await?;
+    let version = match connection.next(QUESTION_TIMEOUT).await? {
+        Step::Finished(response) => response.version,
+        Step::Reached(_) => None,
+    };
+    let version = version.ok_or_else(|| CriuError::Protocol("no version".into()))?;
+    let version =
+        Version { major: version.major_number, minor: version.minor_number, patch: version.sublevel.unwrap_or(0) };
+    let (_child, connection) = program.start(None, &[])?;
+    connection.request_features().await?;
+    let Step::Finished(response) = connection.next(QUESTION_TIMEOUT).await? else {
+        return Err(CriuError::Protocol("a notification instead of features".into()));
+    };
+    if !response.success {
+        return Err(CriuError::Failed { what: "probe this kernel", why: response.cr_errmsg });
+    }
+    Ok((version, response.features.unwrap_or_default()))
+}

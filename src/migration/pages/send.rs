@@ -1,0 +1,263 @@
+//! The source's side: reads the frozen body and writes batches to the stream, reading, compressing and sending at once.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt},
+    sync::mpsc,
+};
+
+use super::{Area, Pace, PageError};
+use crate::migration::{
+    criu::{PAGE_BYTES, Range},
+    wire::{Frame, MAX_DATA_BYTES, Pages},
+};
+
+/// Frames between readers and writer: bounds the memory held by them to a few MiB.
+const QUEUE_FRAMES: usize = 8;
+/// The most threads that read and compress.
+const MAX_READERS: usize = 4;
+/// How much is written before the link's speed is taken, in bytes: more than socket buffers hold at once.
+const MEASURE_BYTES: usize = 4 << 20;
+
+/// What has been sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Pages with something in them.
+    pub pages: u64,
+    /// Pages of zeros, which were only named.
+    pub zeros: u64,
+    /// Bytes on the wire.
+    pub wire_bytes: u64,
+}
+
+impl Sent {
+    /// Memory covered so far, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        (self.pages + self.zeros) * PAGE_BYTES
+    }
+}
+
+/// A frame as readers hand it to the writer.
+struct Batch {
+    bytes: Bytes,
+    pages: u64,
+    zeros: u64,
+}
+
+/// Sends all pages of `areas`, and tells `progress` after each frame. Dropping the future stops the readers.
+pub async fn send(
+    areas: Vec<Area>,
+    to: &mut (impl AsyncWrite + Unpin),
+    mut progress: impl FnMut(&Sent),
+) -> Result<Sent, PageError> {
+    let batches: Arc<Vec<Area>> = Arc::new(areas.into_iter().flat_map(split).collect());
+    let readers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_READERS);
+    let pace = Arc::new(Pace::new(readers));
+    let next = Arc::new(AtomicUsize::new(0));
+    let (queue, mut frames) = mpsc::channel(QUEUE_FRAMES);
+    for _ in 0..readers {
+        let (batches, pace, next, queue) = (batches.clone(), pace.clone(), next.clone(), queue.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = read_all(&batches, &next, &pace, &queue) {
+                // A writer that has gone knows why.
+                let _ = queue.blocking_send(Err(error));
+            }
+        });
+    }
+    drop(queue);
+    let mut sent = Sent::default();
+    let (mut written, mut busy_ns) = (0, 0);
+    while let Some(batch) = frames.recv().await {
+        let batch: Batch = batch?;
+        let begun = Instant::now();
+        to.write_all(&batch.bytes).await.map_err(|_| PageError::Closed)?;
+        busy_ns += elapsed_ns(begun);
+        written += batch.bytes.len();
+        if written >= MEASURE_BYTES {
+            pace.written(written, busy_ns);
+            (written, busy_ns) = (0, 0);
+        }
+        sent.pages += batch.pages;
+        sent.zeros += batch.zeros;
+        sent.wire_bytes += batch.bytes.len() as u64;
+        progress(&sent);
+    }
+    to.flush().await.map_err(|_| PageError::Closed)?;
+    Ok(sent)
+}
+
+fn split(area: Area) -> impl Iterator<Item = Area> {
+    let Range { start, end } = area.range;
+    let step = MAX_DATA_BYTES as u64;
+    (start..end)
+        .step_by(MAX_DATA_BYTES)
+        .map(move |start| Area { range: Range { start, end: end.min(start + step) }, ..area })
+}
+
+/// One reader: takes the next batch that nobody has taken, until there is none or nobody listens any more.
+fn read_all(
+    batches: &[Area],
+    next: &AtomicUsize,
+    pace: &Pace,
+    queue: &mpsc::Sender<Result<Batch, PageError>>,
+) -> Result<(), PageError> {
+    let mut buffer = vec![0; MAX_DATA_BYTES];
+    let mut memory: Option<(i32, File)> = None;
+    while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let failed = |source| PageError::Read { pid: batch.pid, address: batch.range.start, source };
+        let file = match memory.take() {
+            Some((pid, file)) if pid == batch.pid => file,
+            // Unlike process_vm_readv this also reads areas that the body has forbidden itself to read.
+            _ => File::open(format!("/proc/{}/mem", batch.pid)).map_err(failed)?,
+        };
+        let bytes = &mut buffer[..batch.range.bytes() as usize];
+        file.read_exact_at(bytes, batch.range.start).map_err(failed)?;
+        memory = Some((batch.pid, file));
+        for run in runs(bytes) {
+            let frame = frame_of(batch, &run, bytes, pace)?;
+            if queue.blocking_send(Ok(frame)).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A run of pages that all are zero or all are not.
+#[derive(Debug, PartialEq, Eq)]
+struct Run {
+    zero: bool,
+    first_page: usize,
+    pages: usize,
+}
+
+fn runs(bytes: &[u8]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (page, content) in bytes.chunks(PAGE_BYTES as usize).enumerate() {
+        let zero = is_zero(content);
+        match runs.last_mut() {
+            Some(run) if run.zero == zero => run.pages += 1,
+            _ => runs.push(Run { zero, first_page: page, pages: 1 }),
+        }
+    }
+    runs
+}
+
+fn is_zero(page: &[u8]) -> bool {
+    // Most pages that are not zero show it early; the rest is a plain loop that the compiler vectorises.
+    page.first() == Some(&0) && page.chunks(64).all(|line| line.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
+fn frame_of(batch: &Area, run: &Run, bytes: &[u8], pace: &Pace) -> Result<Batch, PageError> {
+    let page = PAGE_BYTES as usize;
+    let (pid, start) = (batch.inner_pid, batch.range.start + (run.first_page * page) as u64);
+    let pages = run.pages as u64;
+    let (frame, zeros) = if run.zero {
+        (Frame::Zeros { pid, start, pages }, pages)
+    } else {
+        (Frame::Pages(pack(pid, start, &bytes[run.first_page * page..][..run.pages * page], pace)), 0)
+    };
+    let bytes = frame.encode().map_err(|error| PageError::Unexpected(error.to_string()))?;
+    Ok(Batch { bytes, pages: pages - zeros, zeros })
+}
+
+/// At most [`MAX_DATA_BYTES`] of memory as a frame, compressed if that pays.
+fn pack(pid: i32, start: u64, raw: &[u8], pace: &Pace) -> Pages {
+    let mut data = None;
+    if pace.compress_next() {
+        let begun = Instant::now();
+        let packed = lz4_flex::block::compress(raw);
+        pace.compressed(raw.len(), packed.len().min(raw.len()), elapsed_ns(begun));
+        // What hardly shrinks is not worth unpacking.
+        data = (packed.len() < raw.len() / 16 * 15).then_some(packed);
+    }
+    Pages {
+        pid,
+        start,
+        length: raw.len() as u32,
+        crc: crc32c::crc32c(raw),
+        compressed: data.is_some(),
+        data: data.map_or_else(|| Bytes::copy_from_slice(raw), Bytes::from),
+    }
+}
+
+fn elapsed_ns(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_alternate_and_cover_all() {
+        let mut bytes = vec![0u8; 5 * 4096];
+        bytes[4096 + 4095] = 1;
+        bytes[2 * 4096] = 1;
+        let all = runs(&bytes);
+        assert_eq!(
+            all,
+            [
+                Run { zero: true, first_page: 0, pages: 1 },
+                Run { zero: false, first_page: 1, pages: 2 },
+                Run { zero: true, first_page: 3, pages: 2 }
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn own_memory_is_sent_and_comes_out_alike() {
+        // Page-aligned memory of this process: three pages of text, two of zeros, one of noise.
+        let mut memory = vec![0u8; 8 * 4096];
+        let start = memory.as_ptr().align_offset(4096);
+        memory[start..start + 3 * 4096].fill(b'x');
+        for byte in &mut memory[start + 5 * 4096..start + 6 * 4096] {
+            *byte = rand::random();
+        }
+        let address = memory[start..].as_ptr() as u64;
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let area = Area { pid, inner_pid: 7, range: Range { start: address, end: address + 6 * 4096 } };
+        let mut wire = Vec::new();
+        let sent = send(vec![area], &mut wire, |_| {}).await.unwrap();
+        assert_eq!((sent.pages, sent.zeros, sent.wire_bytes), (4, 2, wire.len() as u64));
+
+        let mut rebuilt = vec![0xff; 6 * 4096];
+        let mut reader = wire.as_slice();
+        while let Some(frame) = Frame::read(&mut reader).await.unwrap() {
+            match frame {
+                Frame::Pages(pages) => {
+                    assert_eq!(pages.pid, 7);
+                    let raw = match pages.compressed {
+                        true => lz4_flex::block::decompress(&pages.data, pages.length as usize).unwrap(),
+                        false => pages.data.to_vec(),
+                    };
+                    assert_eq!(crc32c::crc32c(&raw), pages.crc);
+                    rebuilt[(pages.start - address) as usize..][..raw.len()].copy_from_slice(&raw);
+                }
+                Frame::Zeros { start, pages, .. } => {
+                    rebuilt[(start - address) as usize..][..pages as usize * 4096].fill(0);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(rebuilt, memory[start..start + 6 * 4096]);
+    }
+
+    #[tokio::test]
+    async fn memory_that_is_not_there_is_an_error() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let area = Area { pid, inner_pid: 7, range: Range { start: 0x1000, end: 0x2000 } };
+        let sent = send(vec![area], &mut Vec::new(), |_| {}).await;
+        assert!(matches!(sent, Err(PageError::Read { address: 0x1000, .. })), "{sent:?}");
+    }
+}
