@@ -129,7 +129,9 @@ pub fn enter(expected: StreamKind) -> Result<AgentStart, ProcessError> {
     if kind(&start.role) != expected {
         return Err(ProcessError::WrongRole(subcommand(expected)));
     }
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU] {
+    for signal in
+        [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU]
+    {
         // SAFETY: ignoring a signal involves no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
@@ -161,7 +163,9 @@ pub fn cgroup2_root() -> io::Result<PathBuf> {
         (file_system == "cgroup2").then(|| PathBuf::from(path))
     };
     let found = mounts.lines().filter_map(of_cgroup2).find(|path| path.starts_with("/sys/fs/cgroup"));
-    found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no cgroup v2 hierarchy is mounted below /sys/fs/cgroup"))
+    found.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, "no cgroup v2 hierarchy is mounted below /sys/fs/cgroup")
+    })
 }
 
 // === log ===
@@ -239,7 +243,12 @@ mod tests {
     #[test]
     fn the_start_message_survives_its_memory_file_and_is_sealed() {
         let role = HomeRole { session: SessionId::random(), root_pid: 4, start_time_ticks: 5, cgroup: "/x".into() };
-        let start = AgentStart { run_dir: "/r".into(), node: "n1".into(), identity: "secret".into(), role: AgentRole::Home(role) };
+        let start = AgentStart {
+            run_dir: "/r".into(),
+            node: "n1".into(),
+            identity: "secret".into(),
+            role: AgentRole::Home(role),
+        };
         let mut file = File::from(sealed_memfd(&start).unwrap());
         let mut json = String::new();
         file.read_to_string(&mut json).unwrap();

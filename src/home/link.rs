@@ -139,7 +139,15 @@ pub fn link<Out: Serialize, In: DeserializeOwned>() -> (Link<Out, In>, Carrier<I
     let (files_in, files_out) = mpsc::channel(QUEUE_FRAMES);
     let sender = LinkSender { ordered: ordered_tx, files: files_tx, message: PhantomData };
     let inbox = Inbox { events: events_in, files: files_in };
-    let carrier = Carrier { ordered, files, outbox: Outbox::default(), inbox, counts: Counts::default(), files_turn: false, pace: PACE };
+    let carrier = Carrier {
+        ordered,
+        files,
+        outbox: Outbox::default(),
+        inbox,
+        counts: Counts::default(),
+        files_turn: false,
+        pace: PACE,
+    };
     (Link { sender, events, files: files_out }, carrier)
 }
 
@@ -250,7 +258,9 @@ async fn read_frames<R: AsyncRead + Unpin, In: DeserializeOwned>(
                 counts.wake_writer.notify_one();
                 continue;
             }
-            Frame::Hello(_) | Frame::Welcome(_) | Frame::Refused(_) => return Err(WireError::Malformed("second handshake").into()),
+            Frame::Hello(_) | Frame::Welcome(_) | Frame::Refused(_) => {
+                return Err(WireError::Malformed("second handshake").into());
+            }
         }
         // Nothing awaits between handing a frame on and counting it, so a cancelled connection counts exactly.
         let received = counts.received.fetch_add(1, Ordering::AcqRel) + 1;
@@ -271,7 +281,9 @@ struct Lanes<'a> {
 impl Lanes<'_> {
     /// The next frame, the lanes taking turns. Cancel safe.
     async fn next(&mut self) -> Result<Frame, LinkError> {
-        if *self.files_turn && let Ok(bytes) = self.files.try_recv() {
+        if *self.files_turn
+            && let Ok(bytes) = self.files.try_recv()
+        {
             *self.files_turn = false;
             return Ok(Frame::Files(bytes));
         }
@@ -358,10 +370,12 @@ pub async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, hello: Hel
 /// If no proper [`Hello`] of our version comes in time.
 pub async fn receive_hello<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<Hello, LinkError> {
     let deadline = Instant::now() + HANDSHAKE;
-    let frame = tokio::time::timeout_at(deadline, read_frame(stream, HANDSHAKE)).await.map_err(|_| LinkError::Silent)??;
+    let frame =
+        tokio::time::timeout_at(deadline, read_frame(stream, HANDSHAKE)).await.map_err(|_| LinkError::Silent)??;
     let Frame::Hello(hello) = frame else { return Err(WireError::Malformed("hello").into()) };
     if hello.version != PROTOCOL_VERSION {
-        let reason = format!("{} speaks version {} of the home protocol, home {PROTOCOL_VERSION}", hello.node, hello.version);
+        let reason =
+            format!("{} speaks version {} of the home protocol, home {PROTOCOL_VERSION}", hello.node, hello.version);
         refuse(stream, reason.clone()).await?;
         return Err(LinkError::Refused(reason));
     }

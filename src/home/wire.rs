@@ -357,7 +357,11 @@ impl Frame {
     pub fn decode_header(header: [u8; HEADER_BYTES]) -> Result<(usize, u8), WireError> {
         let [a, b, c, d, kind] = header;
         let payload_bytes = u32::from_le_bytes([a, b, c, d]) as usize;
-        if payload_bytes > MAX_PAYLOAD_BYTES { Err(WireError::TooLong(payload_bytes)) } else { Ok((payload_bytes, kind)) }
+        if payload_bytes > MAX_PAYLOAD_BYTES {
+            Err(WireError::TooLong(payload_bytes))
+        } else {
+            Ok((payload_bytes, kind))
+        }
     }
 
     /// The frame of this kind and payload.

@@ -11,7 +11,7 @@
 //! Before `Commit` every state may abort, and then the program goes on at the source as if nothing had been. `Commit` is
 //! home's decision: after it only the target's copy may run, and what goes wrong is a loss, not an abort.
 
-use crate::agent::control::{MoveState, SessionId};
+use crate::control::{MoveState, SessionId};
 
 /// A step that [`Machine`] does not allow: a bug of the caller or of a peer, never of the program that moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

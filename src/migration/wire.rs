@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   source                                                     target (guest agent)
-//!     │ Begin{version, pids, clocks, channels}                    │
+//!     │ Begin{version, root, clocks, descriptors}                   │
 //!     │──────────────────────────────────────────────────────────►│
 //!     │ Image … Image (parts of CRIU's files), ImagesEnd          │
 //!     │──────────────────────────────────────────────────────────►│ criu restore begins
@@ -24,8 +24,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::{criu::PAGE_BYTES, source::Channel};
-use crate::agent::control::SessionId;
+use super::{criu::PAGE_BYTES, source::Descriptors};
+use crate::control::SessionId;
 
 /// The version of this protocol; both ends must have the same.
 pub const VERSION: u32 = 1;
@@ -95,8 +95,8 @@ pub struct Begin {
     pub monotonic_ns: i64,
     /// The body's `CLOCK_BOOTTIME` when this was sent, in ns.
     pub boottime_ns: i64,
-    /// The relayed descriptors and what this dump calls them.
-    pub channels: Vec<Channel>,
+    /// Its descriptors that need more than a path.
+    pub descriptors: Descriptors,
 }
 
 /// A batch of pages, contiguous and of one area.

@@ -43,16 +43,56 @@ pub fn check(info: &NodeInfo) -> Vec<CheckItem> {
     };
     items.push(fact("root", features.root, CheckState::Missing, "run as root: scheduling and moving programs need it"));
     items.push(sched_ext(features));
-    items.push(fact("btf", features.btf, CheckState::Warn, "boot a kernel with CONFIG_DEBUG_INFO_BTF=y: telemetry needs it"));
+    items.push(fact(
+        "btf",
+        features.btf,
+        CheckState::Warn,
+        "boot a kernel with CONFIG_DEBUG_INFO_BTF=y: telemetry needs it",
+    ));
     items.push(criu(features));
     let rest = [
-        ("userfaultfd", features.userfaultfd, CheckState::Missing, "run as root on a kernel with CONFIG_USERFAULTFD=y: memory arrives by it"),
-        ("fuse", features.fuse, CheckState::Missing, "run `modprobe fuse`, as root: guests see home's files through it"),
-        ("cgroup2", features.cgroup2, CheckState::Missing, "mount the unified hierarchy: boot with systemd.unified_cgroup_hierarchy=1"),
-        ("time namespace", features.time_namespace, CheckState::Missing, "boot a kernel with CONFIG_TIME_NS=y: guests keep home's clocks by it"),
-        ("ptrace", features.ptrace, CheckState::Missing, "set sysctl kernel.yama.ptrace_scope to 2 or less and reboot: 3 forbids what moving needs"),
-        ("pagemap_scan", features.pagemap_scan, CheckState::Warn, "use Linux 6.7 or newer: memory is read faster there"),
-        ("pressure", features.psi, CheckState::Warn, "boot with psi=1: placement then sees which node is short of memory"),
+        (
+            "userfaultfd",
+            features.userfaultfd,
+            CheckState::Missing,
+            "run as root on a kernel with CONFIG_USERFAULTFD=y: memory arrives by it",
+        ),
+        (
+            "fuse",
+            features.fuse,
+            CheckState::Missing,
+            "run `modprobe fuse`, as root: guests see home's files through it",
+        ),
+        (
+            "cgroup2",
+            features.cgroup2,
+            CheckState::Missing,
+            "mount the unified hierarchy: boot with systemd.unified_cgroup_hierarchy=1",
+        ),
+        (
+            "time namespace",
+            features.time_namespace,
+            CheckState::Missing,
+            "boot a kernel with CONFIG_TIME_NS=y: guests keep home's clocks by it",
+        ),
+        (
+            "ptrace",
+            features.ptrace,
+            CheckState::Missing,
+            "set sysctl kernel.yama.ptrace_scope to 2 or less and reboot: 3 forbids what moving needs",
+        ),
+        (
+            "pagemap_scan",
+            features.pagemap_scan,
+            CheckState::Warn,
+            "use Linux 6.7 or newer: memory is read faster there",
+        ),
+        (
+            "pressure",
+            features.psi,
+            CheckState::Warn,
+            "boot with psi=1: placement then sees which node is short of memory",
+        ),
     ];
     items.extend(rest.map(|(name, here, lacking, remedy)| fact(name, here, lacking, remedy)));
     items
@@ -62,17 +102,22 @@ fn sched_ext(features: &Features) -> CheckItem {
     let detail = features.sched_ext.to_string();
     let (state, remedy) = match features.sched_ext {
         SchedExtState::Available | SchedExtState::Attached => (CheckState::Ok, None),
-        SchedExtState::Ejected => (CheckState::Warn, Some("see the daemon's log for the reason; it attaches again by itself")),
+        SchedExtState::Ejected => {
+            (CheckState::Warn, Some("see the daemon's log for the reason; it attaches again by itself"))
+        }
         SchedExtState::Unsupported => (
             CheckState::Warn,
-            Some("boot a kernel with CONFIG_SCHED_CLASS_EXT=y (Linux 6.12 or newer): until then the kernel's scheduler treats guests like home's tasks"),
+            Some(
+                "boot a kernel with CONFIG_SCHED_CLASS_EXT=y (Linux 6.12 or newer): until then the kernel's scheduler treats guests like home's tasks",
+            ),
         ),
     };
     CheckItem { name: "sched_ext", state, detail, remedy }
 }
 
 fn criu(features: &Features) -> CheckItem {
-    const REMEDY: &str = "install CRIU 4.0 or newer (Debian 13: apt install criu): without it programs run at home only";
+    const REMEDY: &str =
+        "install CRIU 4.0 or newer (Debian 13: apt install criu): without it programs run at home only";
     let (state, detail) = match features.criu {
         Some(version) if version.is_enough() => (CheckState::Ok, version.to_string()),
         Some(version) => (CheckState::Missing, format!("{version} is older than {}", CriuVersion::MINIMUM)),

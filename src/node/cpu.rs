@@ -10,14 +10,107 @@ use super::{Machine, NodeError};
 /// Instruction-set flags of `/proc/cpuinfo` that user programs can detect and come to depend on (prefixes end in `*`). The other flags
 /// there tell of virtualisation, power, errata and the kernel's own matters, and a program moves freely between CPUs that differ in them.
 const PROGRAM_FLAGS: &[&str] = &[
-    "abm", "adx", "aes", "amx_*", "apx*", "avx*", "bmi*", "cldemote", "clflush", "clflushopt", "clwb", "clzero", "cmov", "cmpccxadd", "cx16",
-    "cx8", "enqcmd", "erms", "f16c", "fma*", "fpu", "fsgsbase", "fsrm", "fxsr", "fxsr_opt", "gfni", "hle", "lahf_lm", "lm", "lwp", "mmx*",
-    "monitorx", "movbe", "movdir*", "mwaitx", "ospke", "pclmulqdq", "pku", "pni", "popcnt", "prefetchi", "ptwrite", "rao_int", "rdpid",
-    "rdpru", "rdrand", "rdseed", "rdtscp", "rtm", "serialize", "sha*", "sm3", "sm4", "sse*", "ssse3", "syscall", "tbm", "tsc",
-    "tsxldtrk", "user_shstk", "vaes", "vpclmulqdq", "waitpkg", "wbnoinvd", "xgetbv1", "xop", "xsave", "xsavec", "xsaveopt", "3dnow*",
+    "abm",
+    "adx",
+    "aes",
+    "amx_*",
+    "apx*",
+    "avx*",
+    "bmi*",
+    "cldemote",
+    "clflush",
+    "clflushopt",
+    "clwb",
+    "clzero",
+    "cmov",
+    "cmpccxadd",
+    "cx16",
+    "cx8",
+    "enqcmd",
+    "erms",
+    "f16c",
+    "fma*",
+    "fpu",
+    "fsgsbase",
+    "fsrm",
+    "fxsr",
+    "fxsr_opt",
+    "gfni",
+    "hle",
+    "lahf_lm",
+    "lm",
+    "lwp",
+    "mmx*",
+    "monitorx",
+    "movbe",
+    "movdir*",
+    "mwaitx",
+    "ospke",
+    "pclmulqdq",
+    "pku",
+    "pni",
+    "popcnt",
+    "prefetchi",
+    "ptwrite",
+    "rao_int",
+    "rdpid",
+    "rdpru",
+    "rdrand",
+    "rdseed",
+    "rdtscp",
+    "rtm",
+    "serialize",
+    "sha*",
+    "sm3",
+    "sm4",
+    "sse*",
+    "ssse3",
+    "syscall",
+    "tbm",
+    "tsc",
+    "tsxldtrk",
+    "user_shstk",
+    "vaes",
+    "vpclmulqdq",
+    "waitpkg",
+    "wbnoinvd",
+    "xgetbv1",
+    "xop",
+    "xsave",
+    "xsavec",
+    "xsaveopt",
+    "3dnow*",
     // arm64 (its line is called Features)
-    "asimd*", "atomics", "bf16", "bti", "cpuid", "crc32", "dcpop", "dcpodp", "dgh", "dit", "evtstrm", "fcma", "fp", "fphp", "flagm*", "frint",
-    "i8mm", "ilrcpc", "jscvt", "lrcpc", "mte*", "paca", "pacg", "pmull", "rng", "sb", "sme*", "ssbs", "sve*", "uscat",
+    "asimd*",
+    "atomics",
+    "bf16",
+    "bti",
+    "cpuid",
+    "crc32",
+    "dcpop",
+    "dcpodp",
+    "dgh",
+    "dit",
+    "evtstrm",
+    "fcma",
+    "fp",
+    "fphp",
+    "flagm*",
+    "frint",
+    "i8mm",
+    "ilrcpc",
+    "jscvt",
+    "lrcpc",
+    "mte*",
+    "paca",
+    "pacg",
+    "pmull",
+    "rng",
+    "sb",
+    "sme*",
+    "ssbs",
+    "sve*",
+    "uscat",
 ];
 
 /// The program-visible features of a node's CPUs: those that *all* its CPUs have.
@@ -66,7 +159,8 @@ impl CpuFeatures {
         let mut missing: Vec<String> = self.flags.difference(&target.flags).cloned().collect();
         // CRIU restores the extended state as it was saved: the target's area must hold it.
         if self.xsave_bytes > target.xsave_bytes {
-            missing.push(format!("an XSAVE area of {} bytes (the target's has {})", self.xsave_bytes, target.xsave_bytes));
+            missing
+                .push(format!("an XSAVE area of {} bytes (the target's has {})", self.xsave_bytes, target.xsave_bytes));
         }
         missing
     }
@@ -116,8 +210,11 @@ mod tests {
     use crate::node::machine::tests::machine;
 
     fn cpus(flags: &[&str]) -> CpuFeatures {
-        let text: String =
-            flags.iter().enumerate().map(|(n, flags)| format!("processor\t: {n}\nvendor_id\t: V\nflags\t\t: {flags}\n\n")).collect();
+        let text: String = flags
+            .iter()
+            .enumerate()
+            .map(|(n, flags)| format!("processor\t: {n}\nvendor_id\t: V\nflags\t\t: {flags}\n\n"))
+            .collect();
         let (_dir, machine) = machine(&[("/proc/cpuinfo", &text)]);
         CpuFeatures { xsave_bytes: 832, ..CpuFeatures::probe(&machine).unwrap() }
     }

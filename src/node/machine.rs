@@ -146,7 +146,8 @@ pub(super) mod tests {
         (dir, machine)
     }
 
-    const PSI: &str = "some avg10=1.25 avg60=0.00 avg300=0.00 total=1\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=1\n";
+    const PSI: &str =
+        "some avg10=1.25 avg60=0.00 avg300=0.00 total=1\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=1\n";
 
     #[test]
     fn the_asking_thread_is_not_counted() {

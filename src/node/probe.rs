@@ -86,7 +86,9 @@ mod tests {
 
     #[test]
     fn kernel_releases_are_understood() {
-        for (release, expected) in [("6.18.44-fc", (6, 18)), ("7.3+deb13-cloud-amd64", (7, 3)), ("6.7", (6, 7)), ("", (0, 0))] {
+        for (release, expected) in
+            [("6.18.44-fc", (6, 18)), ("7.3+deb13-cloud-amd64", (7, 3)), ("6.7", (6, 7)), ("", (0, 0))]
+        {
             assert_eq!(kernel_version(release), expected, "{release}");
         }
     }

@@ -111,7 +111,8 @@ mod tests {
         let (_dir, machine) = machine(&[("/proc/loadavg", "0 0 0 2/100 9\n"), ("/proc/meminfo", MEMINFO)]);
         let (loads, mut seen) = watch::channel(NodeLoad::default());
         let stop = CancellationToken::new();
-        let task = tokio::spawn(watch_load(Sampler::new(machine, 1, 1000), loads, |load| load.guests = 7, stop.clone()));
+        let task =
+            tokio::spawn(watch_load(Sampler::new(machine, 1, 1000), loads, |load| load.guests = 7, stop.clone()));
         seen.changed().await.unwrap();
         assert_eq!(seen.borrow_and_update().guests, 7);
         stop.cancel();

@@ -69,7 +69,8 @@ mod tests {
 
     #[test]
     fn a_shell_reads_back_exactly_the_words_that_were_quoted() {
-        let words = ["printf", "%s\\n", "", "a b", "it's", "$HOME `x` \"q\"", "*", "line\nbreak", "~", "a;b&c|d", "ünïcode"];
+        let words =
+            ["printf", "%s\\n", "", "a b", "it's", "$HOME `x` \"q\"", "*", "line\nbreak", "~", "a;b&c|d", "ünïcode"];
         let printed = output(Command::new("sh").arg("-c").arg(quote_all(&words))).unwrap();
         assert_eq!(printed, words[2..].iter().map(|word| format!("{word}\n")).collect::<String>());
     }

@@ -26,9 +26,7 @@ pub fn target_dir() -> PathBuf {
 /// `cargo SUBCOMMAND` as it must be called for the product: same target and flags always, so that nothing is built twice.
 pub fn cargo(subcommand: &str) -> Command {
     let mut command = own_cargo(subcommand);
-    command
-        .args(["--target", TARGET])
-        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", RUSTFLAGS);
+    command.args(["--target", TARGET]).env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", RUSTFLAGS);
     command
 }
 

@@ -78,7 +78,8 @@ async fn a_silent_connection_is_given_up_and_an_idle_one_is_kept() {
 #[tokio::test]
 async fn the_handshake_tells_who_calls_and_refuses_other_versions() {
     let id = SessionId::random();
-    let hello = Hello { version: PROTOCOL_VERSION, node: "n2".into(), session: id, migration: id, epoch: None, received: 7 };
+    let hello =
+        Hello { version: PROTOCOL_VERSION, node: "n2".into(), session: id, migration: id, epoch: None, received: 7 };
     let (mut a, mut b) = tokio::io::duplex(1 << 12);
     let home = async {
         let hello = receive_hello(&mut b).await.unwrap();

@@ -14,7 +14,12 @@ fn stdio_op() -> impl Strategy<Value = StdioOp> {
             let [iflag, oflag, cflag, lflag, ispeed, ospeed] = w;
             StdioOp::Termios(Termios { iflag, oflag, cflag, lflag, line, cc, ispeed, ospeed })
         }),
-        any::<[u16; 4]>().prop_map(|[rows, cols, xpixel, ypixel]| StdioOp::Winsize(Winsize { rows, cols, xpixel, ypixel })),
+        any::<[u16; 4]>().prop_map(|[rows, cols, xpixel, ypixel]| StdioOp::Winsize(Winsize {
+            rows,
+            cols,
+            xpixel,
+            ypixel
+        })),
         any::<bool>().prop_map(StdioOp::Foreground),
     ]
 }

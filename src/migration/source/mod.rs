@@ -16,4 +16,4 @@
 
 mod owner;
 
-pub use owner::{Body, Channel, ChannelKind, Move, Outcome, Owner, Place, Verdict};
+pub use owner::{Body, Descriptors, Move, Outcome, Owner, Place, Relayed, Verdict};

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::agent::control::{MoveProgress, SessionId};
+use crate::{
+    control::{MoveProgress, SessionId},
+    home::wire::{Channel, SharedFile},
+};
 
 /// Where a body runs and so where CRIU must dump it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,27 +44,22 @@ pub struct Move {
     pub run_dir: PathBuf,
 }
 
-/// Which way the data of a relayed descriptor go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ChannelKind {
-    /// The body writes, home reads.
-    Out,
-    /// Home writes, the body reads.
-    In,
-    /// The body's terminal.
-    Tty,
-}
-
 /// A relayed descriptor as it is called in one dump.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Channel {
-    /// Home's number of it, the same for as long as the job lives.
-    pub id: u32,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relayed {
+    /// The channel.
+    pub channel: Channel,
     /// CRIU's name of it in this dump, `pipe:[INODE]`; empty for the terminal, which CRIU takes from its standard input.
     pub criu_key: String,
-    /// What it is.
-    pub kind: ChannelKind,
+}
+
+/// What the target must know of a frozen body's descriptors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptors {
+    /// What is relayed.
+    pub relayed: Vec<Relayed>,
+    /// Files whose offsets home wants to know in the end. Their `pid` is in the body's own numbering.
+    pub shared_files: Vec<SharedFile>,
 }
 
 /// Home's answer to a source that wants to give up.
@@ -99,10 +97,11 @@ pub trait Owner: Send + Sync {
 
     /// The body stands still: take its descriptors and say which are relayed. An error is the one readable reason why it
     /// cannot move, and makes the engine abort.
-    async fn frozen(&self) -> Result<Vec<Channel>, String>;
+    async fn frozen(&self) -> Result<Descriptors, String>;
 
-    /// All of the body has been sent. A guest agent flushes its relays now and tells home `Drained`.
-    async fn sent(&self) -> Result<(), String>;
+    /// The body is dumped. A guest agent flushes its relays and its file system now and tells home `Drained`; meanwhile the
+    /// engine sends. Home's own agent has nothing to do here.
+    async fn dumped(&self) -> Result<(), String>;
 
     /// Resolves when home has committed this migration, with the new epoch. Cancel-safe.
     async fn committed(&self) -> u64;

@@ -113,7 +113,9 @@ impl Cluster {
         let path = self.dir.join("cluster.json");
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
         let state = serde_json::from_str(&text);
-        state.map(Some).with_context(|| format!("{} is damaged: run `cargo xtask vm down --name {}`", path.display(), self.name))
+        state
+            .map(Some)
+            .with_context(|| format!("{} is damaged: run `cargo xtask vm down --name {}`", path.display(), self.name))
     }
 
     /// What is known of a cluster that can be used.
@@ -121,7 +123,11 @@ impl Cluster {
         match self.read()? {
             Some(state) if state.phase == Phase::Up => Ok(state),
             Some(_) => bail!("the cluster {:?} is not up yet", self.name),
-            None => bail!("there is no cluster {:?}: `cargo xtask vm up --nodes N --name {}` makes one", self.name, self.name),
+            None => bail!(
+                "there is no cluster {:?}: `cargo xtask vm up --nodes N --name {}` makes one",
+                self.name,
+                self.name
+            ),
         }
     }
 
@@ -236,8 +242,12 @@ impl Cluster {
 /// The clusters of this work tree.
 pub fn all() -> Vec<String> {
     let dir = product::target_dir().join("vm/clusters");
-    let mut names: Vec<String> =
-        fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }

@@ -3,10 +3,10 @@
 //! `packages.lock` says which versions were last built. They are asked for again; what the mirror no longer has is replaced by its
 //! newest version, and said loudly, because suites move and a build must not fail for it.
 
+use super::sources;
 use crate::cmd;
 use crate::product;
 use crate::progress::Progress;
-use super::sources;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs;

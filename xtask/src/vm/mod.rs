@@ -270,7 +270,9 @@ pub fn run(command: Vm) -> Result<()> {
                 bail!("the cluster {:?} was made with --no-daemon: it has no key", cluster.name);
             }
             let binary = product::build(false)?;
-            cmd::run(Command::new(binary).args(["key", "client-cert", "--key"]).arg(cluster.key()).arg("--out").arg(dir))
+            cmd::run(
+                Command::new(binary).args(["key", "client-cert", "--key"]).arg(cluster.key()).arg("--out").arg(dir),
+            )
         }
         Vm::Logs { node, name } => logs(&name, &node),
         Vm::Down { name, all: false } => Cluster::named(&name.name)?.down(),

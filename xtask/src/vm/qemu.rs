@@ -124,7 +124,8 @@ impl Files {
         let stream = UnixStream::connect(&self.monitor).context("the guest is not running")?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut lines = BufReader::new(&stream).lines();
-        for order in ["{\"execute\":\"qmp_capabilities\"}".to_owned(), format!("{{\"execute\":\"{name}\"{arguments}}}")] {
+        for order in ["{\"execute\":\"qmp_capabilities\"}".to_owned(), format!("{{\"execute\":\"{name}\"{arguments}}}")]
+        {
             (&stream).write_all(order.as_bytes())?;
             // Before and between the answers come a greeting and events.
             let answer = lines.by_ref().find(|line| match line {

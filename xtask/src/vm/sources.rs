@@ -21,7 +21,8 @@ pub fn for_guests() -> String {
     if field("ID") != "debian" {
         return String::new();
     }
-    let mut files: Vec<_> = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|f| f.path()).collect();
+    let mut files: Vec<_> =
+        fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|f| f.path()).collect();
     files.push(Path::new("/etc/apt/sources.list").to_owned());
     let mut sources = Vec::new();
     for path in files {
@@ -37,7 +38,8 @@ pub fn for_guests() -> String {
 
 /// The guests' sources on the mirrors that serve this host's own suite.
 fn translate(sources: &[Source], codename: &str) -> String {
-    let serving = |suites: [String; 2]| sources.iter().find(|source| suites.contains(&source.suite)).map(|source| &source.uri);
+    let serving =
+        |suites: [String; 2]| sources.iter().find(|source| suites.contains(&source.suite)).map(|source| &source.uri);
     let Some(main) = serving([codename.into(), "stable".into()]) else { return String::new() };
     let mut lines: String =
         ["trixie", "trixie-updates", "trixie-backports"].map(|suite| format!("deb {main} {suite} main\n")).concat();
@@ -72,7 +74,8 @@ fn parse_stanzas(text: &str) -> Vec<Source> {
             };
             stanza.lines().find_map(|line| Some(line[of(line)?..].split_whitespace().collect())).unwrap_or_default()
         };
-        let usable = field("Types").contains(&"deb") && field("Components").contains(&"main") && field("Enabled") != ["no"];
+        let usable =
+            field("Types").contains(&"deb") && field("Components").contains(&"main") && field("Enabled") != ["no"];
         if usable {
             for uri in field("URIs") {
                 sources.extend(field("Suites").iter().map(|suite| Source { uri: uri.into(), suite: (*suite).into() }));

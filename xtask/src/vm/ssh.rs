@@ -164,7 +164,8 @@ mod tests {
 
     #[test]
     fn the_remote_line_keeps_arguments_output_and_status() {
-        let (status, out, err) = shell(&["sh", "-c", "printf '<%s>' \"$@\"; echo oops >&2; exit 7", "x", "a  b", "$c", ""]);
+        let (status, out, err) =
+            shell(&["sh", "-c", "printf '<%s>' \"$@\"; echo oops >&2; exit 7", "x", "a  b", "$c", ""]);
         assert_eq!((status, out.as_str(), err.as_str()), (Some(7), "<a  b><$c><>", "oops\n"));
     }
 
