@@ -17,7 +17,9 @@
 
 pub mod criu;
 pub mod freeze;
+pub mod images;
 pub mod machine;
+pub mod movable;
 pub mod pages;
 pub mod process;
 pub mod source;

@@ -7,13 +7,14 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::mpsc,
+    time::timeout,
 };
 
 use super::{Area, Pace, PageError};
@@ -54,11 +55,13 @@ struct Batch {
     zeros: u64,
 }
 
-/// Sends all pages of `areas`, and tells `progress` after each frame. Dropping the future stops the readers.
+/// Sends all pages of `areas`, and tells `progress` after each frame. A receiver that takes nothing for `patience` is given up.
+/// Dropping the future stops the readers.
 pub async fn send(
     areas: Vec<Area>,
     to: &mut (impl AsyncWrite + Unpin),
     mut progress: impl FnMut(&Sent),
+    patience: Duration,
 ) -> Result<Sent, PageError> {
     let batches: Arc<Vec<Area>> = Arc::new(areas.into_iter().flat_map(split).collect());
     let readers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_READERS);
@@ -80,7 +83,8 @@ pub async fn send(
     while let Some(batch) = frames.recv().await {
         let batch: Batch = batch?;
         let begun = Instant::now();
-        to.write_all(&batch.bytes).await.map_err(|_| PageError::Closed)?;
+        let written_all = timeout(patience, to.write_all(&batch.bytes)).await;
+        written_all.map_err(|_| PageError::Closed)?.map_err(|_| PageError::Closed)?;
         busy_ns += elapsed_ns(begun);
         written += batch.bytes.len();
         if written >= MEASURE_BYTES {
@@ -92,7 +96,7 @@ pub async fn send(
         sent.wire_bytes += batch.bytes.len() as u64;
         progress(&sent);
     }
-    to.flush().await.map_err(|_| PageError::Closed)?;
+    timeout(patience, to.flush()).await.map_err(|_| PageError::Closed)?.map_err(|_| PageError::Closed)?;
     Ok(sent)
 }
 
@@ -228,7 +232,7 @@ mod tests {
         let pid = i32::try_from(std::process::id()).unwrap();
         let area = Area { pid, inner_pid: 7, range: Range { start: address, end: address + 6 * 4096 } };
         let mut wire = Vec::new();
-        let sent = send(vec![area], &mut wire, |_| {}).await.unwrap();
+        let sent = send(vec![area], &mut wire, |_| {}, Duration::from_secs(5)).await.unwrap();
         assert_eq!((sent.pages, sent.zeros, sent.wire_bytes), (4, 2, wire.len() as u64));
 
         let mut rebuilt = vec![0xff; 6 * 4096];
@@ -257,7 +261,7 @@ mod tests {
     async fn memory_that_is_not_there_is_an_error() {
         let pid = i32::try_from(std::process::id()).unwrap();
         let area = Area { pid, inner_pid: 7, range: Range { start: 0x1000, end: 0x2000 } };
-        let sent = send(vec![area], &mut Vec::new(), |_| {}).await;
+        let sent = send(vec![area], &mut Vec::new(), |_| {}, Duration::from_secs(5)).await;
         assert!(matches!(sent, Err(PageError::Read { address: 0x1000, .. })), "{sent:?}");
     }
 }

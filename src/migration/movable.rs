@@ -1,0 +1,278 @@
+//! What this version cannot move, found before anything is frozen: one readable reason, or the facts about the body.
+//!
+//! Everything here is read from /proc; nothing of the program is touched. Descriptors of a job at home are judged by
+//! [`crate::home::descriptors`]; here is the rest: the shape of the tree, threads, namespaces, memory, locks. The checks are made
+//! again once the body stands still, because it may have changed meanwhile.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    process::{Process, is_gone, members},
+    source::{Body, Place},
+};
+use crate::control::BodyFacts;
+
+/// Why a body cannot move: words that complete "cannot move: …".
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct CannotMove(pub String);
+
+fn refuse<T>(why: impl Into<String>) -> Result<T, CannotMove> {
+    Err(CannotMove(why.into()))
+}
+
+/// Namespaces that a body must share with the place where it runs. The time namespace of a guest is its own and goes along.
+const NAMESPACES: [&str; 7] = ["mnt", "pid", "ipc", "uts", "net", "user", "cgroup"];
+
+/// The facts about a body that can move.
+///
+/// # Errors
+/// The first reason found why it cannot.
+pub fn check(body: &Body) -> Result<BodyFacts, CannotMove> {
+    let processes = members(&body.cgroup).map_err(unreadable)?;
+    check_tree(&processes, body.root_pid)?;
+    let place = match body.place {
+        Place::Here => PathBuf::from("/proc/self"),
+        Place::Guest { init } => PathBuf::from(format!("/proc/{init}")),
+    };
+    let root = root_of(body.root_pid).map_err(unreadable)?;
+    for process in processes.iter().filter(|process| process.state != 'Z') {
+        match check_process(process, &place, root) {
+            // It may end while we look; then there is nothing to refuse.
+            Err(Problem::Io(error)) if is_gone(&error) => {}
+            Err(Problem::Io(error)) => return Err(unreadable(error)),
+            Err(Problem::Refused(why)) => return refuse(why),
+            Ok(()) => {}
+        }
+    }
+    facts(&processes, body).map_err(unreadable)
+}
+
+fn unreadable(error: io::Error) -> CannotMove {
+    CannotMove(format!("its state in /proc cannot be read: {error}"))
+}
+
+/// All processes must hang together below the root, which must live.
+fn check_tree(processes: &[Process], root_pid: i32) -> Result<(), CannotMove> {
+    let name = |process: &Process| format!("process {} ({})", process.pid, process.comm);
+    let Some(root) = processes.iter().find(|process| process.pid == root_pid) else {
+        return refuse("its first process has ended");
+    };
+    if root.state == 'Z' {
+        return refuse("its first process has ended");
+    }
+    let mut connected = BTreeSet::from([root_pid]);
+    loop {
+        let more: Vec<i32> = processes
+            .iter()
+            .filter(|process| connected.contains(&process.parent) && !connected.contains(&process.pid))
+            .map(|process| process.pid)
+            .collect();
+        if more.is_empty() {
+            break;
+        }
+        connected.extend(more);
+    }
+    match processes.iter().find(|process| !connected.contains(&process.pid)) {
+        Some(orphan) => refuse(format!("{} has lost its parent and no longer belongs to the job's tree", name(orphan))),
+        None => Ok(()),
+    }
+}
+
+enum Problem {
+    Refused(String),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Device and inode of a process's root directory.
+fn root_of(pid: i32) -> io::Result<(u64, u64)> {
+    let root = fs::metadata(format!("/proc/{pid}/root"))?;
+    Ok((root.dev(), root.ino()))
+}
+
+fn check_process(process: &Process, place: &Path, root: (u64, u64)) -> Result<(), Problem> {
+    let Process { pid, comm, .. } = process;
+    let bad = |why: String| Err(Problem::Refused(format!("process {pid} ({comm}) {why}")));
+    if process.tracer != 0 {
+        return bad(format!("is traced by process {}", process.tracer));
+    }
+    // The first thread of a process that lives on is not a zombie unless it has exited before the others.
+    let stat = fs::read_to_string(process.proc(&format!("task/{pid}/stat")))?;
+    if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')) && process.threads > 0 {
+        return bad("has threads that outlive its first".into());
+    }
+    for namespace in NAMESPACES {
+        let own = fs::read_link(process.proc("ns").join(namespace))?;
+        if own != fs::read_link(place.join("ns").join(namespace))? {
+            return bad(format!("has a {namespace} namespace of its own (is it a container or sandbox?)"));
+        }
+    }
+    let children_time = fs::read_link(process.proc("ns/time_for_children"))?;
+    if children_time != fs::read_link(process.proc("ns/time"))? {
+        return bad("has prepared a time namespace for its children".into());
+    }
+    if root_of(*pid)? != root {
+        return bad("has another root directory than the job's first process".into());
+    }
+    if !process.proc("root/proc/version").exists() {
+        return bad("runs in a root directory without /proc".into());
+    }
+    let cwd = fs::read_link(process.proc("cwd"))?;
+    if cwd.to_string_lossy().ends_with(" (deleted)") {
+        return bad("works in a directory that was removed".into());
+    }
+    if let Some(dir) = below_own(&cwd) {
+        return bad(format!("works in {}, and {dir} is not home's on another node", cwd.display()));
+    }
+    for line in fs::read_to_string(process.proc("maps"))?.lines() {
+        if let Some(why) = bad_mapping(line) {
+            return bad(why);
+        }
+    }
+    for entry in fs::read_dir(process.proc("fdinfo"))? {
+        let entry = entry?;
+        // Descriptors come and go while the program runs.
+        let Ok(info) = fs::read_to_string(entry.path()) else { continue };
+        if info.lines().any(|line| line.starts_with("lock:")) {
+            return bad(format!("holds a file lock (descriptor {})", entry.file_name().display()));
+        }
+    }
+    Ok(())
+}
+
+/// Directories that a guest has of its own.
+fn below_own(path: &Path) -> Option<&'static str> {
+    ["/proc", "/sys", "/dev", "/run"].into_iter().find(|dir| path.starts_with(dir))
+}
+
+/// What is wrong with a line of /proc/PID/maps.
+fn bad_mapping(line: &str) -> Option<String> {
+    let mut words = line.splitn(6, ' ').map(str::trim);
+    let path = words.nth(5)?.trim_start();
+    if path.starts_with("/SYSV") {
+        return Some("uses System V shared memory".into());
+    }
+    if path.starts_with("/anon_hugepage") || path.starts_with("/memfd:hugetlb") {
+        return Some("uses huge pages that were reserved for it".into());
+    }
+    if path == "[aio]" || path.starts_with("/[aio]") {
+        return Some("uses the kernel's asynchronous I/O".into());
+    }
+    if let Some(inode) = path.strip_prefix("anon_inode:") {
+        return Some(format!("has {inode} in its memory, which cannot be carried over"));
+    }
+    // Shared anonymous memory is called a deleted /dev/zero, and is carried over.
+    if path.starts_with("/dev/zero") || path.starts_with("/memfd:") {
+        return None;
+    }
+    let dir = below_own(Path::new(path))?;
+    Some(format!("has {path} in its memory, and {dir} is not home's on another node"))
+}
+
+fn facts(processes: &[Process], body: &Body) -> io::Result<BodyFacts> {
+    let (monotonic_ns, boottime_ns) = clocks(body)?;
+    let hostname = rustix::system::uname();
+    let hostname = match body.place {
+        Place::Here => hostname.nodename().to_string_lossy().into_owned(),
+        // A guest's own, which is home's: seen through the file that shows the reader's namespace it would be this node's.
+        Place::Guest { .. } => String::new(),
+    };
+    Ok(BodyFacts {
+        resident_bytes: processes.iter().map(|process| process.anonymous_bytes).sum(),
+        processes: u32::try_from(processes.len()).unwrap_or(u32::MAX),
+        threads: processes.iter().map(|process| process.threads).sum(),
+        monotonic_ns,
+        boottime_ns,
+        hostname,
+    })
+}
+
+/// `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` as the body sees them now, in ns.
+pub fn clocks(body: &Body) -> io::Result<(i64, i64)> {
+    let now = |clock| {
+        let time = rustix::time::clock_gettime(clock);
+        time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
+    };
+    let (mut monotonic, mut boottime) = (now(rustix::time::ClockId::Monotonic), now(rustix::time::ClockId::Boottime));
+    if let Place::Guest { .. } = body.place {
+        let offsets = fs::read_to_string(format!("/proc/{}/timens_offsets", body.root_pid))?;
+        monotonic = monotonic.saturating_add(offset_ns(&offsets, "monotonic"));
+        boottime = boottime.saturating_add(offset_ns(&offsets, "boottime"));
+    }
+    Ok((monotonic, boottime))
+}
+
+/// The offset of one clock in the text of /proc/PID/timens_offsets.
+fn offset_ns(offsets: &str, clock: &str) -> i64 {
+    let words = offsets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    words
+        .filter_map(|words| match words.as_slice() {
+            [name, seconds, ns] if *name == clock => {
+                Some(seconds.parse::<i64>().ok()?.saturating_mul(1_000_000_000).saturating_add(ns.parse().ok()?))
+            }
+            _ => None,
+        })
+        .next()
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(pid: i32, parent: i32, state: char) -> Process {
+        Process { pid, inner_pid: pid, parent, state, comm: "xz".into(), tracer: 0, threads: 1, anonymous_bytes: 0 }
+    }
+
+    #[test]
+    fn a_tree_must_hang_together() {
+        let tree = [process(7, 3, 'R'), process(5, 8, 'S'), process(8, 7, 'Z')];
+        assert_eq!(check_tree(&tree, 7), Ok(()));
+        assert!(check_tree(&tree, 9).unwrap_err().0.contains("first process has ended"));
+        assert!(check_tree(&tree[2..], 8).unwrap_err().0.contains("first process has ended"));
+        let orphan = [process(7, 3, 'R'), process(9, 1, 'R')];
+        assert!(check_tree(&orphan, 7).unwrap_err().0.contains("process 9 (xz) has lost its parent"));
+    }
+
+    #[test]
+    fn memory_that_stays_behind_is_named() {
+        let map = |path: &str| bad_mapping(&format!("7f00-7f01 rw-s 00000000 00:01 32768                     {path}"));
+        assert!(map("/SYSV00000000 (deleted)").unwrap().contains("System V"));
+        assert!(map("/dev/dri/card0").unwrap().contains("/dev/dri/card0"));
+        assert!(map("anon_inode:[io_uring]").unwrap().contains("[io_uring]"));
+        for fine in ["/usr/bin/xz", "[heap]", "/dev/zero (deleted)", "/memfd:x (deleted)", "", "/devices/x", "[vdso]"] {
+            assert_eq!(map(fine), None, "{fine}");
+        }
+    }
+
+    #[test]
+    fn offsets_of_clocks_are_read() {
+        let text = "monotonic           5 7\nboottime           -3         0\n";
+        assert_eq!((offset_ns(text, "monotonic"), offset_ns(text, "boottime")), (5_000_000_007, -3_000_000_000));
+        assert_eq!(offset_ns("", "monotonic"), 0);
+    }
+
+    #[test]
+    fn this_test_runs_in_namespaces_of_its_node() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let process = Process::read(pid).unwrap().unwrap();
+        let root = root_of(pid).unwrap();
+        match check_process(&process, Path::new("/proc/self"), root) {
+            Ok(()) => {}
+            Err(Problem::Refused(why)) => panic!("{why}"),
+            Err(Problem::Io(error)) => panic!("{error}"),
+        }
+        assert!(matches!(check_process(&process, Path::new("/proc/self"), (0, 0)), Err(Problem::Refused(_))));
+    }
+}
