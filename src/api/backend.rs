@@ -8,7 +8,10 @@ use super::{
     table::Table,
     view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary, Trigger},
 };
-use crate::control::{BodyFacts, SessionId};
+use crate::{
+    control::{BodyFacts, SessionId},
+    node::CpuFeatures,
+};
 
 /// What the API shows. The daemon writes, lists and watches read; neither waits for the other.
 #[derive(Default)]
@@ -84,10 +87,8 @@ pub struct NodeDetails {
     pub kernel_release: String,
     /// The version of CRIU.
     pub criu_version: Option<String>,
-    /// The features of its cpus as /proc/cpuinfo names them, sorted.
-    pub cpu_features: Vec<String>,
-    /// Names `cpu_features`.
-    pub features_hash: String,
+    /// What programs can use of its cpus.
+    pub cpu: CpuFeatures,
     /// Memory that could be given to programs without swapping.
     pub available_bytes: u64,
     /// What it cannot do, one sentence each.
@@ -99,10 +100,8 @@ pub struct NodeDetails {
 pub struct Requirements {
     /// The version of the formats between nodes.
     pub protocol: u32,
-    /// The features of the cpus that it has run on, sorted; the target must have all.
-    pub cpu_features: Vec<String>,
-    /// Names `cpu_features`: equal hashes need no comparison.
-    pub features_hash: String,
+    /// What the cpus have that it may have come to depend on; the target must have all of it.
+    pub cpu: CpuFeatures,
     /// What `uname -r` says at the source.
     pub kernel_release: String,
     /// The version of CRIU that will write the images.

@@ -50,7 +50,9 @@ impl CallError {
         match ApiError::from_status(&status) {
             Some(error) => Self::Refused(error),
             None if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) => Self::TimedOut { to },
-            None if status.code() == Code::Unavailable || status.source().is_some() => Self::Unreachable { to, source: Box::new(status) },
+            None if status.code() == Code::Unavailable || status.source().is_some() => {
+                Self::Unreachable { to, source: Box::new(status) }
+            }
             None => Self::Failed { to, message: status.message().to_owned() },
         }
     }

@@ -7,6 +7,7 @@ use crate::{
         backend::{GuestReservation, MoveRequest, NodeDetails, Requirements},
     },
     control::{BodyFacts, SessionId},
+    node::CpuFeatures,
     proto::{peer, v1::migration},
 };
 
@@ -18,6 +19,30 @@ pub fn parse_session(text: &str, field: &'static str) -> Result<SessionId, ApiEr
     text.parse().map_err(|_| ApiError::invalid(field, "it must be 32 hex digits"))
 }
 
+impl From<&CpuFeatures> for peer::CpuFeatures {
+    fn from(cpu: &CpuFeatures) -> Self {
+        Self {
+            architecture: cpu.arch.clone(),
+            vendor: cpu.vendor.clone(),
+            model: cpu.model.clone(),
+            flags: cpu.flags.iter().cloned().collect(),
+            xsave_bytes: cpu.xsave_bytes,
+        }
+    }
+}
+
+impl From<peer::CpuFeatures> for CpuFeatures {
+    fn from(cpu: peer::CpuFeatures) -> Self {
+        Self {
+            arch: cpu.architecture,
+            vendor: cpu.vendor,
+            model: cpu.model,
+            flags: cpu.flags.into_iter().collect(),
+            xsave_bytes: cpu.xsave_bytes,
+        }
+    }
+}
+
 impl From<&NodeDetails> for peer::NodeDetails {
     fn from(details: &NodeDetails) -> Self {
         Self {
@@ -26,8 +51,7 @@ impl From<&NodeDetails> for peer::NodeDetails {
             protocol: details.protocol,
             kernel_release: details.kernel_release.clone(),
             criu_version: details.criu_version.clone().unwrap_or_default(),
-            cpu_features: details.cpu_features.clone(),
-            features_hash: details.features_hash.clone(),
+            cpu: Some((&details.cpu).into()),
             available_bytes: details.available_bytes,
             missing: details.missing.clone(),
         }
@@ -42,8 +66,7 @@ impl From<peer::NodeDetails> for NodeDetails {
             protocol: details.protocol,
             kernel_release: details.kernel_release,
             criu_version: some_text(details.criu_version),
-            cpu_features: details.cpu_features,
-            features_hash: details.features_hash,
+            cpu: details.cpu.unwrap_or_default().into(),
             available_bytes: details.available_bytes,
             missing: details.missing,
         }
@@ -73,8 +96,7 @@ impl From<&GuestReservation> for peer::ReserveGuestRequest {
             requirements: Some(peer::Requirements {
                 protocol: requirements.protocol,
                 resident_bytes: body.resident_bytes,
-                cpu_features: requirements.cpu_features.clone(),
-                features_hash: requirements.features_hash.clone(),
+                cpu: Some((&requirements.cpu).into()),
                 kernel_release: requirements.kernel_release.clone(),
                 criu_version: requirements.criu_version.clone(),
             }),
@@ -111,8 +133,7 @@ impl TryFrom<peer::ReserveGuestRequest> for GuestReservation {
             },
             requirements: Requirements {
                 protocol: requirements.protocol,
-                cpu_features: requirements.cpu_features,
-                features_hash: requirements.features_hash,
+                cpu: requirements.cpu.ok_or_else(missing("requirements.cpu"))?.into(),
                 kernel_release: requirements.kernel_release,
                 criu_version: requirements.criu_version,
             },
@@ -171,8 +192,13 @@ mod tests {
             },
             requirements: Requirements {
                 protocol: 1,
-                cpu_features: vec!["avx2".into(), "sse4_2".into()],
-                features_hash: "abc".into(),
+                cpu: CpuFeatures {
+                    arch: "x86_64".into(),
+                    vendor: "v".into(),
+                    model: "m".into(),
+                    flags: ["avx2".into(), "sse4_2".into()].into(),
+                    xsave_bytes: 832,
+                },
                 kernel_release: "7.3.1".into(),
                 criu_version: "4.1.1".into(),
             },
