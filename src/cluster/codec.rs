@@ -1,7 +1,8 @@
 //! The bytes of SWIM's packets. Fixed layout, big-endian; whatever is read is checked, and nothing here panics.
 //!
 //! ```text
-//!   node id:  name length u8 · name · family u8 (4 or 6) · address 4 or 16 · port u16 · incarnation u64
+//!   address:  family u8 (4 or 6) · IP 4 or 16 · port u16
+//!   node id:  name length u8 · name · address · incarnation u64
 //!   member:   node id · SWIM incarnation u16 · state u8
 //!   header:   source id · SWIM incarnation u16 · destination id · message u8 [· node id] [· probe number u8]
 //! ```
@@ -114,7 +115,16 @@ fn get_message(buf: &mut impl Buf) -> Result<Message<NodeId>, WireError> {
 
 pub(super) fn put_node_id(out: &mut Vec<u8>, id: &NodeId) {
     put_name(out, &id.name);
-    match id.addr.ip() {
+    put_addr(out, id.addr);
+    out.put_u64(id.incarnation);
+}
+
+pub(super) fn get_node_id(buf: &mut impl Buf) -> Result<NodeId, WireError> {
+    Ok(NodeId { name: get_name(buf)?, addr: get_addr(buf)?, incarnation: buf.try_get_u64()? })
+}
+
+pub(super) fn put_addr(out: &mut Vec<u8>, addr: SocketAddr) {
+    match addr.ip() {
         IpAddr::V4(ip) => {
             out.put_u8(4);
             out.put_slice(&ip.octets());
@@ -124,19 +134,16 @@ pub(super) fn put_node_id(out: &mut Vec<u8>, id: &NodeId) {
             out.put_slice(&ip.octets());
         }
     }
-    out.put_u16(id.addr.port());
-    out.put_u64(id.incarnation);
+    out.put_u16(addr.port());
 }
 
-pub(super) fn get_node_id(buf: &mut impl Buf) -> Result<NodeId, WireError> {
-    let name = get_name(buf)?;
+pub(super) fn get_addr(buf: &mut impl Buf) -> Result<SocketAddr, WireError> {
     let ip = match buf.try_get_u8()? {
         4 => IpAddr::from(get_array::<4>(buf)?),
         6 => IpAddr::from(get_array::<16>(buf)?),
         _ => return Err(WireError::Unknown("address family")),
     };
-    let addr = SocketAddr::new(ip, buf.try_get_u16()?);
-    Ok(NodeId { name, addr, incarnation: buf.try_get_u64()? })
+    Ok(SocketAddr::new(ip, buf.try_get_u16()?))
 }
 
 pub(super) fn put_name(out: &mut Vec<u8>, name: &NodeName) {
@@ -183,7 +190,8 @@ pub(super) mod tests {
     }
 
     fn any_message() -> impl Strategy<Value = Message<NodeId>> {
-        let with = |make: fn(NodeId, u8) -> Message<NodeId>| (any_node_id(), any::<u8>()).prop_map(move |(id, n)| make(id, n));
+        let with =
+            |make: fn(NodeId, u8) -> Message<NodeId>| (any_node_id(), any::<u8>()).prop_map(move |(id, n)| make(id, n));
         prop_oneof![
             any::<u8>().prop_map(Message::Ping),
             any::<u8>().prop_map(Message::Ack),

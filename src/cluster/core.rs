@@ -94,9 +94,9 @@ impl Core {
                 }
                 self.effects.changed = true;
             }
-            Payload::Join(newcomer) => self.answer_join(from, newcomer),
-            Payload::Welcome(host) => {
-                self.joiner.answered(from, host.addr);
+            Payload::Join { from: newcomer, asked } => self.answer_join(from, newcomer, asked),
+            Payload::Welcome { from: host, asked } => {
+                self.joiner.answered(asked, host.addr);
                 let result = self.foca.announce(host, &mut self.effects);
                 note(result);
             }
@@ -205,17 +205,23 @@ impl Core {
         NodeEntry { name, addr, incarnation, state, report }
     }
 
-    fn answer_join(&mut self, from: SocketAddr, newcomer: NodeId) {
+    fn answer_join(&mut self, from: SocketAddr, newcomer: NodeId, asked: SocketAddr) {
         let me = self.foca.identity();
+        if newcomer.addr == me.addr {
+            // One list of nodes to join for all nodes is handy: this node is in it, by loopback perhaps.
+            self.joiner.answered(asked, me.addr);
+            return;
+        }
         let is_conflict = |id: &NodeId| id.name == newcomer.name && id.addr != newcomer.addr;
-        let holder = std::iter::once(me).chain(self.foca.iter_members().map(Member::id)).find(|id| is_conflict(id)).cloned();
+        let holder =
+            std::iter::once(me).chain(self.foca.iter_members().map(Member::id)).find(|id| is_conflict(id)).cloned();
         match holder {
             Some(holder) => {
                 self.effects.send(from, wire::refusal(JoinRefusal::NameTaken));
                 self.effects.events.push_back(Event::NameConflict { newcomer, holder });
             }
             None => {
-                let welcome = wire::welcome(me);
+                let welcome = wire::welcome(me, asked);
                 self.effects.send(from, welcome);
             }
         }
@@ -223,7 +229,8 @@ impl Core {
 
     /// A node said its last word: SWIM need not find out by probing.
     fn bury_leaver(&mut self, name: &NodeName, incarnation: u64) {
-        let leaver = self.foca.iter_members().map(Member::id).find(|id| id.name == *name && id.incarnation <= incarnation);
+        let leaver =
+            self.foca.iter_members().map(Member::id).find(|id| id.name == *name && id.incarnation <= incarnation);
         if let Some(leaver) = leaver.cloned() {
             let result = self.foca.apply_many(std::iter::once(Member::down(leaver)), true, &mut self.effects);
             note(result);
@@ -242,7 +249,8 @@ impl Core {
         let mut payload = None;
         for target in targets {
             let me = &self.foca.identity().name;
-            let payload = payload.get_or_insert_with(|| wire::load(self.loads.window(me, self.effects.now_ms), MAX_PAYLOAD_BYTES));
+            let payload = payload
+                .get_or_insert_with(|| wire::load(self.loads.window(me, self.effects.now_ms), MAX_PAYLOAD_BYTES));
             self.effects.send(target, payload.clone());
         }
     }
@@ -267,7 +275,7 @@ impl Core {
             self.foca.iter_membership_state().map(Member::id).filter(|id| is_gone(id)).map(|id| id.addr).collect();
         let me = self.foca.identity();
         for target in self.joiner.due(now_ms, me.addr, |addr| alive.contains(&addr), &gone, alone) {
-            self.effects.send(target, wire::join(me));
+            self.effects.send(target, wire::join(me, target));
             if self.joiner.is_worrying(target) {
                 self.effects.events.push_back(Event::NoAnswer { from: target });
             }
@@ -275,7 +283,8 @@ impl Core {
     }
 
     fn forget_strangers(&mut self, now_ms: u64) {
-        let mut members: BTreeSet<&NodeName> = self.foca.iter_membership_state().map(|member| &member.id().name).collect();
+        let mut members: BTreeSet<&NodeName> =
+            self.foca.iter_membership_state().map(|member| &member.id().name).collect();
         members.insert(&self.foca.identity().name);
         self.loads.forget(STRANGER_KEPT_MS, now_ms, |name| members.contains(name));
     }

@@ -26,7 +26,9 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// The gossip socket cannot be had.
-    #[error("cannot listen for gossip on UDP {addr}: is another scx_mosix running here, or is the address not this machine's?")]
+    #[error(
+        "cannot listen for gossip on UDP {addr}: is another scx_mosix running here, or is the address not this machine's?"
+    )]
     Bind {
         /// The address.
         addr: SocketAddr,
@@ -75,7 +77,11 @@ pub struct ClusterHandle {
 ///
 /// # Errors
 /// [`ClusterError::Bind`], [`ClusterError::Seal`].
-pub async fn start(name: NodeName, transport: Option<Transport>, local: LocalState) -> Result<ClusterHandle, ClusterError> {
+pub async fn start(
+    name: NodeName,
+    transport: Option<Transport>,
+    local: LocalState,
+) -> Result<ClusterHandle, ClusterError> {
     let (socket, endpoint, join, addr) = match transport {
         None => {
             let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -96,7 +102,14 @@ pub async fn start(name: NodeName, transport: Option<Transport>, local: LocalSta
     let (view_sender, view) = watch::channel(Arc::new(endpoint.view(0)));
     let (local, local_receiver) = watch::channel(local);
     let (leave, leave_receiver) = mpsc::channel(4);
-    tokio::spawn(task::run(task::Task { endpoint, socket, join, view: view_sender, local: local_receiver, leave: leave_receiver }));
+    tokio::spawn(task::run(task::Task {
+        endpoint,
+        socket,
+        join,
+        view: view_sender,
+        local: local_receiver,
+        leave: leave_receiver,
+    }));
     Ok(ClusterHandle { view, local: Arc::new(local), leave, addr })
 }
 
@@ -185,7 +198,10 @@ mod tests {
         let busy = NodeLoad { load_milli: 777, guests: 3, ..NodeLoad::default() };
         n2.set_load(busy);
         let name: NodeName = "n2".parse().unwrap();
-        wait(&n1, |view| view.get(&name).and_then(|entry| entry.report.as_ref()).is_some_and(|report| report.load == busy)).await;
+        wait(&n1, |view| {
+            view.get(&name).and_then(|entry| entry.report.as_ref()).is_some_and(|report| report.load == busy)
+        })
+        .await;
 
         assert_eq!((n1.view().entries.len(), stranger.view().entries.len()), (2, 1));
         n2.leave().await;

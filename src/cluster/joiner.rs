@@ -26,7 +26,7 @@ pub(super) struct Joiner {
 struct Attempt {
     tries: u32,
     next_ms: u64,
-    /// Under which address the node is known that answered from here (machines have several).
+    /// Under which address the node is known that answers here (machines have several).
     answered_by: Option<SocketAddr>,
 }
 
@@ -50,9 +50,10 @@ impl Joiner {
             wanted.extend(known);
         }
         let reached = |at: SocketAddr, attempt: Option<&Attempt>| {
-            is_alive(at) || attempt.and_then(|attempt| attempt.answered_by).is_some_and(&is_alive)
+            let known_as = attempt.and_then(|attempt| attempt.answered_by).unwrap_or(at);
+            known_as == me || is_alive(at) || is_alive(known_as)
         };
-        wanted.retain(|at| *at != me && !reached(*at, self.attempts.get(at)));
+        wanted.retain(|at| !reached(*at, self.attempts.get(at)));
         // Who is reached or not wanted any more starts afresh next time, except that seeds keep who answered.
         self.attempts.retain(|at, attempt| {
             if !wanted.contains(at) {
@@ -75,12 +76,14 @@ impl Joiner {
     /// Whether people should hear that seed `at` does not answer; to be asked once per question.
     pub(super) fn is_worrying(&self, at: SocketAddr) -> bool {
         let tries = self.attempts.get(&at).map_or(0, |attempt| attempt.tries);
-        self.seeds.contains(&at) && tries >= FIRST_COMPLAINT && (tries - FIRST_COMPLAINT).is_multiple_of(COMPLAINT_EVERY)
+        self.seeds.contains(&at)
+            && tries >= FIRST_COMPLAINT
+            && (tries - FIRST_COMPLAINT).is_multiple_of(COMPLAINT_EVERY)
     }
 
-    /// Somebody who is known by `known_as` answered from `from`.
-    pub(super) fn answered(&mut self, from: SocketAddr, known_as: SocketAddr) {
-        if let Some(attempt) = self.attempts.get_mut(&from) {
+    /// Who was asked at `asked` answered, and is known by `known_as`.
+    pub(super) fn answered(&mut self, asked: SocketAddr, known_as: SocketAddr) {
+        if let Some(attempt) = self.attempts.get_mut(&asked) {
             attempt.answered_by = Some(known_as);
         }
     }
@@ -124,8 +127,14 @@ mod tests {
         // It is known by another address.
         joiner.answered(at(2), at(9));
         assert!(joiner.due(5000, at(1), |addr| addr == at(9), &[], false).is_empty());
+        // This node itself, by its loopback address, is reached for good.
+        joiner.set_seeds([at(2), at(7)].into());
+        assert_eq!(joiner.due(5000, at(1), |addr| addr == at(9), &[], false), [at(7)]);
+        joiner.answered(at(7), at(1));
+        assert!(joiner.due(9000, at(1), |addr| addr == at(9), &[], false).is_empty());
+        joiner.set_seeds([at(2), at(1)].into());
         // When it dies it is asked again, at once.
-        assert_eq!(joiner.due(5100, at(1), |_| false, &[at(9)], false), [at(2)]);
+        assert_eq!(joiner.due(9100, at(1), |_| false, &[at(9)], false), [at(2)]);
     }
 
     #[test]

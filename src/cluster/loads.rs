@@ -27,7 +27,14 @@ struct Stored {
 
 impl LoadTable {
     /// This node's entry, made now; `leaving` if it is the last.
-    pub(super) fn refresh_own(&mut self, name: &NodeName, incarnation: u64, local: &LocalState, leaving: bool, now_ms: u64) {
+    pub(super) fn refresh_own(
+        &mut self,
+        name: &NodeName,
+        incarnation: u64,
+        local: &LocalState,
+        leaving: bool,
+        now_ms: u64,
+    ) {
         self.sequence = self.sequence.wrapping_add(1);
         let entry = LoadEntry {
             name: name.clone(),
@@ -50,9 +57,8 @@ impl LoadTable {
                 continue;
             }
             let known = self.entries.get(&entry.name);
-            let is_newer = known.is_none_or(|old| {
-                (entry.incarnation, entry.sequence) > (old.entry.incarnation, old.entry.sequence)
-            });
+            let is_newer = known
+                .is_none_or(|old| (entry.incarnation, entry.sequence) > (old.entry.incarnation, old.entry.sequence));
             if !is_newer || (known.is_none() && self.entries.len() >= MAX_ENTRIES) {
                 continue;
             }
@@ -154,7 +160,11 @@ mod tests {
         let mut table = LoadTable::default();
         let me: NodeName = "me".parse().unwrap();
         table.refresh_own(&me, 1, &local_state(), false, 0);
-        table.merge(vec![said("old", 1, 1, 900), said("new", 1, 1, 10), said("mid", 1, 1, 400), said("me", 9, 9, 0)], &me, 1000);
+        table.merge(
+            vec![said("old", 1, 1, 900), said("new", 1, 1, 10), said("mid", 1, 1, 400), said("me", 9, 9, 0)],
+            &me,
+            1000,
+        );
         let order: Vec<String> = table.window(&me, 1000).map(|entry| entry.name.to_string()).collect();
         assert_eq!(order, ["me", "new", "mid", "old"]);
     }

@@ -125,7 +125,9 @@ async fn resolve(join: Vec<String>, seeds: watch::Sender<BTreeSet<SocketAddr>>) 
                 Ok(Err(error)) if failing.insert(name) => {
                     tracing::warn!(%name, %error, "the node to join cannot be looked up; trying on");
                 }
-                Err(_) if failing.insert(name) => tracing::warn!(%name, "looking up the node to join takes too long; trying on"),
+                Err(_) if failing.insert(name) => {
+                    tracing::warn!(%name, "looking up the node to join takes too long; trying on")
+                }
                 _ => {}
             }
         }

@@ -8,9 +8,7 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{
-    About, ClusterView, Complaint, Core, Endpoint, Event, LocalState, NodeId, NodeState, NodeSummary,
-};
+use super::{About, ClusterView, Complaint, Core, Endpoint, Event, LocalState, NodeId, NodeState, NodeSummary};
 use crate::{
     keys::{ClusterKey, MAX_DATAGRAM_BYTES, OpenError, Sealer, SenderId},
     node::{NodeLoad, SchedExtState},
@@ -169,7 +167,8 @@ fn twenty_nodes_find_each_other_and_notice_a_death() {
     net.converge(&all, 15_000);
     net.run_ms(10_000);
     // The load that each knows of each is fresh, and nobody was suspected for nothing.
-    let oldest_ms = all.iter().flat_map(|n| net.view(*n).entries).filter_map(|entry| entry.report).map(|r| r.age_ms).max();
+    let oldest_ms =
+        all.iter().flat_map(|n| net.view(*n).entries).filter_map(|entry| entry.report).map(|r| r.age_ms).max();
     assert!(oldest_ms.unwrap() < 15_000, "{oldest_ms:?}");
     assert!(!net.events.iter().any(|(_, event)| matches!(event, Event::Down { .. })), "{:?}", net.events);
 
@@ -204,7 +203,8 @@ fn another_key_never_gets_in_and_both_sides_know_why() {
     net.converge(&all, 10_000);
     net.run_ms(150_000);
     assert!(net.state(1, 9).is_none() && net.view(9).entries.len() == 1);
-    let complaints = |n: u8| net.complaints.iter().filter(|(at, _)| *at == n).map(|(_, c)| c.about.clone()).collect::<Vec<_>>();
+    let complaints =
+        |n: u8| net.complaints.iter().filter(|(at, _)| *at == n).map(|(_, c)| c.about.clone()).collect::<Vec<_>>();
     let (ours, theirs) = (key.id().unwrap(), foreign_key.id().unwrap());
     // It asks every 15 seconds; each side logs once a minute.
     assert_eq!(complaints(1), vec![About::Datagram(OpenError::ForeignCluster(theirs)); 3]);

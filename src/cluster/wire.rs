@@ -3,16 +3,18 @@
 //! ```text
 //!   1 membership   a SWIM packet (see codec)
 //!   2 load         entries until the end
-//!   3 join         the node id of who asks
-//!   4 welcome      the node id of who answers
+//!   3 join         the node id of who asks · the address that he asks
+//!   4 welcome      the node id of who answers · the address that was asked: a node may answer from another
 //!   5 refusal      u8: why not
 //! ```
+
+use std::net::SocketAddr;
 
 use bytes::{Buf, BufMut, TryGetError};
 
 use super::{
     NodeId, NodeSummary,
-    codec::{get_name, get_node_id, get_text, put_name, put_node_id, put_text},
+    codec::{get_addr, get_name, get_node_id, get_text, put_addr, put_name, put_node_id, put_text},
 };
 use crate::{
     keys::{NameError, NodeName},
@@ -81,8 +83,8 @@ pub(super) struct LoadEntry {
 pub(super) enum Payload<'a> {
     Membership(&'a [u8]),
     Load(Vec<LoadEntry>),
-    Join(NodeId),
-    Welcome(NodeId),
+    Join { from: NodeId, asked: SocketAddr },
+    Welcome { from: NodeId, asked: SocketAddr },
     Refusal(JoinRefusal),
 }
 
@@ -101,8 +103,8 @@ impl<'a> Payload<'a> {
                 }
                 Self::Load(entries)
             }
-            JOIN => Self::Join(get_node_id(&mut bytes)?),
-            WELCOME => Self::Welcome(get_node_id(&mut bytes)?),
+            JOIN => Self::Join { from: get_node_id(&mut bytes)?, asked: get_addr(&mut bytes)? },
+            WELCOME => Self::Welcome { from: get_node_id(&mut bytes)?, asked: get_addr(&mut bytes)? },
             REFUSAL => match bytes.try_get_u8()? {
                 1 => Self::Refusal(JoinRefusal::NameTaken),
                 _ => return Err(WireError::Unknown("reason")),
@@ -120,12 +122,12 @@ pub(super) fn membership(packet: &[u8]) -> Vec<u8> {
     [&[VERSION, MEMBERSHIP], packet].concat()
 }
 
-pub(super) fn join(me: &NodeId) -> Vec<u8> {
-    with_node_id(JOIN, me)
+pub(super) fn join(me: &NodeId, asked: SocketAddr) -> Vec<u8> {
+    introduction(JOIN, me, asked)
 }
 
-pub(super) fn welcome(me: &NodeId) -> Vec<u8> {
-    with_node_id(WELCOME, me)
+pub(super) fn welcome(me: &NodeId, asked: SocketAddr) -> Vec<u8> {
+    introduction(WELCOME, me, asked)
 }
 
 pub(super) fn refusal(reason: JoinRefusal) -> Vec<u8> {
@@ -135,9 +137,10 @@ pub(super) fn refusal(reason: JoinRefusal) -> Vec<u8> {
     vec![VERSION, REFUSAL, code]
 }
 
-fn with_node_id(kind: u8, id: &NodeId) -> Vec<u8> {
+fn introduction(kind: u8, me: &NodeId, asked: SocketAddr) -> Vec<u8> {
     let mut out = vec![VERSION, kind];
-    put_node_id(&mut out, id);
+    put_node_id(&mut out, me);
+    put_addr(&mut out, asked);
     out
 }
 
@@ -183,7 +186,8 @@ impl LoadEntry {
         out.put_u32(in_mib(load.memory_free_bytes));
         out.put_u32(load.guests);
         if let Some(p) = load.pressure {
-            for value in [p.cpu_some_centi, p.memory_some_centi, p.memory_full_centi, p.io_some_centi, p.io_full_centi] {
+            for value in [p.cpu_some_centi, p.memory_some_centi, p.memory_full_centi, p.io_some_centi, p.io_full_centi]
+            {
                 out.put_u16(value);
             }
         }
@@ -304,11 +308,13 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn node_ids_survive(id in any_node_id()) {
-            let (asked, welcomed) = (join(&id), welcome(&id));
-            prop_assert_eq!(Payload::decode(&asked).unwrap(), Payload::Join(id.clone()));
-            prop_assert_eq!(Payload::decode(&welcomed).unwrap(), Payload::Welcome(id));
-            prop_assert!(Payload::decode(&asked[..asked.len() - 1]).is_err());
+        fn introductions_survive(from in any_node_id(), asked: SocketAddr) {
+            // The flow label of an IPv6 address is nobody's business.
+            let asked = SocketAddr::new(asked.ip(), asked.port());
+            let (question, answer) = (join(&from, asked), welcome(&from, asked));
+            prop_assert_eq!(Payload::decode(&question).unwrap(), Payload::Join { from: from.clone(), asked });
+            prop_assert_eq!(Payload::decode(&answer).unwrap(), Payload::Welcome { from, asked });
+            prop_assert!(Payload::decode(&question[..question.len() - 1]).is_err());
         }
 
         #[test]
