@@ -15,10 +15,9 @@
 //! *One reader, many in flight.* A single thread reads requests from the kernel, encodes each and hands it to the
 //! [`FileChannel`]; the reply is given to the kernel by whoever received it. Nobody waits for the network.
 //!
-//! *Exactly once over a link that breaks.* Every request has a number and a reply. The channel keeps a request until its
-//! reply is here and sends it again over the next link; the server remembers the replies of requests that must not be done
-//! twice until the channel says that it has them. Without a link, or with silence on it, for [`SILENCE_LIMIT_MS`], the
-//! channel is cut: everything in flight and everything later fails with `EIO`.
+//! *When home is lost.* The home link carries frames over as many connections as it takes. When it gives up, or nothing is
+//! heard for [`SILENCE_LIMIT_MS`] while requests wait, the channel is cut: everything under way and everything later fails
+//! with `EIO`. Home says that it is alive while it works, so an operation may take as long as home's disk takes.
 //!
 //! *Consistency.* Names and attributes are never cached (time to live 0), so each step of a path and each `stat` asks home.
 //! Page contents are dropped when a file is opened, when its size or modification time turns out to have changed (looked at
@@ -46,10 +45,13 @@ pub use client::{HeldLock, MountError, Mounted, mount};
 pub use server::{FileServer, ServerError, open_root};
 pub use wire::{MAX_FRAME_BYTES, WireError};
 
-/// Silence of home (no frame at all although requests wait), or time without a link, after which every operation fails
-/// with `EIO`. The same time after which a guest agent ends its body.
+/// Silence of home, while requests wait, after which every operation fails with `EIO`. The same time after which a guest
+/// agent that has lost home ends its body.
 pub const SILENCE_LIMIT_MS: u64 = 30_000;
 
-/// While requests are being worked on, the server says at least this often that it lives, so that an operation may take as
-/// long as home's disk takes.
+/// While requests are being worked on, the server says at least this often that it is alive.
 const PULSE_INTERVAL_MS: u64 = 5_000;
+
+/// Most requests of a guest under way; the kernel keeps the others. The server's queue holds as many, so that requests for
+/// files never hold up what else comes over the home link. Queues given to either side should hold as many too.
+pub const MAX_IN_FLIGHT: usize = 256;

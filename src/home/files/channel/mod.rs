@@ -1,14 +1,15 @@
-//! The guest's end of the files protocol: gives each request a number, keeps it until its reply is here, and survives the
-//! loss of a link.
+//! The guest's end of the files protocol: numbers requests, keeps what to do with each reply, ends all of it when home is
+//! lost.
 //!
 //! ```text
-//!            attach            link lost
-//!  Detached ---------> Attached ---------> Detached ... after SILENCE_LIMIT_MS -> Cut (for ever: EIO)
-//!                        | silence while requests wait, or a bad frame ---------^
+//!  submit(op, done): a free slot? -> id -> waiting[id] = done -> frame -> outgoing ==> home link
+//!  home link ==> incoming -> frame -> waiting.remove(id) -> done(reply)
+//!
+//!  Open ---- incoming closed, a bad frame, or SILENCE_LIMIT_MS without a frame while requests wait ----> Cut: EIO for ever
 //! ```
 //!
-//! On `attach` everything that waits is sent again, oldest first. The channel itself does no I/O: frames go into and come
-//! from bounded queues that the home link serves.
+//! The channel does no I/O: frames go into and come from bounded queues. The home link behind them delivers each frame
+//! once and in order, over as many connections as it takes; the channel notices only that it takes long.
 
 #[cfg(test)]
 mod tests;
@@ -19,11 +20,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::SILENCE_LIMIT_MS;
 use super::wire::{Caller, Op, Reply, Request};
+use super::{MAX_IN_FLIGHT, SILENCE_LIMIT_MS};
 
 /// Why an operation got no reply; the program sees `EIO`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,95 +48,69 @@ pub enum ChannelError {
 /// What becomes of a request; called exactly once, from any thread, and must not block.
 pub(super) type Completion = Box<dyn FnOnce(Result<Reply, ChannelError>) + Send>;
 
-/// The guest's end of the files protocol. Shared by the mount and by whoever serves the home link.
+/// The guest's end of the files protocol. Shared by the mount and by whoever owns the home link.
 pub struct FileChannel {
     state: Mutex<State>,
     /// Told whenever requests have left `waiting`.
     answered: Condvar,
+    outgoing: mpsc::Sender<Bytes>,
+    slots: Arc<Semaphore>,
     cut: CancellationToken,
     runtime: Handle,
-    silence_limit: Duration,
 }
 
 struct State {
-    link: Link,
-    /// Counts links, so that the end of an old one does not detach a new one.
-    links: u64,
+    /// Set when the channel is cut.
+    reason: Option<Arc<str>>,
     next_id: u64,
     waiting: BTreeMap<u64, Waiting>,
     heard: Instant,
 }
 
-enum Link {
-    Detached,
-    Attached(mpsc::Sender<Bytes>),
-    Cut(Arc<str>),
-}
-
 struct Waiting {
-    frame: Bytes,
     since: Instant,
     done: Completion,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl FileChannel {
-    /// A channel without a link yet. Must be called on a tokio runtime, which then watches for silence.
-    pub fn new() -> Arc<Self> {
-        Self::with_silence_limit(Duration::from_millis(SILENCE_LIMIT_MS))
+    /// A channel to home: frames for home go into `outgoing`, frames from home come out of `incoming`, both in order and
+    /// without loss. `incoming` closing means that home is lost. Must be called on a tokio runtime, which serves the channel.
+    pub fn new(outgoing: mpsc::Sender<Bytes>, incoming: mpsc::Receiver<Bytes>) -> Arc<Self> {
+        Self::with_silence_limit(outgoing, incoming, Duration::from_millis(SILENCE_LIMIT_MS))
     }
 
-    pub(super) fn with_silence_limit(silence_limit: Duration) -> Arc<Self> {
+    fn with_silence_limit(
+        outgoing: mpsc::Sender<Bytes>,
+        incoming: mpsc::Receiver<Bytes>,
+        silence_limit: Duration,
+    ) -> Arc<Self> {
+        let state = State { reason: None, next_id: 1, waiting: BTreeMap::new(), heard: Instant::now() };
         let channel = Arc::new(Self {
-            state: Mutex::new(State {
-                link: Link::Detached,
-                links: 0,
-                next_id: 1,
-                waiting: BTreeMap::new(),
-                heard: Instant::now(),
-            }),
+            state: Mutex::new(state),
             answered: Condvar::new(),
+            outgoing,
+            slots: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             cut: CancellationToken::new(),
             runtime: Handle::current(),
-            silence_limit,
         });
-        tokio::spawn(watch(Arc::downgrade(&channel), silence_limit));
+        tokio::spawn(receive(Arc::downgrade(&channel), channel.cut.clone(), incoming, silence_limit));
         channel
     }
 
-    /// Uses a new link from now on: frames for home go into `outgoing`, frames from home come out of `incoming`. Either end
-    /// closing is the loss of the link; then `attach` another. Requests without a reply are sent again.
-    ///
-    /// # Errors
-    /// The channel is cut for ever.
-    pub fn attach(
-        self: &Arc<Self>,
-        outgoing: mpsc::Sender<Bytes>,
-        incoming: mpsc::Receiver<Bytes>,
-    ) -> Result<(), ChannelError> {
-        let mut state = self.lock();
-        if let Link::Cut(reason) = &state.link {
-            return Err(ChannelError::Cut { reason: reason.clone() });
-        }
-        state.link = Link::Attached(outgoing.clone());
-        state.links += 1;
-        state.heard = Instant::now();
-        let unanswered = state.waiting.values().map(|waiting| waiting.frame.clone()).collect();
-        self.runtime.spawn(serve_link(self.clone(), state.links, unanswered, outgoing, incoming));
-        Ok(())
-    }
-
-    /// Ends the channel for ever: all operations under way and all later ones fail with `EIO`. `reason` is for the log.
+    /// Ends the channel for ever: all operations under way and all later ones fail with `EIO`. `reason` is for people.
     pub fn cut(&self, reason: &str) {
         let mut state = self.lock();
-        if matches!(state.link, Link::Cut(_)) {
+        if state.reason.is_some() {
             return;
         }
         let reason: Arc<str> = reason.into();
-        state.link = Link::Cut(reason.clone());
+        state.reason = Some(reason.clone());
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
         tracing::warn!(%reason, waiting = waiting.len(), "home's files are cut off");
         self.cut.cancel();
+        self.slots.close();
         self.answered.notify_all();
         for waiting in waiting.into_values() {
             (waiting.done)(Err(ChannelError::Cut { reason: reason.clone() }));
@@ -146,53 +121,59 @@ impl FileChannel {
     ///
     /// # Errors
     /// The channel is cut, or `limit` has passed.
-    pub fn settle(&self, limit: Duration) -> Result<(), ChannelError> {
+    pub(super) fn settle(&self, limit: Duration) -> Result<(), ChannelError> {
         let state = self.lock();
         let before = state.next_id;
-        let oldest = |state: &State| state.waiting.first_key_value().is_some_and(|(id, _)| *id < before);
         let (state, _) = self
             .answered
-            .wait_timeout_while(state, limit, |state| oldest(state))
+            .wait_timeout_while(state, limit, |state| state.waiting.range(..before).next().is_some())
             .unwrap_or_else(PoisonError::into_inner);
-        match &state.link {
-            Link::Cut(reason) => Err(ChannelError::Cut { reason: reason.clone() }),
-            _ if oldest(&state) => Err(ChannelError::StillBusy {
-                waiting: state.waiting.range(..before).count(),
-                limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
-            }),
-            _ => Ok(()),
+        match (&state.reason, state.waiting.range(..before).count()) {
+            (Some(reason), _) => Err(ChannelError::Cut { reason: reason.clone() }),
+            (None, 0) => Ok(()),
+            (None, waiting) => {
+                let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+                Err(ChannelError::StillBusy { waiting, limit_ms })
+            }
         }
     }
 
-    /// Sends a request; `done` gets what becomes of it. Blocks while the link's queue is full, until there is room, the link
-    /// is lost or the channel is cut: not for a runtime's own threads.
+    /// Sends a request; `done` gets what becomes of it. Blocks while [`MAX_IN_FLIGHT`] requests are under way or the queue
+    /// is full, until the channel is cut: not for a runtime's own threads.
     pub(super) fn submit(&self, caller: Caller, op: Op, done: Completion) {
+        let slot = match self.slots.clone().try_acquire_owned() {
+            Ok(slot) => Some(slot),
+            Err(_) => self.runtime.block_on(self.slots.clone().acquire_owned()).ok(),
+        };
         let mut state = self.lock();
-        if let Link::Cut(reason) = &state.link {
-            let error = ChannelError::Cut { reason: reason.clone() };
-            drop(state);
-            return done(Err(error));
-        }
+        let slot = match (slot, &state.reason) {
+            (Some(slot), None) => slot,
+            (_, reason) => {
+                let reason = reason.clone().unwrap_or_else(|| "the agent is ending".into());
+                drop(state);
+                return done(Err(ChannelError::Cut { reason }));
+            }
+        };
         let id = state.next_id;
         state.next_id += 1;
-        let settled = state.waiting.first_key_value().map_or(id, |(oldest, _)| *oldest);
-        let frame = Request { id, settled, caller, op }.encode();
-        state.waiting.insert(id, Waiting { frame: frame.clone(), since: Instant::now(), done });
-        // Without a link it waits for the next one, which sends all that waits.
-        let Link::Attached(outgoing) = &state.link else { return };
-        let full = match outgoing.try_send(frame) {
-            Err(mpsc::error::TrySendError::Full(frame)) => Some((outgoing.clone(), frame)),
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => None,
-        };
+        state.waiting.insert(id, Waiting { since: Instant::now(), done, _slot: slot });
+        // Under the lock, so that frames leave in the order of their numbers.
+        let sent = self.outgoing.try_send(Request { id, caller, op }.encode());
         drop(state);
-        if let Some((outgoing, frame)) = full {
-            self.runtime.block_on(async {
-                tokio::select! {
-                    // An error is the loss of the link; the next one sends the frame.
-                    _ = outgoing.send(frame) => {}
-                    () = self.cut.cancelled() => {}
+        match sent {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(frame)) => {
+                let sent = async {
+                    tokio::select! {
+                        sent = self.outgoing.send(frame) => sent.is_ok(),
+                        () = self.cut.cancelled() => true,
+                    }
+                };
+                if !self.runtime.block_on(sent) {
+                    self.cut("the link to home is closed");
                 }
-            });
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => self.cut("the link to home is closed"),
         }
     }
 
@@ -202,13 +183,10 @@ impl FileChannel {
         let channel = self.clone();
         // On a thread of its own because `submit` may block.
         let submitted = tokio::task::spawn_blocking(move || {
-            channel.submit(
-                caller,
-                op,
-                Box::new(move |reply| {
-                    let _ = sender.send(reply);
-                }),
-            );
+            let done = move |reply| {
+                let _ = sender.send(reply);
+            };
+            channel.submit(caller, op, Box::new(done));
         });
         let gone = || ChannelError::Cut { reason: "the agent is ending".into() };
         submitted.await.map_err(|_| gone())?;
@@ -227,30 +205,17 @@ impl FileChannel {
         };
         let mut state = self.lock();
         state.heard = Instant::now();
-        // Unknown ids: the pulse, or a second reply to what was sent again.
+        // The pulse answers nothing.
         let Some(waiting) = state.waiting.remove(&id) else { return };
         drop(state);
         self.answered.notify_all();
         (waiting.done)(Ok(reply));
     }
 
-    fn detach(&self, link: u64) {
-        let mut state = self.lock();
-        if state.links == link && matches!(state.link, Link::Attached(_)) {
-            state.link = Link::Detached;
-            tracing::info!(waiting = state.waiting.len(), "the link to home's files is lost");
-        }
-    }
-
-    /// Whether the silence has lasted too long.
-    fn is_silent(&self, now: Instant) -> bool {
+    /// Since when requests wait without a word from home.
+    fn silent_since(&self) -> Option<Instant> {
         let state = self.lock();
-        let quiet_since = match state.link {
-            Link::Attached(_) => state.waiting.first_key_value().map(|(_, oldest)| oldest.since.max(state.heard)),
-            Link::Detached => Some(state.heard),
-            Link::Cut(_) => None,
-        };
-        quiet_since.is_some_and(|since| now.saturating_duration_since(since) > self.silence_limit)
+        state.waiting.first_key_value().map(|(_, oldest)| oldest.since.max(state.heard))
     }
 
     // A completion that panicked cannot have left the state half changed: it runs without the lock.
@@ -265,46 +230,28 @@ impl std::fmt::Debug for FileChannel {
     }
 }
 
-/// Sends what waits, then hands over replies until the link ends.
-async fn serve_link(
-    channel: Arc<FileChannel>,
-    link: u64,
-    unanswered: Vec<Bytes>,
-    outgoing: mpsc::Sender<Bytes>,
+/// Hands over replies and watches for silence until the channel is cut or nobody has it any more.
+async fn receive(
+    channel: Weak<FileChannel>,
+    cut: CancellationToken,
     mut incoming: mpsc::Receiver<Bytes>,
+    silence_limit: Duration,
 ) {
-    // Beside the receiving, lest both sides wait for each other with full queues.
-    let resend = tokio::spawn(async move {
-        for frame in unanswered {
-            if outgoing.send(frame).await.is_err() {
-                break;
-            }
-        }
-    });
-    loop {
-        tokio::select! {
-            frame = incoming.recv() => match frame {
-                Some(frame) => channel.deliver(frame),
-                None => break,
-            },
-            () = channel.cut.cancelled() => break,
-        }
-    }
-    resend.abort();
-    channel.detach(link);
-}
-
-/// Cuts the channel when home has been silent for too long.
-async fn watch(channel: Weak<FileChannel>, silence_limit: Duration) {
     let mut ticks = tokio::time::interval(silence_limit / 30);
     loop {
-        ticks.tick().await;
+        let frame = tokio::select! {
+            () = cut.cancelled() => return,
+            frame = incoming.recv() => Some(frame),
+            _ = ticks.tick() => None,
+        };
         let Some(channel) = channel.upgrade() else { return };
-        if channel.is_silent(Instant::now()) {
-            channel.cut(&format!("nothing was heard from home for {} s", silence_limit.as_secs_f32()));
-        }
-        if channel.cut.is_cancelled() {
-            return;
+        match frame {
+            Some(Some(frame)) => channel.deliver(frame),
+            Some(None) => channel.cut("the link to home is closed"),
+            None if channel.silent_since().is_some_and(|since| since.elapsed() > silence_limit) => {
+                channel.cut(&format!("nothing was heard from home for {} s", silence_limit.as_secs_f32()));
+            }
+            None => {}
         }
     }
 }

@@ -2,103 +2,122 @@ use super::*;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0 };
 
-async fn next(frames: &mut mpsc::Receiver<Bytes>) -> Request {
-    Request::decode(frames.recv().await.unwrap()).unwrap()
+struct Home {
+    channel: Arc<FileChannel>,
+    requests: mpsc::Receiver<Bytes>,
+    replies: mpsc::Sender<Bytes>,
 }
 
-fn ask(channel: &Arc<FileChannel>, node: u64) -> tokio::task::JoinHandle<Result<Reply, ChannelError>> {
-    let channel = channel.clone();
-    tokio::spawn(async move { channel.ask(CALLER, Op::Readlink { node }).await })
-}
-
-#[tokio::test]
-async fn what_waits_is_sent_again_over_the_next_link() {
-    let channel = FileChannel::new();
-    let (outgoing, mut frames) = mpsc::channel(1);
-    let (_replies, incoming) = mpsc::channel(1);
-    channel.attach(outgoing, incoming).unwrap();
-    let asked = ask(&channel, 7);
-    let first = next(&mut frames).await;
-    drop((frames, _replies));
-
-    let (outgoing, mut frames) = mpsc::channel(1);
-    let (replies, incoming) = mpsc::channel(1);
-    channel.attach(outgoing, incoming).unwrap();
-    assert_eq!(next(&mut frames).await, first);
-    replies.send(Reply::Done {}.encode(first.id)).await.unwrap();
-    replies.send(Reply::Done {}.encode(first.id)).await.unwrap();
-    assert_eq!(asked.await.unwrap(), Ok(Reply::Done {}));
-}
-
-#[tokio::test]
-async fn a_request_names_the_oldest_that_waits() {
-    let channel = FileChannel::new();
-    let (outgoing, mut frames) = mpsc::channel(4);
-    let (replies, incoming) = mpsc::channel(4);
-    channel.attach(outgoing, incoming).unwrap();
-    let (_first, second) = (ask(&channel, 1), ask(&channel, 2));
-    let (one, two) = (next(&mut frames).await, next(&mut frames).await);
-    assert_eq!((one.settled, two.settled), (one.id, one.id));
-    for id in [one.id, two.id] {
-        replies.send(Reply::Done {}.encode(id)).await.unwrap();
+impl Home {
+    fn new(queue: usize, silence_limit_ms: u64) -> Self {
+        let (outgoing, requests) = mpsc::channel(queue);
+        let (replies, incoming) = mpsc::channel(queue);
+        let silence_limit = Duration::from_millis(silence_limit_ms);
+        Self { channel: FileChannel::with_silence_limit(outgoing, incoming, silence_limit), requests, replies }
     }
-    second.await.unwrap().unwrap();
-    _first.await.unwrap().unwrap();
-    let _third = ask(&channel, 3);
-    let three = next(&mut frames).await;
-    assert_eq!(three.settled, three.id);
+
+    fn ask(&self, node: u64) -> tokio::task::JoinHandle<Result<Reply, ChannelError>> {
+        let channel = self.channel.clone();
+        tokio::spawn(async move { channel.ask(CALLER, Op::Readlink { node }).await })
+    }
+
+    async fn request(&mut self) -> Request {
+        Request::decode(self.requests.recv().await.unwrap()).unwrap()
+    }
+
+    async fn reply(&self, id: u64, reply: Reply) {
+        self.replies.send(reply.encode(id)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn replies_find_their_requests_in_any_order() {
+    let mut home = Home::new(4, 30_000);
+    let (one, two) = (home.ask(1), home.ask(2));
+    let (first, second) = (home.request().await, home.request().await);
+    for request in [second, first] {
+        let Op::Readlink { node } = request.op else { panic!("{request:?}") };
+        home.reply(request.id, Reply::Opened { handle: node }).await;
+    }
+    assert_eq!(one.await.unwrap(), Ok(Reply::Opened { handle: 1 }));
+    assert_eq!(two.await.unwrap(), Ok(Reply::Opened { handle: 2 }));
 }
 
 #[tokio::test]
 async fn silence_cuts_and_pulses_do_not() {
-    let channel = FileChannel::with_silence_limit(Duration::from_millis(300));
-    let (outgoing, mut frames) = mpsc::channel(4);
-    let (replies, incoming) = mpsc::channel(4);
-    channel.attach(outgoing, incoming).unwrap();
-    let asked = ask(&channel, 1);
-    let request = next(&mut frames).await;
+    let mut home = Home::new(4, 300);
+    let asked = home.ask(1);
+    let request = home.request().await;
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        replies.send(Reply::Pulse {}.encode(0)).await.unwrap();
+        home.reply(0, Reply::Pulse {}).await;
     }
-    replies.send(Reply::Done {}.encode(request.id)).await.unwrap();
+    home.reply(request.id, Reply::Done {}).await;
     assert_eq!(asked.await.unwrap(), Ok(Reply::Done {}));
-    // Idle silence is none.
+    // Silence is none while nothing is asked.
     tokio::time::sleep(Duration::from_millis(600)).await;
-    let asked = ask(&channel, 2);
+    assert!(matches!(home.ask(2).await.unwrap(), Err(ChannelError::Cut { .. })));
+    assert_eq!(home.request().await.id, 2);
+    assert!(matches!(home.ask(3).await.unwrap(), Err(ChannelError::Cut { .. })));
+}
+
+#[tokio::test]
+async fn a_lost_link_and_a_bad_frame_cut() {
+    let home = Home::new(4, 30_000);
+    let asked = home.ask(1);
+    drop(home.replies);
     assert!(matches!(asked.await.unwrap(), Err(ChannelError::Cut { .. })));
-    assert!(matches!(ask(&channel, 3).await.unwrap(), Err(ChannelError::Cut { .. })));
+
+    let mut home = Home::new(4, 30_000);
+    let asked = home.ask(1);
+    home.request().await;
+    home.replies.send(Bytes::from_static(b"?")).await.unwrap();
+    assert!(matches!(asked.await.unwrap(), Err(ChannelError::Cut { .. })));
 }
 
 #[tokio::test]
 async fn a_full_queue_does_not_outlive_the_cut() {
-    let channel = FileChannel::new();
-    let (outgoing, _frames) = mpsc::channel(1);
-    let (_replies, incoming) = mpsc::channel(1);
-    channel.attach(outgoing, incoming).unwrap();
-    let asked: Vec<_> = (0..5).map(|node| ask(&channel, node)).collect();
+    let home = Home::new(1, 30_000);
+    let asked: Vec<_> = (0..5).map(|node| home.ask(node)).collect();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    channel.cut("test");
+    home.channel.cut("test");
     for asked in asked {
         assert!(asked.await.unwrap().is_err());
     }
 }
 
 #[tokio::test]
+async fn no_more_than_the_limit_is_under_way() {
+    let mut home = Home::new(2 * MAX_IN_FLIGHT, 30_000);
+    let asked: Vec<_> = (0..MAX_IN_FLIGHT as u64 + 1).map(|node| home.ask(node)).collect();
+    let mut ids = Vec::new();
+    for _ in 0..MAX_IN_FLIGHT {
+        ids.push(home.request().await.id);
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(home.requests.try_recv().is_err());
+    home.reply(ids[0], Reply::Done {}).await;
+    ids.push(home.request().await.id);
+    for id in &ids[1..] {
+        home.reply(*id, Reply::Done {}).await;
+    }
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn settle_waits_for_what_came_before() {
-    let channel = FileChannel::new();
-    let (outgoing, mut frames) = mpsc::channel(4);
-    let (replies, incoming) = mpsc::channel(4);
-    channel.attach(outgoing, incoming).unwrap();
-    let asked = ask(&channel, 1);
-    let request = next(&mut frames).await;
+    let mut home = Home::new(4, 30_000);
+    let asked = home.ask(1);
+    let request = home.request().await;
     let settle = |limit_ms| {
-        let channel = channel.clone();
+        let channel = home.channel.clone();
         tokio::task::spawn_blocking(move || channel.settle(Duration::from_millis(limit_ms)))
     };
     assert_eq!(settle(50).await.unwrap(), Err(ChannelError::StillBusy { waiting: 1, limit_ms: 50 }));
     let settled = settle(10_000);
-    replies.send(Reply::Done {}.encode(request.id)).await.unwrap();
+    home.reply(request.id, Reply::Done {}).await;
     assert_eq!(settled.await.unwrap(), Ok(()));
     asked.await.unwrap().unwrap();
 }

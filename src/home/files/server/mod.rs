@@ -1,23 +1,21 @@
 //! Home's end of the files protocol: a few threads that do at home, on real files, what the guest's kernel asks for.
 //!
 //! ```text
-//!  serve(): frame -> Request -> Ledger: new? ----> bounded queue -> workers -> Reply -> Ledger -> the link in use
-//!                                 known, done? --> its reply again
-//!                                 known, at work or settled? --> nothing
+//!  serve(): incoming -> frame -> Request -> bounded queue -> workers -> Reply -> frame -> outgoing
+//!                     while anything is at work, every few seconds: Pulse -> outgoing
 //! ```
 //!
-//! The server belongs to one guest and outlives links: call [`FileServer::serve`] for each link, one after the other. When
-//! the server is dropped, everything that the guest had open or locked at home is let go.
+//! The server belongs to one guest. When it ends, everything that the guest had open or locked at home is let go.
 
 mod data;
 mod handles;
 mod identity;
 mod inodes;
-mod ledger;
 mod locks;
 mod names;
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,15 +28,12 @@ use tokio::sync::mpsc;
 use self::handles::Handles;
 use self::identity::{As, Identity};
 use self::inodes::Inodes;
-use self::ledger::{Admission, Ledger};
 use self::locks::Locks;
-use super::PULSE_INTERVAL_MS;
 use super::wire::{Op, Reply, Request, WireError};
+use super::{MAX_IN_FLIGHT, PULSE_INTERVAL_MS};
 
 /// Threads per guest. They wait for home's disk, not for the processor; more only help against a slow disk.
 const WORKERS: usize = 8;
-/// Requests that wait for a worker; more wait on the link.
-const QUEUE: usize = 64;
 
 /// Why a guest's files cannot be served, or no longer over this link.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +52,13 @@ pub enum ServerError {
 /// Serves home's tree to one guest.
 pub struct FileServer {
     tree: Arc<Tree>,
-    queue: mpsc::Sender<Request>,
+    queue: mpsc::Sender<Job>,
+}
+
+/// A request and where its reply goes.
+struct Job {
+    request: Request,
+    outgoing: mpsc::Sender<Bytes>,
 }
 
 /// What the workers share.
@@ -66,7 +67,8 @@ struct Tree {
     inodes: Inodes,
     handles: Handles,
     locks: Locks,
-    ledger: Ledger,
+    /// Requests received and not yet answered.
+    at_work: AtomicUsize,
 }
 
 /// The root directory of a process at home, as the process sees it: pass it to [`FileServer::new`]. The tree stays usable
@@ -84,25 +86,25 @@ impl FileServer {
     ///
     /// # Errors
     /// `root` cannot be looked at, or no thread can be started with an identity of its own.
-    pub fn new(root: OwnedFd) -> Result<Arc<Self>, ServerError> {
+    pub fn new(root: OwnedFd) -> Result<Self, ServerError> {
         raise_descriptor_limit();
         let tree = Arc::new(Tree {
             inodes: Inodes::new(root).map_err(|errno| ServerError::Root(errno.into()))?,
             handles: Handles::default(),
             locks: Locks::default(),
-            ledger: Ledger::default(),
+            at_work: AtomicUsize::new(0),
         });
-        let (queue, requests) = mpsc::channel(QUEUE);
-        let requests = Arc::new(Mutex::new(requests));
+        let (queue, jobs) = mpsc::channel(MAX_IN_FLIGHT);
+        let jobs = Arc::new(Mutex::new(jobs));
         for number in 0..WORKERS {
-            let (tree, requests) = (tree.clone(), requests.clone());
+            let (tree, jobs) = (tree.clone(), jobs.clone());
             let (started, start) = std::sync::mpsc::sync_channel(1);
             std::thread::Builder::new()
                 .name(format!("files-{number}"))
                 .spawn(move || match Identity::take() {
                     Ok(identity) => {
                         let _ = started.send(Ok(()));
-                        work(&tree, &requests, identity);
+                        work(&tree, &jobs, identity);
                     }
                     Err(errno) => {
                         let _ = started.send(Err(errno));
@@ -112,44 +114,32 @@ impl FileServer {
             let outcome = start.recv().map_err(std::io::Error::other);
             outcome.and_then(|outcome| Ok(outcome?)).map_err(ServerError::Thread)?;
         }
-        Ok(Arc::new(Self { tree, queue }))
+        Ok(Self { tree, queue })
     }
 
-    /// Serves one link: request frames come out of `incoming`, reply frames go into `outgoing`. Returns when `incoming` is
-    /// closed; then call it again with the next link. Replies that were lost with a link are sent over the next one.
+    /// Serves the guest: request frames come out of `incoming`, reply frames go into `outgoing`, both in order and without
+    /// loss. Ends when `incoming` is closed.
     ///
     /// # Errors
-    /// A frame that cannot be understood: close the link.
+    /// A frame that cannot be understood: the guest's agent is not to be trusted any further.
     pub async fn serve(
-        &self,
+        self,
         mut incoming: mpsc::Receiver<Bytes>,
         outgoing: mpsc::Sender<Bytes>,
     ) -> Result<(), ServerError> {
-        let link = self.tree.ledger.attach(outgoing.clone());
-        let pulse = tokio::spawn(pulse(self.tree.clone(), outgoing.clone()));
-        let mut outcome = Ok(());
-        while let Some(frame) = incoming.recv().await {
-            let request = match Request::decode(frame) {
-                Ok(request) => request,
-                Err(error) => {
-                    outcome = Err(ServerError::Protocol(error));
-                    break;
-                }
-            };
-            // Failed sends below: the link's other end is gone, and `incoming` will end.
-            match self.tree.ledger.admit(&request) {
-                Admission::New => {
-                    let _ = self.queue.send(request).await;
-                }
-                Admission::Done(reply) => {
-                    let _ = outgoing.send(reply).await;
-                }
-                Admission::Ignored => {}
+        let serve = async {
+            while let Some(frame) = incoming.recv().await {
+                let request = Request::decode(frame).map_err(ServerError::Protocol)?;
+                self.tree.at_work.fetch_add(1, Ordering::Relaxed);
+                // It cannot fail: the workers end after this.
+                let _ = self.queue.send(Job { request, outgoing: outgoing.clone() }).await;
             }
+            Ok(())
+        };
+        tokio::select! {
+            outcome = serve => outcome,
+            () = pulse(&self.tree, &outgoing) => Ok(()),
         }
-        pulse.abort();
-        self.tree.ledger.detach(link);
-        outcome
     }
 }
 
@@ -159,28 +149,31 @@ impl std::fmt::Debug for FileServer {
     }
 }
 
-/// Says that home is alive as long as something is being worked on.
-async fn pulse(tree: Arc<Tree>, outgoing: mpsc::Sender<Bytes>) {
+/// Says that home is alive as long as something is being worked on; returns when nobody listens any more.
+async fn pulse(tree: &Tree, outgoing: &mpsc::Sender<Bytes>) {
     let mut ticks = tokio::time::interval(Duration::from_millis(PULSE_INTERVAL_MS));
     loop {
-        ticks.tick().await;
-        // A full queue says as much.
-        if tree.ledger.is_at_work()
-            && matches!(outgoing.try_send(Reply::Pulse {}.encode(0)), Err(mpsc::error::TrySendError::Closed(_)))
-        {
-            return;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = outgoing.closed() => return,
+        }
+        if tree.at_work.load(Ordering::Relaxed) > 0 {
+            // A full queue says as much.
+            let _ = outgoing.try_send(Reply::Pulse {}.encode(0));
         }
     }
 }
 
-/// What a worker thread does until the server is dropped.
-fn work(tree: &Tree, requests: &Mutex<mpsc::Receiver<Request>>, mut identity: Identity) {
+/// What a worker thread does until the server ends.
+fn work(tree: &Tree, jobs: &Mutex<mpsc::Receiver<Job>>, mut identity: Identity) {
     loop {
-        let next = requests.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-        let Some(request) = next else { return };
-        let reply =
-            tree.perform(&mut identity, &request).unwrap_or_else(|errno| Reply::Error { errno: errno.raw_os_error() });
-        tree.ledger.finish(request.id, request.op.is_repeatable(), reply.encode(request.id));
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        let Some(Job { request, outgoing }) = next else { return };
+        let reply = tree.perform(&mut identity, &request);
+        let reply = reply.unwrap_or_else(|errno| Reply::Error { errno: errno.raw_os_error() });
+        // If it fails nobody waits for it.
+        let _ = outgoing.blocking_send(reply.encode(request.id));
+        tree.at_work.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,13 +1,13 @@
 //! What guest and home say about files, and how it looks in bytes.
 //!
 //! ```text
-//! request frame:  u8 version | u64 id | u64 settled | u32 uid | u32 gid | Op
+//! request frame:  u8 version | u64 id | u32 uid | u32 gid | Op
 //! reply frame:    u8 version | u64 id | Reply
 //! ```
 //!
-//! All numbers are little-endian. `id` counts requests from 1; `settled` says that the sender has the replies of all
-//! requests below it and will never send those again. Frame boundaries are kept by the link. The operations are those of
-//! the kernel's FUSE protocol as far as home has to do with them; `node` is a FUSE node id, `handle` an open file.
+//! All numbers are little-endian. `id` counts requests from 1; replies come in any order. Frame boundaries are kept by the
+//! link. The operations are those of the kernel's FUSE protocol as far as home has to do with them; `node` is a FUSE node
+//! id, `handle` an open file.
 //! A frame of another version is refused: both sides run the same binary, or the move is refused beforehand.
 
 mod codec;
@@ -78,7 +78,6 @@ pub(crate) struct Caller {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) id: u64,
-    pub(crate) settled: u64,
     pub(crate) caller: Caller,
     pub(crate) op: Op,
 }
@@ -197,25 +196,6 @@ messages! {
     }
 }
 
-impl Op {
-    /// Whether doing it twice is the same as doing it once, so that its reply need not be remembered.
-    pub(crate) fn is_repeatable(&self) -> bool {
-        matches!(
-            self,
-            Op::Getattr { .. }
-                | Op::Readlink { .. }
-                | Op::Read { .. }
-                | Op::Fsync { .. }
-                | Op::Readdir { .. }
-                | Op::Statfs { .. }
-                | Op::Getxattr { .. }
-                | Op::Listxattr { .. }
-                | Op::Getlk { .. }
-                | Op::Lseek { .. }
-        )
-    }
-}
-
 impl Request {
     /// The request's frame.
     pub(crate) fn encode(&self) -> Bytes {
@@ -226,7 +206,6 @@ impl Request {
         let mut out = BytesMut::with_capacity(128 + data_bytes);
         VERSION.put(&mut out);
         self.id.put(&mut out);
-        self.settled.put(&mut out);
         self.caller.uid.put(&mut out);
         self.caller.gid.put(&mut out);
         self.op.put(&mut out);
@@ -238,7 +217,6 @@ impl Request {
         let mut input = open(frame)?;
         let request = Request {
             id: u64::take(&mut input)?,
-            settled: u64::take(&mut input)?,
             caller: Caller { uid: u32::take(&mut input)?, gid: u32::take(&mut input)? },
             op: Op::take(&mut input)?,
         };

@@ -97,7 +97,7 @@ fn replies() -> Vec<Reply> {
 }
 
 fn request(op: Op) -> Request {
-    Request { id: 9, settled: 8, caller: Caller { uid: 1000, gid: 100 }, op }
+    Request { id: 9, caller: Caller { uid: 1000, gid: 100 }, op }
 }
 
 #[test]

@@ -1,0 +1,87 @@
+//! What one side changes the other side sees.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::time::Duration;
+
+use super::fixture::{Guest, PATIENCE};
+
+#[test]
+fn an_open_file_follows_home() {
+    let guest = Guest::new();
+    fs::write(guest.home("f"), "first").unwrap();
+    let mut open = File::open(guest.guest("f")).unwrap();
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    // Appended.
+    OpenOptions::new().append(true).open(guest.home("f")).unwrap().write_at(b" second", 5).unwrap();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "first second");
+    // Changed in place; the pause outlasts a tick of the clock that stamps files.
+    std::thread::sleep(Duration::from_millis(20));
+    OpenOptions::new().write(true).open(guest.home("f")).unwrap().write_at(b"FIRST", 0).unwrap();
+    let mut head = [0; 5];
+    open.read_exact_at(&mut head, 0).unwrap();
+    assert_eq!(&head, b"FIRST");
+    // Shortened.
+    OpenOptions::new().write(true).open(guest.home("f")).unwrap().set_len(2).unwrap();
+    assert_eq!(open.metadata().unwrap().len(), 2);
+    assert_eq!(open.read_at(&mut head, 0).unwrap(), 2);
+}
+
+#[test]
+fn names_and_attributes_follow_home() {
+    let guest = Guest::new();
+    assert!(!guest.guest("f").exists());
+    fs::write(guest.home("f"), "one").unwrap();
+    assert_eq!(fs::read_to_string(guest.guest("f")).unwrap(), "one");
+    // Replaced by another file, as editors do.
+    fs::write(guest.home("g"), "two").unwrap();
+    fs::rename(guest.home("g"), guest.home("f")).unwrap();
+    assert_eq!(fs::read_to_string(guest.guest("f")).unwrap(), "two");
+    assert_eq!(fs::metadata(guest.guest("f")).unwrap().ino(), fs::metadata(guest.home("f")).unwrap().ino());
+    fs::remove_file(guest.home("f")).unwrap();
+    fs::create_dir(guest.home("f")).unwrap();
+    assert!(fs::metadata(guest.guest("f")).unwrap().is_dir());
+    fs::write(guest.home("f/inside"), "x").unwrap();
+    assert_eq!(fs::read_dir(guest.guest("f")).unwrap().count(), 1);
+}
+
+#[test]
+fn home_has_what_was_written_when_write_returns() {
+    let guest = Guest::new();
+    let file = File::create(guest.guest("f")).unwrap();
+    for round in 0..50u8 {
+        file.write_at(&[round; 5000], u64::from(round) * 5000).unwrap();
+        let mut back = vec![0; 5000];
+        File::open(guest.home("f")).unwrap().read_exact_at(&mut back, u64::from(round) * 5000).unwrap();
+        assert_eq!(back, [round; 5000]);
+    }
+}
+
+#[test]
+fn sync_brings_mapped_pages_home_and_closes_what_is_closed() {
+    let guest = Guest::new();
+    let mut python = guest.command(
+        &guest.guest(""),
+        r#"exec python3 -c "
+import mmap, time
+f = open('f', 'w+b'); f.truncate(8192); m = mmap.mmap(f.fileno(), 0); m[4000:4100] = b'm' * 100
+open('ready', 'w').close(); time.sleep(1000)""#,
+    );
+    let mut python = python.spawn().unwrap();
+    super::fixture::eventually(|| guest.home("ready").exists());
+    assert_eq!(fs::read(guest.home("f")).unwrap()[4000..4100], [0; 100]);
+    guest.mounted().sync(PATIENCE).unwrap();
+    assert_eq!(fs::read(guest.home("f")).unwrap()[4000..4100], [b'm'; 100]);
+    python.kill().unwrap();
+    python.wait().unwrap();
+
+    // A program that a guest wrote can be run at home as soon as `sync` is through: nobody has it open for writing.
+    for _ in 0..20 {
+        guest.sh("cp /bin/true program");
+        guest.mounted().sync(PATIENCE).unwrap();
+        assert!(guest.try_sh(&guest.home(""), "./program").status.success());
+    }
+}
