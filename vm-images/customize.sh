@@ -117,6 +117,12 @@ virtiofsd() {
     chroot "$root" ldd /usr/libexec/virtiofsd | grep -o '/[^ ]*' | while read -r library; do
         cp -L "$root$library" "$out/virtiofsd/"
     done
+    cat >"$out/virtiofsd/virtiofsd" <<'END'
+#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")
+exec "$here"/ld-linux*.so.* --library-path "$here" "$here/virtiofsd.bin" "$@"
+END
+    chmod 755 "$out/virtiofsd/virtiofsd"
     chmod -R a+rX "$out/virtiofsd"
 }
 

@@ -1,12 +1,16 @@
 //! `cargo xtask`: the one door to setting up, building, checking and demonstrating scx_mosix.
 
+mod checks;
 mod cmd;
 mod product;
 mod progress;
 mod setup;
+mod tidy;
 mod vm;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use progress::Progress;
 use std::process::ExitCode;
 
 /// The one door to setting up, building, checking and demonstrating scx_mosix
@@ -19,15 +23,43 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Install what is missing on this computer (by apt), saying what and why
+    Setup,
+    /// Build scx_mosix, statically linked; prints the path of the binary
+    Build {
+        /// Optimised, for use
+        #[arg(long)]
+        release: bool,
+    },
+    /// Check format, clippy's lints and tidy's rules
+    Lint,
+    /// Run all checks and tests, those in virtual machines too
+    Test(checks::Test),
+    /// Check ARCHITECTURE.md's rules
+    Tidy,
     /// Virtual machines: a private cluster on this computer
     #[command(subcommand)]
     Vm(vm::Vm),
 }
 
-fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+fn run(task: Task) -> Result<()> {
+    let set_up = || setup::ensure(&Progress::new());
+    match task {
+        Task::Setup => set_up(),
+        Task::Build { release } => {
+            set_up()?;
+            println!("{}", product::build(release)?.display());
+            Ok(())
+        }
+        Task::Lint => set_up().and_then(|()| checks::lint()),
+        Task::Test(wanted) => set_up().and_then(|()| checks::test(&wanted)),
+        Task::Tidy => tidy::run(),
         Task::Vm(command) => vm::run(command),
-    };
+    }
+}
+
+fn main() -> ExitCode {
+    let result = run(Cli::parse().command);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

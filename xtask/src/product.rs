@@ -4,6 +4,7 @@
 //! procedural macros stay dynamic) and static flags that xtask itself, which must build on a bare machine, does not get.
 
 use crate::cmd;
+use crate::setup::CLANGS;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,10 +31,19 @@ pub fn cargo(subcommand: &str) -> Command {
     command
 }
 
+/// The clang that compiles the BPF programs: `BPF_CLANG`, else the best version that is installed.
+pub fn clang() -> Option<String> {
+    let named = std::env::var("BPF_CLANG").ok().filter(|name| cmd::have(name));
+    named.or_else(|| CLANGS.iter().map(|version| format!("clang-{version}")).find(|name| cmd::have(name)))
+}
+
 /// `cargo SUBCOMMAND` for xtask's own package.
 pub fn own_cargo(subcommand: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).arg(subcommand).arg("--locked");
+    if let Some(clang) = clang() {
+        command.env("BPF_CLANG", clang);
+    }
     // Set by whoever called us, they would give the two packages different flags, and so different builds.
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
         command.env_remove(name);

@@ -52,13 +52,6 @@ impl Progress {
 }
 
 impl Step {
-    /// Shows more about the step while it runs (on a terminal only).
-    pub fn detail(&self, detail: &str) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!("{}: {detail}", self.what));
-        }
-    }
-
     /// Shows that the step ended well.
     pub fn done(mut self) {
         self.ended = true;

@@ -19,6 +19,7 @@ pub mod sources;
 pub mod ssh;
 pub mod switch;
 pub mod up;
+pub mod vng;
 
 use crate::cmd;
 use crate::product;
@@ -165,6 +166,8 @@ pub enum Vm {
         #[arg(long)]
         update_lock: bool,
     },
+    /// Run a command on this computer's own root file system under the guests' kernel (virtme-ng)
+    Vng(vng::Vng),
     /// The process that a cluster's network is
     #[command(hide = true)]
     Switch {
@@ -282,6 +285,7 @@ pub fn run(command: Vm) -> Result<()> {
             setup::ensure(&progress)?;
             if update_lock { image::update_lock(&progress) } else { image::ensure(&progress).map(drop) }
         }
+        Vm::Vng(command) => std::process::exit(vng::run(&command)?.into()),
         Vm::Switch { name, nodes, dir } => switch::serve(&dir, nodes, || {
             if let Err(error) = Cluster::named(&name.name).and_then(|cluster| cluster.down()) {
                 eprintln!("switch: {error:#}");

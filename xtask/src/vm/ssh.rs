@@ -143,7 +143,7 @@ pub fn free_port() -> Result<u16> {
 /// ssh tells nothing of signals, so that the shell must stay and turn them into a status; its own words about them ("Killed") do not
 /// belong to the program's stderr.
 fn remote_line(words: &[String]) -> String {
-    format!("exec 3>&2 2>/dev/null; {} 2>&3 3>&-; exit $?", cmd::quote_all(words))
+    format!("exec 3>&2 2>/dev/null; (exec {} 2>&3 3>&-); exit $?", cmd::quote_all(words))
 }
 
 /// scp takes what has a colon before the first slash for another machine's.
