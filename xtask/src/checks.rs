@@ -132,7 +132,8 @@ fn integration(wanted: &Test) -> Result<Count> {
         command.args(["--test", file]);
     }
     command.env("SCX_MOSIX_XTASK", std::env::current_exe()?).env("SCX_MOSIX_BIN", binary);
-    let mut rest = vec!["--test-threads=1".to_owned()];
+    // Tests that boot machines are marked `ignore`, so that a plain `cargo test` says that it passes them over.
+    let mut rest = vec!["--test-threads=1".to_owned(), "--include-ignored".to_owned()];
     rest.extend(wanted.rest.iter().cloned());
     run("integration tests in virtual machines", &mut command, &rest)
 }
