@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 fn main() -> Result<()> {
     link_statically();
     compile_deputy()?;
-    compile_protos()
+    compile_protos()?;
+    compile_scheduler()?;
+    compile_telemetry()
 }
 
 /// In a static position-independent executable the linker that rustc brings would turn glibc's undefined weak symbols into
@@ -66,5 +68,38 @@ fn find_protos(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
             found.push(path);
         }
     }
+    Ok(())
+}
+
+/// Compiles the sched_ext scheduler to BPF and generates its libbpf-rs skeleton (`scheduler_skel.rs`) and the Rust twins of
+/// `bpf/intf.h` (`scheduler_intf.rs`). Rebuilt when any file in `bpf/` changes.
+fn compile_scheduler() -> Result<()> {
+    scx_cargo::BpfBuilder::new()
+        .and_then(|mut builder| {
+            builder
+                .enable_intf("bpf/intf.h", "scheduler_intf.rs")
+                .enable_skel("bpf/main.bpf.c", "scheduler")
+                .build()
+        })
+        .context("bpf/main.bpf.c did not compile (clang 18 or newer is needed; BPF_CLANG names it)")
+}
+
+/// Compiles the telemetry programs to a BPF object, which is embedded in the binary and loaded by aya. They need no vmlinux.h:
+/// they name the few kernel fields that they read themselves.
+fn compile_telemetry() -> Result<()> {
+    let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
+    let headers = std::env::var_os("DEP_BPF_INCLUDE").context("libbpf-sys names its headers")?;
+    let clang = std::env::var_os("BPF_CLANG").unwrap_or_else(|| "clang".into());
+    println!("cargo:rerun-if-env-changed=BPF_CLANG");
+    println!("cargo:rerun-if-changed=bpf/telemetry.bpf.c");
+    println!("cargo:rerun-if-changed=bpf/telemetry.h");
+    let status = std::process::Command::new(&clang)
+        .args(["-target", "bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror", "-c", "bpf/telemetry.bpf.c", "-I"])
+        .arg(headers)
+        .arg("-o")
+        .arg(out_dir.join("telemetry.bpf.o"))
+        .status()
+        .with_context(|| format!("{} could not be started", clang.display()))?;
+    anyhow::ensure!(status.success(), "bpf/telemetry.bpf.c did not compile");
     Ok(())
 }

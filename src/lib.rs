@@ -13,3 +13,5 @@ pub mod migration;
 pub mod node;
 pub mod placement;
 pub mod proto;
+pub mod scheduler;
+pub mod telemetry;

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Accounts: run time, time runnable but waiting, and turns, per task and per tier. User space reads the tasks' by the iterator
+ * below: one pass over all threads inside the kernel, so that keeping the accounts costs no map update and reading 1,000 tasks
+ * costs one system call or two.
+ */
+#ifndef SCX_MOSIX_ACCOUNT_BPF_H
+#define SCX_MOSIX_ACCOUNT_BPF_H
+
+#include "queues.bpf.h"
+
+/* Longest pause of a throttled task at a time, and its slice: short, so that signals and the freezer are answered soon. */
+#define PAUSE_MAX_NS		(50 * NSEC_PER_MSEC)
+#define THROTTLE_SLICE_NS	NSEC_PER_MSEC
+
+static __always_inline bool is_throttled(const struct task_ctx *tctx)
+{
+	return tctx->speed_permille && tctx->speed_permille < MOSIX_FULL_SPEED_PERMILLE;
+}
+
+/* Has to pause for what it has run since it was charged for it last. */
+static __always_inline void throttle_owe(struct task_ctx *tctx, u64 ran_ns, u64 now)
+{
+	u64 pause;
+
+	if (!is_throttled(tctx))
+		return;
+	pause = ran_ns * (MOSIX_FULL_SPEED_PERMILLE - tctx->speed_permille) / MAX(tctx->speed_permille, 1);
+	if (time_before(tctx->paused_until, now))
+		tctx->paused_until = now;
+	tctx->paused_until = MIN(tctx->paused_until + pause, now + PAUSE_MAX_NS);
+}
+
+static __always_inline bool must_pause(const struct task_ctx *tctx, u64 now)
+{
+	return is_throttled(tctx) && time_after(tctx->paused_until, now);
+}
+
+/* Books the CPU time since the last call, in the task's accounts, its clock, the tier's statistics and the debts. */
+static void account_charge(struct task_ctx *tctx, struct cpu_ctx *cctx, s32 cpu, u64 now)
+{
+	u64 ns = now - tctx->charged_until;
+	u32 llc = llc_of_cpu(cpu), tier = tctx->tier;
+	struct mosix_tier_stats *stats = stats_of(cctx, tier);
+
+	if (time_before(now, tctx->charged_until) || !stats)
+		return;
+	tctx->charged_until = now;
+	tctx->run_ns += ns;
+	tctx->ran_since_wake_ns += ns;
+	stats->run_ns += ns;
+	clock_charge(tctx, ns);
+	throttle_owe(tctx, ns, now);
+
+	tier_settle(cctx, MOSIX_TIER_HOME, tier, ns, queue_waiting(cpu, llc, MOSIX_TIER_HOME));
+	tier_settle(cctx, MOSIX_TIER_GUEST, tier, ns, queue_waiting(cpu, llc, MOSIX_TIER_GUEST));
+	cctx->running_key = tctx->vruntime + virtual_of(MIN(tctx->burst_ns, SLICE_MAX_NS), tctx->weight);
+}
+
+static void account_start(struct task_ctx *tctx, struct cpu_ctx *cctx, u64 now)
+{
+	struct mosix_tier_stats *stats = stats_of(cctx, tctx->tier);
+	u64 waited = time_after(now, tctx->runnable_since) ? now - tctx->runnable_since : 0;
+
+	tctx->charged_until = now;
+	tctx->wait_ns += waited;
+	tctx->switches++;
+	if (stats) {
+		stats->wait_ns += waited;
+		stats->switches++;
+	}
+}
+
+/* The task sleeps: what it ran since it woke is what it will ask for next time. */
+static __always_inline void account_sleep(struct task_ctx *tctx)
+{
+	tctx->burst_ns = (tctx->burst_ns * 3 + tctx->ran_since_wake_ns) / 4;
+	tctx->ran_since_wake_ns = 0;
+}
+
+/* A task that does not sleep asks for what it uses. */
+static __always_inline void account_preempted(struct task_ctx *tctx)
+{
+	if (tctx->ran_since_wake_ns > tctx->burst_ns)
+		tctx->burst_ns = MIN(tctx->ran_since_wake_ns, SLICE_MAX_NS);
+}
+
+SEC("iter/task")
+int task_accounts(struct bpf_iter__task *ctx)
+{
+	struct task_struct *p = ctx->task;
+	struct mosix_task_account record = {};
+	struct task_ctx *tctx;
+
+	if (!p)
+		return 0;
+	tctx = bpf_task_storage_get(&task_ctxs, p, 0, 0);
+	if (!tctx)
+		return 0;
+	record.pid = p->pid;
+	record.tgid = p->tgid;
+	record.tier = tctx->tier;
+	record.speed_permille = tctx->speed_permille;
+	record.run_ns = tctx->run_ns;
+	record.wait_ns = tctx->wait_ns;
+	record.switches = tctx->switches;
+	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
+	return 0;
+}
+
+#endif

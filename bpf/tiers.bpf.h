@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Tiers: agent before home before guest, and a guaranteed share for the lower ones.
+ *
+ * Which tier: a process's own hint, else the hint of the nearest ancestor of its cgroup (in the unified hierarchy, whichever
+ * controllers are on) that has one, else home. Guests are marked by the cgroup in which their agent put them: whatever they
+ * fork inherits the tier, with no window in which a child would count as home's. Looking up costs a comparison of two numbers
+ * as long as neither the hints nor the task's cgroup have changed.
+ *
+ * Guaranteed share: while a lower tier waits, each CPU owes it a fixed part of the time that better tiers get there. Debts are
+ * kept per CPU, so that a task that may run on one CPU only gets its part too. When a debt reaches a turn's length the lower
+ * tier gets one turn, in which better tiers do not preempt it; when the tier has nothing waiting, the debt lapses.
+ */
+#ifndef SCX_MOSIX_TIERS_BPF_H
+#define SCX_MOSIX_TIERS_BPF_H
+
+#include "cgroup.bpf.h"
+
+/* Of the time that better tiers get while the tier waits, in thousandths. The ABI's user-space twin is scheduler::GUEST_SHARE. */
+#define OWED_TO_HOME_PERMILLE	500
+#define OWED_TO_GUEST_PERMILLE	50
+/* A debt is paid when it has reached this, and does not grow beyond four times this. */
+#define OWED_TURN_NS		(2 * NSEC_PER_MSEC)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u32);	/* tgid */
+	__type(value, struct mosix_process_hint);
+} process_hints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);	/* cgroup id: the inode number of its directory */
+	__type(value, u32);	/* enum mosix_tier */
+} cgroup_hints SEC(".maps");
+
+static u32 tier_of_cgroup(struct task_struct *p)
+{
+	struct cgroup *cgrp, *at;
+	u32 tier = MOSIX_TIER_HOME, *hint;
+	int up, level;
+	u64 id;
+
+	if (!nr_cgroup_hints)
+		return tier;
+	bpf_rcu_read_lock();
+	cgrp = p->cgroups->dfl_cgrp;
+	level = cgrp->level;
+	bpf_for(up, 0, CGROUP_MAX_DEPTH) {
+		if (level - up < 0)
+			break;
+		at = bpf_cgroup_ancestor(cgrp, level - up);
+		if (!at)
+			break;
+		id = at->kn->id;
+		bpf_cgroup_release(at);
+		hint = bpf_map_lookup_elem(&cgroup_hints, &id);
+		if (hint && *hint < MOSIX_NR_TIERS) {
+			tier = *hint;
+			break;
+		}
+	}
+	bpf_rcu_read_unlock();
+	return tier;
+}
+
+/* Brings the task's tier and speed up to date with the hints. */
+static void tier_refresh(struct task_struct *p, struct task_ctx *tctx)
+{
+	u64 generation = hint_generation, cgroup = p->cgroups->dfl_cgrp->kn->id;
+	u32 tgid = p->tgid, tier = MOSIX_TIER_NONE;
+	struct mosix_process_hint *hint;
+
+	if (generation == tctx->hint_generation && cgroup == tctx->hint_cgroup)
+		return;
+	tctx->hint_generation = generation;
+	tctx->hint_cgroup = cgroup;
+
+	hint = bpf_map_lookup_elem(&process_hints, &tgid);
+	tctx->speed_permille = hint ? hint->speed_permille : MOSIX_FULL_SPEED_PERMILLE;
+	if (hint)
+		tier = hint->tier;
+	if (tier >= MOSIX_NR_TIERS)
+		tier = tier_of_cgroup(p);
+	clock_move(tctx, tctx->llc, tier);
+}
+
+static __always_inline bool tier_is_owed(struct cpu_ctx *cctx, u32 tier)
+{
+	u64 *owed = owed_of(cctx, tier);
+
+	return owed && *owed >= OWED_TURN_NS;
+}
+
+/* What waits of the tier may not run here: nothing that this CPU could owe it. */
+static __always_inline void tier_forgive(struct cpu_ctx *cctx, u32 tier)
+{
+	u64 *owed = owed_of(cctx, tier);
+
+	if (owed)
+		*owed = 0;
+}
+
+/* The CPU ran a task of `ran` for `ns`: settles its debt to `tier`, which has tasks waiting for it or not. */
+static __always_inline void tier_settle(struct cpu_ctx *cctx, u32 tier, u32 ran, u64 ns, bool waiting)
+{
+	u64 permille = tier == MOSIX_TIER_HOME ? OWED_TO_HOME_PERMILLE : OWED_TO_GUEST_PERMILLE;
+	u64 *owed = owed_of(cctx, tier);
+
+	if (!owed)
+		return;
+	if (tier == ran)
+		*owed -= MIN(*owed, ns);
+	else if (!waiting)
+		*owed = 0;
+	else if (tier > ran)
+		*owed = MIN(*owed + ns * permille / 1000, 4 * OWED_TURN_NS);
+}
+
+#endif
