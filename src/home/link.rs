@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, interval, timeout};
 
-use super::wire::{Frame, HEADER_BYTES, Hello, PROTOCOL_VERSION, Refused, Stdio, Welcome, WireError};
+use super::wire::{Frame, HEADER_BYTES, Hello, PROTOCOL_VERSION, Refused, Stdio, StdioOp, Welcome, WireError};
 
 /// How often each side says that it is there.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -78,6 +78,10 @@ pub struct LinkSender<Out> {
     files: mpsc::Sender<Bytes>,
     message: PhantomData<fn(Out)>,
 }
+
+/// The sending side for stdio only, whatever the control messages are.
+#[derive(Clone)]
+pub struct StdioSender(mpsc::Sender<Frame>);
 
 /// All ends of a link that a user of it holds.
 pub struct Link<Out, In> {
@@ -169,17 +173,26 @@ impl<Out: Serialize> LinkSender<Out> {
         self.ordered.send(Frame::Control(json.into())).await.map_err(|_| LinkError::Closed)
     }
 
-    /// Sends a step on a stdio channel, waiting while the link is full.
-    ///
-    /// # Errors
-    /// [`LinkError::Closed`] if the carrier is gone.
-    pub async fn stdio(&self, stdio: Stdio) -> Result<(), LinkError> {
-        self.ordered.send(Frame::Stdio(stdio)).await.map_err(|_| LinkError::Closed)
+    /// Where relays put their steps; they stay in order with control messages.
+    pub fn stdio(&self) -> StdioSender {
+        StdioSender(self.ordered.clone())
     }
 
     /// Where the file protocol puts its payloads, each at most [`super::wire::MAX_PAYLOAD_BYTES`].
     pub fn files(&self) -> mpsc::Sender<Bytes> {
         self.files.clone()
+    }
+}
+
+// === impl StdioSender ===
+
+impl StdioSender {
+    /// Sends a step on a stdio channel, waiting while the link is full.
+    ///
+    /// # Errors
+    /// [`LinkError::Closed`] if the carrier is gone.
+    pub async fn send(&self, channel: u32, op: StdioOp) -> Result<(), LinkError> {
+        self.0.send(Frame::Stdio(Stdio { channel, op })).await.map_err(|_| LinkError::Closed)
     }
 }
 
@@ -246,7 +259,7 @@ async fn read_frames<R: AsyncRead + Unpin, In: DeserializeOwned>(
                 inbox.events.send(Event::Control(message)).await.map_err(|_| LinkError::Closed)?;
             }
             Frame::Stdio(stdio) => {
-                bytes_since_ack += if let super::wire::StdioOp::Data(data) = &stdio.op { data.len() as u64 } else { 0 };
+                bytes_since_ack += if let StdioOp::Data(data) = &stdio.op { data.len() as u64 } else { 0 };
                 inbox.events.send(Event::Stdio(stdio)).await.map_err(|_| LinkError::Closed)?;
             }
             Frame::Files(bytes) => {

@@ -238,6 +238,14 @@ pub struct Stdio {
     pub op: StdioOp,
 }
 
+/// What a piece of output counts against [`WINDOW`]: small pieces count as 1 KiB, which bounds their number too.
+pub fn cost(data: &[u8]) -> u32 {
+    data.len().max(1 << 10) as u32
+}
+
+/// How much output may be on its way on one channel, in units of [`cost`].
+pub const WINDOW: u32 = 256 << 10;
+
 /// What can happen on a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StdioOp {
@@ -247,7 +255,8 @@ pub enum StdioOp {
     Eof,
     /// Whoever would take the data is gone.
     Hup,
-    /// That many bytes more were taken by whoever reads (at home: written to the pipe; at the guest: read by the body).
+    /// So much more was taken by whoever reads. From home: [`cost`]s of data written to the pipe or terminal. From the guest:
+    /// bytes that the body has read; a typed end-of-file counts as one.
     Taken(u32),
     /// The terminal's settings changed there: take them over here.
     Termios(Termios),

@@ -37,14 +37,20 @@ impl Job {
         let script = format!("{program} & echo $!; wait $!; echo status=$?");
         let mut shell = Program::new("sh").args(["-c", &script]).stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
-        let pid = lines.next().unwrap().unwrap().parse().unwrap();
-        fs::write(cgroup.join("cgroup.procs"), format!("{pid}")).unwrap();
-        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        // The shell and the program write their lines in either order.
+        let mut said = [lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()];
+        said.sort();
+        let [pid, ready] = said;
+        assert_eq!(ready, "ready");
+        let pid = pid.parse().unwrap();
         Self { shell, lines, pid, cgroup }
     }
 
     /// Freezes the job and turns `pids` of it into deputies.
     fn deputise(&self, pids: &[i32]) -> Vec<Deputised> {
+        for pid in pids {
+            fs::write(self.cgroup.join("cgroup.procs"), format!("{pid}")).unwrap();
+        }
         fs::write(self.cgroup.join("cgroup.freeze"), "1").unwrap();
         let limit = Instant::now() + Duration::from_secs(10);
         while !fs::read_to_string(self.cgroup.join("cgroup.events")).unwrap().contains("frozen 1") {
@@ -157,7 +163,7 @@ fn a_deputy_stops_and_goes_on_as_its_body_does() {
 
 #[test]
 fn a_tree_becomes_a_tree_of_deputies() {
-    let mut job = Job::start("tree", "sh -c 'sleep 1000 & sleep 1001 & echo ready; wait'");
+    let mut job = Job::start("tree", "sh -c 'sleep 1000 & sleep 1001 & sleep 0.3; echo ready; wait'");
     let children: Vec<i32> = proc(job.pid, &format!("task/{}/children", job.pid)).split_whitespace().map(|pid| pid.parse().unwrap()).collect();
     assert_eq!(children.len(), 2);
     let deputies = job.deputise(&[job.pid, children[0], children[1]]);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::control::SessionId;
-use crate::home::wire::{GuestToHome, HomeToGuest, StdioOp};
+use crate::home::wire::{GuestToHome, HomeToGuest};
 
 fn data(number: u32) -> Stdio {
     Stdio { channel: 1, op: StdioOp::Data(Bytes::from(number.to_le_bytes().repeat(20))) }
@@ -24,7 +24,7 @@ async fn a_conversation_survives_cuts_without_loss_or_doubles() {
     let files = guest.sender.files();
     tokio::spawn(async move {
         for number in 0..2000 {
-            sender.stdio(data(number)).await.unwrap();
+            sender.stdio().send(1, data(number).op).await.unwrap();
         }
         sender.control(&GuestToHome::Ended).await.unwrap();
     });
