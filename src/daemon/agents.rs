@@ -63,6 +63,7 @@ pub struct Agent {
     socket: PacketSocket<ToAgent, FromAgent>,
     state: watch::Sender<Option<AgentState>>,
     reports: broadcast::Sender<FromAgent>,
+    from_start: Mutex<Option<broadcast::Receiver<FromAgent>>>,
     ended: CancellationToken,
 }
 
@@ -80,6 +81,12 @@ impl Agent {
     /// All reports from now on.
     pub fn reports(&self) -> broadcast::Receiver<FromAgent> {
         self.reports.subscribe()
+    }
+
+    /// All reports since the daemon connected, for whoever asks first: what an agent tells as soon as it is up is not missed.
+    pub fn reports_from_start(&self) -> broadcast::Receiver<FromAgent> {
+        let first = self.from_start.lock().unwrap_or_else(PoisonError::into_inner).take();
+        first.unwrap_or_else(|| self.reports())
     }
 
     /// Cancelled when the agent has ended.
@@ -182,11 +189,13 @@ impl Agents {
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         };
+        let (reports, from_start) = broadcast::channel(REPORT_BACKLOG);
         let agent = Arc::new(Agent {
             key,
             socket,
             state: watch::Sender::new(None),
-            reports: broadcast::Sender::new(REPORT_BACKLOG),
+            reports,
+            from_start: Mutex::new(Some(from_start)),
             ended: CancellationToken::new(),
         });
         let mut state = agent.state.subscribe();

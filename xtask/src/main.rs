@@ -2,6 +2,7 @@
 
 mod checks;
 mod cmd;
+mod demo;
 mod product;
 mod progress;
 mod setup;
@@ -40,6 +41,15 @@ enum Task {
     /// Virtual machines: a private cluster on this computer
     #[command(subcommand)]
     Vm(vm::Vm),
+    /// Three nodes, eight real programs, and one sees them spread
+    Demo {
+        /// How the result is printed
+        #[arg(long, value_enum, default_value = "table")]
+        output: demo::Output,
+        /// Leave the nodes running
+        #[arg(long)]
+        keep: bool,
+    },
 }
 
 fn run(task: Task) -> Result<()> {
@@ -55,6 +65,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(wanted) => set_up().and_then(|()| checks::test(&wanted)),
         Task::Tidy => tidy::run(),
         Task::Vm(command) => vm::run(command),
+        Task::Demo { output, keep } => demo::run(output, keep),
     }
 }
 

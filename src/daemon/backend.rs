@@ -1,0 +1,195 @@
+//! The daemon as the API sees it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{
+    jobs::RegisterError,
+    launch::Whereabouts,
+    rows::{RowContext, users},
+    state::State,
+};
+use crate::{
+    api::{
+        ApiError, Caller,
+        backend::{Backend, Destination, GuestReservation, MoveRequest, NodeDetails, PeerBackend, Views},
+        name::ProcessName,
+        view::{MigrationSummary, PlacementReasons, ProcessSummary},
+    },
+    control::SessionId,
+    placement::Wish,
+};
+
+/// How many migrations `why` shows.
+const SHOWN_MIGRATIONS: usize = 10;
+
+/// The daemon behind both services.
+pub struct Daemon(pub Arc<State>);
+
+#[async_trait]
+impl Backend for Daemon {
+    fn local_node(&self) -> &str {
+        &self.0.node
+    }
+
+    fn views(&self) -> &Views {
+        &self.0.views
+    }
+
+    async fn register(&self, caller: &Caller, pid: i32, stay: bool) -> Result<ProcessSummary, ApiError> {
+        let uid = match caller {
+            Caller::Local { uid, .. } => *uid,
+            Caller::Client { .. } | Caller::Node { .. } => 0,
+        };
+        let state = &self.0;
+        let registered = state.jobs().register(pid, uid, stay);
+        let job = registered.map_err(|error| match &error {
+            RegisterError::NoProcess { .. } => ApiError::ProcessUnknown { process: pid.to_string() },
+            RegisterError::Io { source, .. } => ApiError::CannotRegister { pid, why: format!("{error}: {source}") },
+            _ => ApiError::CannotRegister { pid, why: error.to_string() },
+        })?;
+        tracing::info!(pid = job.root_pid, uid = job.uid, session = %job.session, %caller, "job registered");
+        let row = RowContext {
+            node: &state.node,
+            memory_bytes: state.info.memory_total_bytes,
+            figures: &state.measured().figures,
+            users: &users(),
+            migrations: &Default::default(),
+        }
+        .job(&job, None, None, None);
+        state.views.processes.put(row.clone());
+        Ok(row)
+    }
+
+    async fn migrate(&self, _: &Caller, process: &ProcessName, to: Destination) -> Result<MigrationSummary, ApiError> {
+        let state = &self.0;
+        let whereabouts = state.whereabouts(process);
+        match whereabouts.ok_or_else(|| ApiError::ProcessUnknown { process: process.to_string() })? {
+            Whereabouts::Away { session, node } => {
+                let target_node = match to {
+                    Destination::Node(name) => name,
+                    Destination::Home => state.node.clone(),
+                    Destination::Best => "best".into(),
+                };
+                let request = MoveRequest {
+                    session,
+                    target_node,
+                    migration: SessionId::random(),
+                    trigger: crate::api::view::Trigger::Request,
+                    reason: format!("asked for at {}", state.node),
+                };
+                let record = state.peers.request_move(&node, request).await?;
+                state.views.migrations.put(record.clone());
+                Ok(record)
+            }
+            Whereabouts::Home(job) => {
+                // Whichever process of the job was named: the job moves.
+                let process = ProcessName { node: state.node.clone(), pid: job.root_pid };
+                state.wish(&process, &wish(to), SessionId::random(), None)
+            }
+            Whereabouts::Guest(..) => state.wish(process, &wish(to), SessionId::random(), None),
+        }
+    }
+
+    async fn cancel(&self, _: &Caller, migration: SessionId, reason: &str) -> Result<MigrationSummary, ApiError> {
+        self.0.moves.cancel(migration, reason)
+    }
+
+    async fn placement_reasons(&self, process: &ProcessName) -> Result<PlacementReasons, ApiError> {
+        let state = &self.0;
+        let whereabouts = state.whereabouts(process);
+        let mut reasons = match whereabouts.ok_or_else(|| ApiError::ProcessUnknown { process: process.to_string() })? {
+            Whereabouts::Away { session, node } => state.peers.guest_reasons(&node, session).await?,
+            Whereabouts::Home(job) => {
+                let process = ProcessName { node: state.node.clone(), pid: job.root_pid };
+                let mut reasons = state.placing.reasons(&process);
+                reasons.cannot_move = state.measured().cannot_move.get(&job.session).cloned();
+                reasons
+            }
+            Whereabouts::Guest(_, guest) => {
+                let mut reasons = state.placing.reasons(process);
+                reasons.cannot_move = guest.cannot_move;
+                reasons
+            }
+        };
+        let name = reasons.process.clone();
+        let records = state.views.migrations.all();
+        let of_it = records.iter().filter(|record| record.process == name);
+        reasons.migrations = of_it.take(SHOWN_MIGRATIONS).map(|record| MigrationSummary::clone(record)).collect();
+        Ok(reasons)
+    }
+}
+
+fn wish(to: Destination) -> Wish {
+    match to {
+        Destination::Node(name) => Wish::Node(name.into()),
+        Destination::Home => Wish::Home,
+        Destination::Best => Wish::Best,
+    }
+}
+
+#[async_trait]
+impl PeerBackend for Daemon {
+    async fn node_details(&self) -> Result<NodeDetails, ApiError> {
+        let state = &self.0;
+        let info = &state.info;
+        Ok(NodeDetails {
+            node: state.node.clone(),
+            version: info.software_version.clone(),
+            protocol: info.protocol_version,
+            kernel_release: info.kernel_release.clone(),
+            criu_version: info.features.criu.map(|version| version.to_string()),
+            cpu: info.cpu.clone(),
+            available_bytes: state.available_bytes(),
+            missing: super::missing(info),
+        })
+    }
+
+    async fn reserve_guest(&self, peer: &str, reservation: GuestReservation) -> Result<String, ApiError> {
+        let state = &self.0;
+        if state.stop.is_cancelled() {
+            return Err(ApiError::Leaving);
+        }
+        if let Some(why) = super::preflight(&state.info, &reservation.requirements) {
+            return Err(ApiError::TargetRefused { node: state.node.clone(), why });
+        }
+        tracing::info!(peer, migration = %reservation.migration, comm = reservation.comm, "a guest is announced");
+        state.host.reserve(reservation, state.available_bytes()).await
+    }
+
+    async fn release_guest(&self, peer: &str, migration: SessionId, reason: &str) -> Result<(), ApiError> {
+        self.0.host.release(peer, migration, reason).await
+    }
+
+    async fn request_move(&self, peer: &str, request: MoveRequest) -> Result<MigrationSummary, ApiError> {
+        let state = &self.0;
+        let agents = state.agent_view();
+        let guest = agents.guests.values().find(|guest| guest.session == request.session);
+        let guest = guest.ok_or_else(|| ApiError::ProcessUnknown { process: request.session.to_string() })?;
+        if guest.home != peer {
+            return Err(ApiError::NotHome { node: peer.into() });
+        }
+        if let Some(record) = state.moves.record(request.migration) {
+            return Ok(record);
+        }
+        let process = ProcessName { node: guest.home.clone(), pid: guest.root_pid };
+        let wish = if request.target_node == guest.home { Wish::Home } else { Wish::from(&*request.target_node) };
+        state.wish(&process, &wish, request.migration, Some(&request.reason))
+    }
+
+    async fn report_migration(&self, _: &str, migration: MigrationSummary) -> Result<(), ApiError> {
+        self.0.views.migrations.put(migration);
+        Ok(())
+    }
+
+    async fn guest_reasons(&self, peer: &str, session: SessionId) -> Result<PlacementReasons, ApiError> {
+        let state = &self.0;
+        let agents = state.agent_view();
+        let guest = agents.guests.values().find(|guest| guest.session == session && guest.home == peer);
+        let guest = guest.ok_or_else(|| ApiError::ProcessUnknown { process: session.to_string() })?;
+        let mut reasons = state.placing.reasons(&ProcessName { node: guest.home.clone(), pid: guest.root_pid });
+        reasons.cannot_move.clone_from(&guest.cannot_move);
+        Ok(reasons)
+    }
+}

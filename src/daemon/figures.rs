@@ -1,0 +1,110 @@
+//! What each job uses: telemetry's processes summed up by cgroup, with MOSIX's decay of what a job asks for.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use super::{jobs::CGROUP_ROOT, now_ms};
+use crate::telemetry::{Snapshot, decay::process_step};
+
+/// What the processes of one cgroup use.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// CPU use, decayed, in thousandths of a CPU.
+    pub cpu_milli: u32,
+    /// CPU use and time runnable but waiting, decayed, in thousandths of a CPU: the job's share of the runnable tasks.
+    pub demand_milli: u32,
+    /// CPU time since they began, in ms.
+    pub cpu_time_ms: u64,
+    /// Memory in use, in bytes.
+    pub resident_bytes: u64,
+    /// Processes.
+    pub processes: u32,
+    /// Threads of all of them.
+    pub threads: u32,
+    /// When the oldest began, in ms since the epoch.
+    pub start_time_ms: Option<u64>,
+    /// Age of the oldest, in ms.
+    pub age_ms: u64,
+    members: Vec<Member>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Member {
+    pid: i32,
+    uid: u32,
+    state: char,
+    comm: String,
+}
+
+impl Figures {
+    /// What process `pid`, as this node numbers it, does, as `ps` shows it.
+    pub fn root_state(&self, pid: i32) -> Option<char> {
+        self.member(pid).map(|member| member.state)
+    }
+
+    /// Whose process `pid` is.
+    pub fn root_uid(&self, pid: i32) -> Option<u32> {
+        self.member(pid).map(|member| member.uid)
+    }
+
+    /// The name of process `pid`.
+    pub fn root_comm(&self, pid: i32) -> Option<&str> {
+        self.member(pid).map(|member| member.comm.as_str())
+    }
+
+    fn member(&self, pid: i32) -> Option<&Member> {
+        self.members.iter().find(|member| member.pid == pid)
+    }
+}
+
+/// Sums up snapshot after snapshot.
+#[derive(Default)]
+pub struct Summing {
+    demand_milli: HashMap<PathBuf, u64>,
+}
+
+impl Summing {
+    /// The figures of every cgroup that `wanted` lets through.
+    pub fn update(&mut self, snapshot: &Snapshot, wanted: impl Fn(&Path) -> bool) -> HashMap<PathBuf, Figures> {
+        let now = now_ms();
+        let mut all: HashMap<PathBuf, Figures> = HashMap::new();
+        let mut asked: HashMap<PathBuf, u64> = HashMap::new();
+        for task in &snapshot.tasks {
+            let cgroup = Path::new(CGROUP_ROOT).join(task.cgroup.trim_start_matches('/'));
+            if !wanted(&cgroup) {
+                continue;
+            }
+            *asked.entry(cgroup.clone()).or_default() += task.cpu_now_milli + task.wait_now_milli;
+            let figures = all.entry(cgroup).or_default();
+            figures.cpu_milli = figures.cpu_milli.saturating_add(milli(task.cpu_share_milli));
+            figures.cpu_time_ms += task.cpu_ms_total;
+            figures.resident_bytes += task.rss_bytes;
+            figures.processes += 1;
+            figures.threads += task.threads;
+            figures.age_ms = figures.age_ms.max(task.age_ms);
+            figures.start_time_ms = Some(now.saturating_sub(figures.age_ms));
+            figures.members.push(Member {
+                pid: task.pid.cast_signed(),
+                uid: task.uid,
+                state: task.state,
+                comm: task.comm.clone(),
+            });
+        }
+        let decay = |(cgroup, asked): (PathBuf, u64)| {
+            let old = self.demand_milli.get(&cgroup).copied().unwrap_or(0);
+            (cgroup, process_step(old, asked, snapshot.interval_ms))
+        };
+        let demand: HashMap<PathBuf, u64> = asked.into_iter().map(decay).collect();
+        for (cgroup, figures) in &mut all {
+            figures.demand_milli = milli(demand.get(cgroup).copied().unwrap_or(0));
+        }
+        self.demand_milli = demand;
+        all
+    }
+}
+
+fn milli(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}

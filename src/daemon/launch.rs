@@ -1,0 +1,164 @@
+//! From a decision to a move: finds the agent that owns the body, or starts one, and hands the order to [`Moves`].
+
+use std::{sync::Arc, time::Duration};
+
+use super::{agents::Agent, moves::Order, placing, state::State};
+use crate::{
+    agent::process,
+    api::{
+        ApiError,
+        name::ProcessName,
+        view::{MigrationSummary, Trigger},
+    },
+    control::{AgentRole, HomeRole, SessionId, StreamKind},
+    keys::NodeName,
+    placement::{Action, Decision, Exclusion, Reason, Wish},
+};
+
+/// How long a home agent may take to come up.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a job's body is, as seen from this node.
+pub enum Whereabouts {
+    /// Here, and never moved.
+    Home(super::jobs::Job),
+    /// Here, as a guest (of another node, or back home).
+    Guest(SessionId, super::rows::GuestView),
+    /// On another node.
+    Away {
+        /// The job.
+        session: SessionId,
+        /// Where.
+        node: String,
+    },
+}
+
+impl State {
+    /// Where the job `process` runs; `None` if this node knows nothing of it.
+    pub fn whereabouts(&self, process: &ProcessName) -> Option<Whereabouts> {
+        let agents = self.agent_view();
+        let guest = agents.guests.iter().find(|(_, g)| g.home == process.node && g.root_pid == process.pid);
+        if let Some((migration, guest)) = guest {
+            return Some(Whereabouts::Guest(*migration, guest.clone()));
+        }
+        if process.node != self.node {
+            return None;
+        }
+        let job = self.jobs().containing(process.pid).cloned()?;
+        match agents.homes.get(&job.session) {
+            Some(home) if home.epoch > 0 => {
+                Some(Whereabouts::Away { session: job.session, node: home.runs_on.clone() })
+            }
+            _ => Some(Whereabouts::Home(job)),
+        }
+    }
+
+    /// Asks placement about a user's wish and carries the answer out.
+    pub fn wish(
+        self: &Arc<Self>,
+        process: &ProcessName,
+        wish: &Wish,
+        migration: SessionId,
+        reason: Option<&str>,
+    ) -> Result<MigrationSummary, ApiError> {
+        let name = process.to_string();
+        let decision = self.placing.request(self.node_views(), self.job_views(), self.in_flight(), &name, wish);
+        match &decision.action {
+            Action::Stay => Err(self.refusal(&name, &decision)),
+            Action::Move { target, cause } => {
+                let why = reason.map_or_else(|| placing::summary(&decision), str::to_owned);
+                self.launch(process, target, placing::trigger(*cause), why, migration)
+            }
+        }
+    }
+
+    /// Starts to move a job whose body is here.
+    pub fn launch(
+        self: &Arc<Self>,
+        process: &ProcessName,
+        target: &str,
+        trigger: Trigger,
+        reason: String,
+        migration: SessionId,
+    ) -> Result<MigrationSummary, ApiError> {
+        let unknown = || ApiError::ProcessUnknown { process: process.to_string() };
+        let cannot = |why: &str| ApiError::CannotMove { process: process.to_string(), why: why.into() };
+        let (session, root, home_address) = match self.whereabouts(process).ok_or_else(unknown)? {
+            Whereabouts::Home(job) => {
+                let address = self.address.clone().ok_or_else(|| {
+                    cannot("this node has no cluster key, so it has no peers: `scx_mosix key generate` makes one")
+                })?;
+                (job.session, job.root_pid, address)
+            }
+            Whereabouts::Guest(_, guest) => {
+                let view = self.cluster.view();
+                let name = NodeName::new(&guest.home).map_err(|error| cannot(&error.to_string()))?;
+                let home = view.get(&name).ok_or_else(|| cannot("its home node is not in the cluster now"))?;
+                (guest.session, guest.host_pid, home.addr.to_string())
+            }
+            Whereabouts::Away { node, .. } => return Err(cannot(&format!("it runs on {node}"))),
+        };
+        let comm = std::fs::read_to_string(format!("/proc/{root}/comm")).unwrap_or_default();
+        let order = Order {
+            migration,
+            process: process.clone(),
+            session,
+            home_address,
+            comm: comm.trim_end().to_owned(),
+            target: target.into(),
+            trigger,
+            reason,
+        };
+        let owner = self.clone().owner(process.clone());
+        self.moves.start(order, self.requirements(), owner)
+    }
+
+    /// The agent that owns the body of a job; a job that never moved gets its home agent now.
+    async fn owner(self: Arc<Self>, process: ProcessName) -> Result<Arc<Agent>, String> {
+        let gone = || "it has ended".to_owned();
+        match self.whereabouts(&process).ok_or_else(gone)? {
+            Whereabouts::Away { node, .. } => Err(format!("it runs on {node} by now")),
+            Whereabouts::Guest(migration, _) => self.agents.get((StreamKind::Move, migration)).ok_or_else(gone),
+            Whereabouts::Home(job) => {
+                let key = (StreamKind::Home, job.session);
+                if let Some(agent) = self.agents.get(key) {
+                    return Ok(agent);
+                }
+                let role = HomeRole {
+                    session: job.session,
+                    root_pid: job.root_pid,
+                    start_time_ticks: job.start_time_ticks,
+                    cgroup: job.cgroup,
+                };
+                let start = self.agent_settings.start(AgentRole::Home(role));
+                tokio::task::spawn_blocking(move || process::spawn_agent(&start))
+                    .await
+                    .map_err(|error| error.to_string())?
+                    .map_err(|error| format!("cannot start its home agent: {error}"))?;
+                self.agents.attach(key, AGENT_TIMEOUT).await.map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    fn refusal(&self, process: &str, decision: &Decision) -> ApiError {
+        let process = process.to_owned();
+        let why = placing::summary(decision);
+        match decision.verdict() {
+            Some(Reason::CannotMove { why }) => ApiError::CannotMove { process, why: why.to_string() },
+            Some(Reason::AlreadyThere { node }) => ApiError::AlreadyThere { process, node: node.to_string() },
+            Some(Reason::UnknownNode { node }) => ApiError::NodeUnknown { node: node.to_string() },
+            Some(Reason::UnknownJob { .. }) => ApiError::ProcessUnknown { process },
+            Some(Reason::Moving { .. }) => {
+                let moves = self.moves.under_way();
+                let current = moves.iter().find(|(_, name, _)| name.to_string() == process);
+                let migration = current.map(|(id, ..)| id.to_string()).unwrap_or_default();
+                ApiError::AlreadyMoving { process, migration }
+            }
+            Some(Reason::Excluded { node, why: exclusion }) => match exclusion {
+                Exclusion::Memory { .. } => ApiError::TargetFull { node: node.to_string(), why },
+                _ => ApiError::TargetRefused { node: node.to_string(), why },
+            },
+            _ => ApiError::NoBetterNode { process, why },
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Between the daemon's state and placement: makes its input, keeps its last decisions, and shows them to the API.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use super::now_ms;
+use crate::{
+    api::{
+        name::ProcessName,
+        view::{PlacementCandidate, PlacementDecision, PlacementReason, PlacementReasons, Trigger},
+    },
+    placement::{
+        Action, Cause, Config, ConfigError, Decision, InFlight, Input, JobView, NodeView, Placement, Reason, Wish,
+    },
+};
+
+/// Placement with its memory, and what it decided last about each job.
+pub struct Placing {
+    here: Arc<str>,
+    started: Instant,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    placement: Placement,
+    seeds: RandomState,
+    decided: HashMap<Arc<str>, (u64, Decision)>,
+}
+
+impl Placing {
+    /// Placement for the node `here`.
+    pub fn new(here: &str, config: Config) -> Result<Self, ConfigError> {
+        let placement = Placement::new(config)?;
+        let inner = Mutex::new(Inner { placement, seeds: RandomState::new(), decided: HashMap::new() });
+        Ok(Self { here: here.into(), started: Instant::now(), inner })
+    }
+
+    /// The decisions for all jobs that run here. Jobs that are no longer here are forgotten.
+    pub fn decide(&self, nodes: Vec<NodeView>, jobs: Vec<JobView>, in_flight: Vec<InFlight>) -> Vec<Decision> {
+        let input = self.input(nodes, jobs, in_flight);
+        let mut inner = self.lock();
+        let seed = inner.seeds.hash_one(input.now_ms);
+        let decisions = inner.placement.decide(&input, seed);
+        inner.decided.retain(|id, _| input.jobs.iter().any(|job| job.id == *id));
+        for decision in &decisions {
+            inner.note(decision);
+        }
+        decisions
+    }
+
+    /// The decision about a user's wish for one job.
+    pub fn request(
+        &self,
+        nodes: Vec<NodeView>,
+        jobs: Vec<JobView>,
+        in_flight: Vec<InFlight>,
+        job: &str,
+        wish: &Wish,
+    ) -> Decision {
+        let input = self.input(nodes, jobs, in_flight);
+        let mut inner = self.lock();
+        let seed = inner.seeds.hash_one(input.now_ms);
+        let decision = inner.placement.request(&input, job, wish, seed);
+        inner.note(&decision);
+        decision
+    }
+
+    /// A move that placement had decided did not come about.
+    pub fn failed(&self, job: &str, target: &str) {
+        let now_ms = self.now_ms();
+        self.lock().placement.failed(job, target, now_ms);
+    }
+
+    /// What was decided last about a job, as the API shows it; its migrations are left to the caller.
+    pub fn reasons(&self, process: &ProcessName) -> PlacementReasons {
+        let inner = self.lock();
+        let blank = PlacementReasons {
+            process: process.clone(),
+            decision: PlacementDecision::Unknown,
+            target: None,
+            summary: "not looked at yet: placement looks at every job once a second".into(),
+            reasons: Vec::new(),
+            candidates: Vec::new(),
+            decide_time_ms: None,
+            migrations: Vec::new(),
+            cannot_move: None,
+        };
+        match inner.decided.get(process.to_string().as_str()) {
+            None => blank,
+            Some((at_ms, decision)) => PlacementReasons {
+                decision: match decision.action {
+                    Action::Stay => PlacementDecision::Stay,
+                    Action::Move { .. } => PlacementDecision::Move,
+                },
+                target: decision.target().map(|node| node.to_string()),
+                summary: summary(decision),
+                reasons: decision.reasons.iter().map(reason).collect(),
+                candidates: decision.reasons.iter().filter_map(|reason| candidate(reason, decision)).collect(),
+                decide_time_ms: Some(*at_ms),
+                ..blank
+            },
+        }
+    }
+
+    fn input(&self, nodes: Vec<NodeView>, jobs: Vec<JobView>, in_flight: Vec<InFlight>) -> Input {
+        Input { here: self.here.clone(), now_ms: self.now_ms(), nodes, jobs, in_flight }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Placement's state is consistent between any two of its calls.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn note(&mut self, decision: &Decision) {
+        self.decided.insert(decision.job.clone(), (now_ms(), decision.clone()));
+    }
+}
+
+/// A decision in one sentence.
+pub fn summary(decision: &Decision) -> String {
+    decision.verdict().map_or_else(|| "no reason was given".into(), Reason::to_string)
+}
+
+/// The API's word for placement's cause.
+pub fn trigger(cause: Cause) -> Trigger {
+    match cause {
+        Cause::Load => Trigger::Balance,
+        Cause::Memory => Trigger::Memory,
+        Cause::Initial => Trigger::Initial,
+        Cause::Request => Trigger::Request,
+        Cause::Home => Trigger::Home,
+    }
+}
+
+fn reason(reason: &Reason) -> PlacementReason {
+    PlacementReason { code: reason.rule().to_uppercase(), text: reason.to_string(), figures: figures(reason) }
+}
+
+fn candidate(reason: &Reason, decision: &Decision) -> Option<PlacementCandidate> {
+    let node = match reason {
+        Reason::Compared(comparison) => &comparison.node,
+        Reason::Excluded { node, .. } => node,
+        _ => return None,
+    };
+    Some(PlacementCandidate {
+        node: node.to_string(),
+        chosen: decision.target() == Some(node),
+        text: reason.to_string(),
+        figures: figures(reason),
+    })
+}
+
+fn figures(reason: &Reason) -> Vec<crate::api::view::Figure> {
+    let Reason::Compared(c) = reason else { return Vec::new() };
+    let named = [
+        ("load there, tasks per standard cpu", c.load),
+        ("charged there, tasks per standard cpu", c.charged),
+        ("this job there, tasks per standard cpu", c.job),
+        ("margin, tasks per standard cpu", c.margin),
+        ("cost there, tasks per standard cpu", c.total),
+        ("cost here, tasks per standard cpu", c.here),
+    ];
+    named.into_iter().map(|(name, value)| crate::api::view::Figure { name: name.into(), value }).collect()
+}

@@ -1,0 +1,312 @@
+//! What the API shows of jobs and nodes, made of what the daemon knows. Pure but for reading /proc of the processes shown.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{figures::Figures, jobs::Job};
+use crate::{
+    api::{
+        name::ProcessName,
+        view::{NodeState, NodeSummary, Pressure, ProcessState, ProcessSummary, SchedExt},
+    },
+    cluster::{self, ClusterView, NodeEntry},
+    control::{AgentState, SessionId},
+    node::SchedExtState,
+};
+
+/// What is known of the agents of this node, by what they serve.
+#[derive(Default)]
+pub struct AgentView {
+    /// Home agents by their job's session.
+    pub homes: HashMap<SessionId, HomeView>,
+    /// Guests by the migration that brought them.
+    pub guests: HashMap<SessionId, GuestView>,
+}
+
+/// A job's home agent.
+#[derive(Clone)]
+pub struct HomeView {
+    /// How often the job was committed elsewhere.
+    pub epoch: u64,
+    /// Where it runs.
+    pub runs_on: String,
+    /// Where it has been.
+    pub visited: Vec<String>,
+    /// Whether it is being moved from here.
+    pub moving: bool,
+    /// Whether it has ended.
+    pub ended: bool,
+}
+
+/// A guest.
+#[derive(Clone)]
+pub struct GuestView {
+    /// The job's home session.
+    pub session: SessionId,
+    /// Its home.
+    pub home: String,
+    /// Its root process at home.
+    pub root_pid: i32,
+    /// Its root process here.
+    pub host_pid: i32,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
+    /// Under which epoch it runs.
+    pub epoch: u64,
+    /// Whether it is being moved on.
+    pub moving: bool,
+    /// Why it cannot move.
+    pub cannot_move: Option<String>,
+}
+
+impl AgentView {
+    /// Sorts the agents' states; guests that do not run yet are no guests.
+    pub fn new(states: impl IntoIterator<Item = AgentState>) -> Self {
+        let mut view = Self::default();
+        for state in states {
+            match state {
+                AgentState::Home { session, epoch, runs_on, visited, moving, ended, .. } => {
+                    let home = HomeView { epoch, runs_on, visited, moving: moving.is_some(), ended: ended.is_some() };
+                    view.homes.insert(session, home);
+                }
+                AgentState::Guest {
+                    migration,
+                    session,
+                    home_node,
+                    root_pid,
+                    host_pid: Some(host_pid),
+                    cgroup,
+                    epoch: Some(epoch),
+                    moving,
+                    cannot_move,
+                } => {
+                    let guest = GuestView {
+                        session,
+                        home: home_node,
+                        root_pid,
+                        host_pid,
+                        cgroup,
+                        epoch,
+                        moving: moving.is_some(),
+                        cannot_move,
+                    };
+                    view.guests.insert(migration, guest);
+                }
+                AgentState::Guest { .. } => {}
+            }
+        }
+        view
+    }
+}
+
+/// What a row of a job is made of, beside the job itself.
+pub struct RowContext<'a> {
+    /// This node's name.
+    pub node: &'a str,
+    /// This node's memory in bytes.
+    pub memory_bytes: u64,
+    /// What the jobs' processes use, by cgroup.
+    pub figures: &'a HashMap<PathBuf, Figures>,
+    /// Users' names.
+    pub users: &'a HashMap<u32, String>,
+    /// The current or last migration of each job.
+    pub migrations: &'a HashMap<ProcessName, SessionId>,
+}
+
+impl RowContext<'_> {
+    /// The row of a job whose home is here. `away` is what the hosting node says of it.
+    pub fn job(
+        &self,
+        job: &Job,
+        home: Option<&HomeView>,
+        away: Option<&ProcessSummary>,
+        cannot_move: Option<String>,
+    ) -> ProcessSummary {
+        let name = ProcessName { node: self.node.into(), pid: job.root_pid };
+        let runs_on = home.map_or_else(|| self.node.to_owned(), |home| home.runs_on.clone());
+        let mut row = if runs_on == self.node && home.is_none_or(|home| home.epoch == 0) {
+            self.figures_of(job.root_pid, &job.cgroup)
+        } else {
+            away.cloned().unwrap_or_default()
+        };
+        // The deputy bears the program's name and arguments, so what home sees of it is right wherever it runs.
+        row.comm = comm(job.root_pid);
+        row.command_line = command_line(job.root_pid);
+        row.pid = job.root_pid;
+        row.home = self.node.into();
+        row.runs_on = runs_on;
+        row.uid = job.uid;
+        row.user = self.user(job.uid);
+        row.moves = home.map_or(0, |home| u32::try_from(home.epoch).unwrap_or(u32::MAX));
+        row.visited = home.map_or_else(|| vec![self.node.to_owned()], |home| home.visited.clone());
+        if home.is_some_and(|home| home.moving) {
+            row.state = ProcessState::Moving;
+        } else if home.is_some_and(|home| home.ended) {
+            row.state = ProcessState::Ended;
+        }
+        row.cannot_move = cannot_move.or_else(|| away.and_then(|away| away.cannot_move.clone()));
+        row.stay = job.stay;
+        row.migration = self.migrations.get(&name).copied();
+        row
+    }
+
+    /// The row of a guest.
+    pub fn guest(&self, guest: &GuestView) -> ProcessSummary {
+        let name = ProcessName { node: guest.home.clone(), pid: guest.root_pid };
+        let mut row = self.figures_of(guest.host_pid, &guest.cgroup);
+        row.comm = comm(guest.host_pid);
+        row.command_line = command_line(guest.host_pid);
+        row.pid = guest.root_pid;
+        row.home = guest.home.clone();
+        row.runs_on = self.node.into();
+        row.user = self.user(row.uid);
+        row.moves = u32::try_from(guest.epoch).unwrap_or(u32::MAX);
+        row.visited = vec![guest.home.clone(), self.node.into()];
+        if guest.moving {
+            row.state = ProcessState::Moving;
+        }
+        row.cannot_move.clone_from(&guest.cannot_move);
+        row.migration = self.migrations.get(&name).copied();
+        row
+    }
+
+    fn figures_of(&self, root: i32, cgroup: &Path) -> ProcessSummary {
+        let figures = self.figures.get(cgroup).cloned().unwrap_or_default();
+        let share = figures.resident_bytes as f64 * 100.0 / self.memory_bytes.max(1) as f64;
+        ProcessSummary {
+            state: state(figures.root_state(root)),
+            uid: figures.root_uid(root).unwrap_or_default(),
+            cwd: fs::read_link(format!("/proc/{root}/cwd")).map_or_else(|_| String::new(), |p| p.display().to_string()),
+            cpu_percent: f64::from(figures.cpu_milli) / 10.0,
+            cpu_time_ms: figures.cpu_time_ms,
+            resident_bytes: figures.resident_bytes,
+            memory_percent: share,
+            processes: figures.processes,
+            threads: figures.threads,
+            start_time_ms: figures.start_time_ms,
+            ..ProcessSummary::default()
+        }
+    }
+
+    fn user(&self, uid: u32) -> String {
+        self.users.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
+    }
+}
+
+fn comm(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_| String::new(), |text| text.trim_end().to_owned())
+}
+
+fn command_line(pid: i32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = bytes.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
+    let mut words: Vec<String> = words.collect();
+    words.pop_if(|last| last.is_empty());
+    words
+}
+
+fn state(letter: Option<char>) -> ProcessState {
+    match letter {
+        Some('R') => ProcessState::Running,
+        Some('S' | 'D' | 'I') => ProcessState::Sleeping,
+        Some('T' | 't') => ProcessState::Stopped,
+        Some('Z' | 'X') => ProcessState::Ended,
+        _ => ProcessState::Unknown,
+    }
+}
+
+/// The users' names of /etc/passwd. Name services are not asked: a figure in the list is no reason to wait for a network.
+pub fn users() -> HashMap<u32, String> {
+    let text = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let parse = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?.to_owned();
+        Some((fields.nth(1)?.parse().ok()?, name))
+    };
+    text.lines().filter_map(parse).collect()
+}
+
+/// What this node knows better of itself than gossip tells.
+pub struct Own {
+    /// Jobs whose home is here.
+    pub jobs: u32,
+    /// Why the scheduler is not attached.
+    pub sched_ext_note: Option<String>,
+    /// Whether the scheduler was switched off by a flag.
+    pub sched_ext_disabled: bool,
+    /// The version of CRIU.
+    pub criu_version: Option<String>,
+    /// What this node cannot do.
+    pub missing: Vec<String>,
+    /// How busy the CPUs were.
+    pub cpu_busy_percent: f64,
+    /// When the daemon was started, in ms since the epoch.
+    pub start_time_ms: u64,
+}
+
+/// The rows of all nodes.
+pub fn nodes(view: &ClusterView, own: &Own, has_port: bool) -> Vec<NodeSummary> {
+    view.entries.iter().map(|entry| node(entry, entry.name == view.me, own, has_port)).collect()
+}
+
+fn node(entry: &NodeEntry, local: bool, own: &Own, has_port: bool) -> NodeSummary {
+    let mut row = NodeSummary {
+        node: entry.name.to_string(),
+        state: match entry.state {
+            cluster::NodeState::Alive => NodeState::Alive,
+            cluster::NodeState::Suspect => NodeState::Suspect,
+            cluster::NodeState::Left => NodeState::Leaving,
+            cluster::NodeState::Down => NodeState::Dead,
+        },
+        local,
+        address: has_port.then(|| entry.addr.to_string()),
+        ..NodeSummary::default()
+    };
+    if let Some(report) = &entry.report {
+        let (summary, load) = (&report.summary, &report.load);
+        let pressure = load.pressure.unwrap_or_default();
+        row.version.clone_from(&summary.software_version);
+        row.cpus = summary.cpus;
+        row.cpu_speed = f64::from(summary.speed_permille) / 1_000.0;
+        row.cpu_features_hash = format!("{:016x}", summary.features_hash);
+        row.load = f64::from(load.load_milli) / 1_000.0;
+        row.memory_total_bytes = summary.memory_total_bytes;
+        row.memory_available_bytes = load.memory_free_bytes;
+        row.pressure = Pressure {
+            cpu_some_percent: f64::from(pressure.cpu_some_centi) / 100.0,
+            memory_some_percent: f64::from(pressure.memory_some_centi) / 100.0,
+            memory_full_percent: f64::from(pressure.memory_full_centi) / 100.0,
+            io_some_percent: f64::from(pressure.io_some_centi) / 100.0,
+        };
+        row.guests = load.guests;
+        row.refuses_because = match (summary.can_migrate, load.accepting) {
+            (false, _) => Some("something that hosting needs is missing there: `scx_mosix check` says what".into()),
+            (true, false) => Some("it takes no guests now".into()),
+            (true, true) => None,
+        };
+        row.kernel_release.clone_from(&summary.kernel_release);
+        row.sched_ext = match summary.sched_ext {
+            SchedExtState::Attached => SchedExt::Attached,
+            SchedExtState::Available if local && own.sched_ext_disabled => SchedExt::Disabled,
+            SchedExtState::Available | SchedExtState::Ejected => SchedExt::Detached,
+            SchedExtState::Unsupported => SchedExt::Unsupported,
+        };
+        row.age_ms = if local { 0 } else { report.age_ms };
+    }
+    if local {
+        row.jobs = own.jobs;
+        row.sched_ext_note.clone_from(&own.sched_ext_note);
+        row.criu_version.clone_from(&own.criu_version);
+        row.missing.clone_from(&own.missing);
+        row.cpu_busy_percent = own.cpu_busy_percent;
+        row.start_time_ms = Some(own.start_time_ms);
+    }
+    row
+}
+
+/// How long what a hosting node said of a job is shown.
+pub const AWAY_ROWS_VALID: Duration = Duration::from_secs(15);

@@ -1,0 +1,412 @@
+//! Starting and ending a daemon.
+
+use std::{
+    fs::{self, File, Permissions},
+    io,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    acceptor::{self, Incoming},
+    agents::{AgentKey, Agents},
+    backend::Daemon,
+    host::{AgentSettings, Host},
+    jobs::{Jobs, RegisterError},
+    moves::Moves,
+    now_ms,
+    peers::GrpcPeers,
+    placing::Placing,
+    state::{Measured, State},
+    tick,
+};
+use crate::{
+    api::{self, ApiServer, ServeError, backend::Views, view::MigrationSummary},
+    cluster::{self, ClusterError, ClusterHandle, LocalState, NodeSummary, Transport},
+    control::{FromAgent, MoveState, ToAgent},
+    keys::{ClusterKey, KeyError, NodeName, TlsConfigs, TlsPurpose},
+    node::{self, Machine, NodeError, NodeInfo, NodeInfoParams, NodeLoad, Sampler, SchedExtState},
+    placement,
+    scheduler::{Backoff, Scheduler},
+    telemetry::{Telemetry, TelemetryConfig, TelemetryError},
+};
+
+/// How long an agent may take to take over a stream.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a daemon is told at its start.
+pub struct Settings {
+    /// The cluster's key; without one the daemon is alone and listens on its Unix socket only.
+    pub key: Option<ClusterKey>,
+    /// This node's name; by default its host name.
+    pub node_name: Option<NodeName>,
+    /// Where to listen, TCP and UDP.
+    pub listen: SocketAddr,
+    /// The address that others are told; by default found out.
+    pub advertise: Option<IpAddr>,
+    /// Whom to ask for admission.
+    pub join: Vec<String>,
+    /// The run-time directory.
+    pub run_dir: PathBuf,
+    /// Whether to schedule with our scheduler.
+    pub sched_ext: bool,
+    /// Whether to move jobs by itself.
+    pub balance: bool,
+    /// Placement's tunables.
+    pub placement: placement::Config,
+}
+
+/// Why the daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Another daemon runs.
+    #[error("another daemon uses {}: stop it first, or give --run-dir", .path.display())]
+    Running {
+        /// The run-time directory.
+        path: PathBuf,
+    },
+    /// A file or directory cannot be made.
+    #[error("cannot set up {}; the daemon needs root", .path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The port cannot be had.
+    #[error("cannot listen on TCP {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A signal handler cannot be set.
+    #[error("cannot handle signals")]
+    Signals(#[source] io::Error),
+    /// This machine cannot be looked at.
+    #[error("cannot find out what this machine is")]
+    Node(#[from] NodeError),
+    /// The probe of this machine panicked.
+    #[error("the probe of this machine failed")]
+    Probe(#[source] tokio::task::JoinError),
+    /// The key cannot be used.
+    #[error("cannot use the cluster's key")]
+    Key(#[from] KeyError),
+    /// The cluster cannot be entered.
+    #[error("cannot take part in the cluster")]
+    Cluster(#[from] ClusterError),
+    /// Telemetry does not start.
+    #[error("cannot measure")]
+    Telemetry(#[from] TelemetryError),
+    /// The API cannot be served.
+    #[error("cannot serve the API")]
+    Api(#[from] ServeError),
+    /// Jobs of an earlier daemon cannot be read.
+    #[error("cannot take over the jobs of an earlier daemon")]
+    Jobs(#[from] RegisterError),
+    /// A setting of placement is out of bounds.
+    #[error("cannot use these settings")]
+    Placement(#[from] placement::ConfigError),
+}
+
+/// Runs a daemon until SIGTERM or SIGINT.
+pub async fn run(settings: Settings) -> Result<(), DaemonError> {
+    let _lock = prepare_directory(&settings.run_dir)?;
+    let stop = CancellationToken::new();
+    let terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+    let interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+
+    let info = look(&settings).await?;
+    let node = info.name.to_string();
+    let identity = settings.key.as_ref().map(|key| key.mint_node_identity(&info.name, &info.addresses)).transpose()?;
+    let tls: Option<TlsConfigs> = identity.as_ref().map(|identity| identity.tls(TlsPurpose::Grpc)).transpose()?;
+    let identity_text = identity.as_ref().map(super::host::identity_text).unwrap_or_default();
+
+    // The port is opened before anything is said to others, so that what they answer finds it open.
+    let listener = match &settings.key {
+        Some(_) => {
+            let address = settings.listen;
+            Some(TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?)
+        }
+        None => None,
+    };
+    let unix = api::bind_unix(&settings.run_dir.join(api::SOCKET_NAME))?;
+    let cluster = enter_cluster(&settings, &info).await?;
+    let address = cluster.addr().map(|address| address.to_string());
+
+    let scheduler = start_scheduler(settings.sched_ext);
+    let hints = scheduler.as_ref().map(Scheduler::hints);
+    let (telemetry, events) = Telemetry::start(TelemetryConfig::default())?;
+    let scheduler_state = scheduler.as_ref().map_or_else(
+        || watch::channel(crate::scheduler::State::Off { reason: "switched off by --no-sched-ext".into() }).1,
+        Scheduler::state,
+    );
+
+    let (report_sender, reports) = mpsc::channel(1_024);
+    let (ended_sender, ended) = mpsc::channel(64);
+    let at = |source| DaemonError::Directory { path: settings.run_dir.join("agents"), source };
+    let agents = Agents::new(&settings.run_dir, report_sender).map_err(at)?;
+    let views = Arc::new(Views::default());
+    let peers = GrpcPeers::new(cluster.clone(), tls.as_ref().map(|tls| tls.client.clone()), stop.clone());
+    let agent_settings =
+        AgentSettings { run_dir: settings.run_dir.clone(), node: node.clone(), identity: identity_text };
+    let state = Arc::new(State {
+        node: node.clone(),
+        address: address.clone(),
+        host: Host::new(agent_settings.clone(), agents.clone(), address.unwrap_or_default()),
+        agent_settings,
+        moves: Moves::new(&node, views.clone(), peers.clone(), ended_sender),
+        views,
+        jobs: Mutex::new(Jobs::load(&settings.run_dir)?),
+        agents,
+        peers,
+        cluster: cluster.clone(),
+        placing: Placing::new(&node, settings.placement.clone())?,
+        measured: Mutex::new(Measured::default()),
+        scheduler: scheduler_state,
+        stop: stop.clone(),
+        start_time_ms: now_ms(),
+        info,
+    });
+    let adopted = state.agents.adopt().await.map_err(at)?;
+    tracing::info!(node, adopted, "scx_mosix {} is up", env!("CARGO_PKG_VERSION"));
+
+    let daemon = Arc::new(Daemon(state.clone()));
+    let peer_backend = tls.is_some().then(|| daemon.clone() as Arc<dyn api::PeerBackend>);
+    let server = Arc::new(ApiServer::new(daemon, peer_backend, stop.clone()).await);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve_unix(server.clone(), unix));
+    if let (Some(listener), Some(tls)) = (listener, tls) {
+        let (incoming_sender, incoming) = mpsc::channel(64);
+        let (grpc_sender, grpc) = mpsc::channel(64);
+        tasks.spawn(acceptor::accept(listener, incoming_sender, stop.clone()));
+        tasks.spawn(route(state.clone(), incoming, grpc_sender));
+        tasks.spawn(serve_tls(server.clone(), grpc, tls));
+    }
+    tasks.spawn(watch_load(state.clone()));
+    tasks.spawn(note_reports(state.clone(), reports));
+    tasks.spawn(note_ended(state.clone(), ended));
+    tasks.spawn(drain_events(events, stop.clone()));
+    tasks.spawn(tick::run(state.clone(), telemetry, hints, settings.balance));
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    wait_for_end(terminate, interrupt, &mut tasks).await;
+    tracing::info!("leaving the cluster; guests and deputies go on");
+    server.set_leaving().await;
+    cluster.leave().await;
+    stop.cancel();
+    let all_ended = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(Duration::from_secs(5), all_ended).await.is_err() {
+        tracing::warn!("some tasks did not end in time");
+    }
+    if let Some(scheduler) = scheduler {
+        // Joining the supervisor's thread takes a tenth of a second.
+        let _ = tokio::task::spawn_blocking(move || scheduler.stop()).await;
+    }
+    let _ = fs::remove_file(settings.run_dir.join(api::SOCKET_NAME));
+    Ok(())
+}
+
+/// Makes the run-time directory and takes it for this process; the lock ends with the returned file.
+fn prepare_directory(run_dir: &Path) -> Result<File, DaemonError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| DaemonError::Directory { path, source }
+    };
+    fs::create_dir_all(run_dir).map_err(failed(run_dir))?;
+    // Users reach the API's socket; the rest is root's.
+    fs::set_permissions(run_dir, Permissions::from_mode(0o755)).map_err(failed(run_dir))?;
+    for name in ["agents", "jobs", "mig", "log"] {
+        let path = run_dir.join(name);
+        fs::create_dir_all(&path).map_err(failed(&path))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(failed(&path))?;
+    }
+    let path = run_dir.join("daemon.lock");
+    let lock = File::create(&path).map_err(failed(&path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(DaemonError::Running { path: run_dir.into() }),
+        Err(fs::TryLockError::Error(source)) => Err(DaemonError::Directory { path, source }),
+    }
+}
+
+async fn look(settings: &Settings) -> Result<NodeInfo, DaemonError> {
+    let mut addresses = Vec::new();
+    if settings.key.is_some() {
+        let toward = settings.join.iter().find_map(|host| acceptor::with_default_port(host)).map(|a| a.ip());
+        let listens = (!settings.listen.ip().is_unspecified()).then(|| settings.listen.ip());
+        let advertised = match settings.advertise.or(listens) {
+            Some(address) => address,
+            None => node::advertised_address(toward)?,
+        };
+        addresses.push(advertised);
+        addresses.extend(node::local_addresses()?.into_iter().filter(|address| *address != advertised));
+    }
+    let params = NodeInfoParams { name: settings.node_name.clone(), addresses };
+    let probe = move || NodeInfo::probe(&Machine::this(), params);
+    Ok(tokio::task::spawn_blocking(probe).await.map_err(DaemonError::Probe)??)
+}
+
+async fn enter_cluster(settings: &Settings, info: &NodeInfo) -> Result<ClusterHandle, DaemonError> {
+    let transport = settings.key.as_ref().map(|key| {
+        let (epoch, problem) = cluster::next_epoch(&settings.run_dir.join("gossip-epoch"));
+        if let Some(error) = problem {
+            tracing::warn!(%error, "the gossip epoch cannot be kept: others may refuse this node's datagrams for a while");
+        }
+        let advertise = info.addresses.first().copied().unwrap_or(settings.listen.ip());
+        Transport { key: key.clone(), listen: settings.listen, advertise, join: settings.join.clone(), epoch }
+    });
+    let local = LocalState { summary: NodeSummary::from(info), load: NodeLoad::default() };
+    Ok(cluster::start(info.name.clone(), transport, local).await?)
+}
+
+fn start_scheduler(wanted: bool) -> Option<Scheduler> {
+    if !wanted {
+        return None;
+    }
+    match Scheduler::start(Backoff::default()) {
+        Ok(scheduler) => Some(scheduler),
+        Err(error) => {
+            tracing::warn!(%error, "the kernel's own scheduler stays in force");
+            None
+        }
+    }
+}
+
+/// Tells the cluster each second how loaded this node is, and what its scheduler does.
+async fn watch_load(state: Arc<State>) {
+    let sampler = Sampler::new(Machine::this(), state.info.cpus, state.info.speed_permille);
+    let (loads, mut changes) = watch::channel(NodeLoad::default());
+    let complete = {
+        let state = state.clone();
+        move |load: &mut NodeLoad| {
+            load.guests = u32::try_from(state.agent_view().guests.len()).unwrap_or(u32::MAX);
+            load.accepting = !state.stop.is_cancelled();
+            load.memory_free_bytes = load.memory_free_bytes.saturating_sub(state.host.reserved_bytes());
+        }
+    };
+    let publish = async {
+        let mut summary = NodeSummary::from(&state.info);
+        while changes.changed().await.is_ok() {
+            state.cluster.set_load(*changes.borrow_and_update());
+            let sched_ext = match &*state.scheduler.borrow() {
+                crate::scheduler::State::Running { .. } => SchedExtState::Attached,
+                crate::scheduler::State::Ejected { .. } => SchedExtState::Ejected,
+                crate::scheduler::State::Off { .. } => state.info.features.sched_ext,
+                crate::scheduler::State::Unsupported { .. } => SchedExtState::Unsupported,
+            };
+            if summary.sched_ext != sched_ext {
+                summary.sched_ext = sched_ext;
+                state.cluster.set_summary(summary.clone());
+            }
+        }
+    };
+    tokio::join!(node::watch_load(sampler, loads, complete, state.stop.clone()), publish);
+}
+
+/// Hands connections to whom they are for.
+async fn route(state: Arc<State>, mut incoming: mpsc::Receiver<Incoming>, grpc: mpsc::Sender<tokio::net::TcpStream>) {
+    while let Some(connection) = incoming.recv().await {
+        match connection {
+            Incoming::Grpc(stream) => drop(grpc.send(stream).await),
+            Incoming::Stream(kind, session, stream) => {
+                let state = state.clone();
+                tokio::spawn(async move {
+                    let handed = async {
+                        let agent =
+                            state.agents.attach((kind, session), STREAM_TIMEOUT).await.map_err(|e| e.to_string())?;
+                        let stream = stream.into_std().map_err(|error| error.to_string())?;
+                        let message = ToAgent::Stream { kind };
+                        agent.request(&message, Some(stream.into())).await.map_err(|error| error.to_string())
+                    };
+                    if let Err(error) = handed.await {
+                        tracing::info!(%session, ?kind, error, "a stream came for an agent that is not here");
+                    }
+                });
+            }
+        }
+    }
+}
+
+async fn serve_unix(server: Arc<ApiServer>, listener: tokio::net::UnixListener) {
+    if let Err(error) = server.serve_unix(listener).await {
+        tracing::error!(%error, "the API is no longer served to this machine");
+    }
+}
+
+async fn serve_tls(server: Arc<ApiServer>, incoming: mpsc::Receiver<tokio::net::TcpStream>, tls: TlsConfigs) {
+    if let Err(error) = server.serve_tls(incoming, tls.server).await {
+        tracing::error!(%error, "the API is no longer served to other machines");
+    }
+}
+
+/// Keeps the records of moves by what agents report.
+async fn note_reports(state: Arc<State>, mut reports: mpsc::Receiver<(AgentKey, FromAgent)>) {
+    loop {
+        let report = tokio::select! {
+            report = reports.recv() => report,
+            () = state.stop.cancelled() => return,
+        };
+        match report {
+            Some((_, FromAgent::Progress(progress))) => state.moves.note(&progress),
+            Some(_) => {}
+            None => return,
+        }
+    }
+}
+
+/// Lets placement learn from moves that did not come about.
+async fn note_ended(state: Arc<State>, mut ended: mpsc::Receiver<MigrationSummary>) {
+    loop {
+        let record = tokio::select! {
+            record = ended.recv() => record,
+            () = state.stop.cancelled() => return,
+        };
+        let Some(record) = record else { return };
+        if record.state != MoveState::Run {
+            state.placing.failed(&record.process.to_string(), &record.target);
+        }
+    }
+}
+
+/// Events tell of changes sooner than the next second; nothing waits for them yet, but their queue must not fill up.
+async fn drain_events(mut events: mpsc::Receiver<crate::telemetry::TaskEvent>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => tracing::trace!(?event, "task"),
+                None => return,
+            },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Waits for a signal, or for a part of the daemon that ended though it should not.
+async fn wait_for_end(
+    mut terminate: tokio::signal::unix::Signal,
+    mut interrupt: tokio::signal::unix::Signal,
+    tasks: &mut JoinSet<()>,
+) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = tasks.join_next() => match ended {
+            Some(Err(error)) => tracing::error!(%error, "a part of the daemon failed"),
+            _ => tracing::error!("a part of the daemon ended"),
+        },
+    }
+}

@@ -1,0 +1,271 @@
+//! The daemon's second: measure, tidy up, show, decide, move.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{
+    figures::Summing,
+    jobs::{CGROUP_ROOT, Job},
+    launch::Whereabouts,
+    placing,
+    rows::{AWAY_ROWS_VALID, AgentView, Own, RowContext, nodes, users},
+    state::State,
+};
+use crate::{
+    api::{name::ProcessName, view::ProcessSummary},
+    control::{SessionId, StreamKind},
+    home::descriptors,
+    migration::{
+        movable,
+        source::{Body, Place},
+    },
+    placement::Action,
+    scheduler::{HintTarget, Tier, TierHints},
+    telemetry::TelemetryHandle,
+};
+
+/// The step of MOSIX's decays, and so of everything that follows from them.
+const STEP: Duration = Duration::from_secs(1);
+
+/// How often the hosts of this node's jobs are asked how these are, and jobs here whether they could move.
+const SLOW_STEPS: u32 = 3;
+
+/// The cgroup below which all guests of this node live.
+pub const GUESTS_CGROUP: &str = "scx_mosix";
+
+/// Ticks until the daemon ends.
+pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Option<TierHints>, balance: bool) {
+    let mut steps = interval(STEP);
+    steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut summing = Summing::default();
+    let mut tiers = HashMap::new();
+    let mut count: u32 = 0;
+    loop {
+        tokio::select! {
+            _ = steps.tick() => {}
+            () = state.stop.cancelled() => return,
+        }
+        match telemetry.sample().await {
+            Ok(snapshot) => {
+                let guests = Path::new(CGROUP_ROOT).join(GUESTS_CGROUP);
+                let jobs: Vec<PathBuf> = state.jobs().iter().map(|job| job.cgroup.clone()).collect();
+                let wanted = |cgroup: &Path| cgroup.starts_with(&guests) || jobs.iter().any(|job| job == cgroup);
+                let figures = summing.update(&snapshot, wanted);
+                let busy: u64 = snapshot.tasks.iter().map(|task| task.cpu_now_milli).sum();
+                let mut measured = state.measured();
+                measured.figures = figures;
+                measured.cpu_busy_percent = busy as f64 / 10.0 / f64::from(state.info.cpus.max(1));
+            }
+            Err(error) => tracing::warn!(%error, "no figures this second"),
+        }
+        for job in state.jobs().remove_ended() {
+            tracing::info!(pid = job.root_pid, "job ended");
+        }
+        state.host.settle();
+        recover(&state);
+        let agents = state.agent_view();
+        note_arrivals(&state, &agents);
+        if let Some(hints) = &hints {
+            set_tiers(hints, &agents, &mut tiers);
+        }
+        if count.is_multiple_of(SLOW_STEPS) {
+            tokio::spawn(look_at_movability(state.clone()));
+            tokio::spawn(ask_hosts(state.clone(), agents.homes.values().map(|home| home.runs_on.clone()).collect()));
+        }
+        show(&state, &agents);
+        if balance && state.address.is_some() {
+            decide(&state);
+        }
+        count = count.wrapping_add(1);
+    }
+}
+
+/// Lets placement look at every job here and starts the moves that it wants.
+fn decide(state: &Arc<State>) {
+    let decisions = state.placing.decide(state.node_views(), state.job_views(), state.in_flight());
+    for decision in decisions {
+        let Action::Move { target, cause } = &decision.action else { continue };
+        let Some(process) = parse_job(&decision.job) else { continue };
+        let why = decision.reasons.iter().rev().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        tracing::info!(%process, %target, %cause, why, "placement moves a job");
+        let started = state.launch(&process, target, placing::trigger(*cause), why, SessionId::random());
+        if let Err(error) = started {
+            tracing::warn!(%process, %target, %error, "move not started");
+            state.placing.failed(&decision.job, target);
+        }
+    }
+}
+
+fn parse_job(id: &str) -> Option<ProcessName> {
+    let (node, pid) = id.rsplit_once('/')?;
+    Some(ProcessName { node: node.into(), pid: pid.parse().ok()? })
+}
+
+/// Renews the tables of the API.
+fn show(state: &State, agents: &AgentView) {
+    let users = users();
+    let mut migrations = HashMap::new();
+    for record in state.views.migrations.all() {
+        // Newest first: the first one seen of a job stays.
+        migrations.entry(record.process.clone()).or_insert(record.id);
+    }
+    let jobs: Vec<Job> = state.jobs().iter().cloned().collect();
+    let measured = state.measured();
+    let context = RowContext {
+        node: &state.node,
+        memory_bytes: state.info.memory_total_bytes,
+        figures: &measured.figures,
+        users: &users,
+        migrations: &migrations,
+    };
+    let mut rows: Vec<ProcessSummary> = Vec::new();
+    for job in &jobs {
+        let home = agents.homes.get(&job.session);
+        let hosted_here = agents.guests.values().find(|guest| guest.session == job.session);
+        let here = hosted_here.map(|guest| context.guest(guest));
+        let away = measured.away.get(&job.root_pid).filter(|(at, _)| at.elapsed() < AWAY_ROWS_VALID);
+        let away = here.as_ref().or(away.map(|(_, row)| row));
+        let cannot_move = measured.cannot_move.get(&job.session).cloned();
+        rows.push(context.job(job, home, away, cannot_move));
+    }
+    let guests = agents.guests.values().filter(|guest| guest.home != state.node);
+    rows.extend(guests.map(|guest| context.guest(guest)));
+    state.views.processes.replace_all(rows);
+
+    let own = Own {
+        jobs: u32::try_from(jobs.len()).unwrap_or(u32::MAX),
+        sched_ext_note: super::scheduler_note(&state.scheduler.borrow()),
+        sched_ext_disabled: matches!(&*state.scheduler.borrow(), crate::scheduler::State::Off { .. }),
+        criu_version: state.info.features.criu.map(|version| version.to_string()),
+        missing: super::missing(&state.info),
+        cpu_busy_percent: measured.cpu_busy_percent,
+        start_time_ms: state.start_time_ms,
+    };
+    drop(measured);
+    state.views.nodes.replace_all(nodes(&state.cluster.view(), &own, state.address.is_some()));
+}
+
+fn note_arrivals(state: &State, agents: &AgentView) {
+    let mut measured = state.measured();
+    measured.arrived.retain(|migration, _| agents.guests.contains_key(migration));
+    for migration in agents.guests.keys() {
+        measured.arrived.entry(*migration).or_insert_with(Instant::now);
+    }
+}
+
+/// Guests get what home's own programs leave, agents come first.
+fn set_tiers(hints: &TierHints, agents: &AgentView, known: &mut HashMap<PathBuf, u64>) {
+    use std::os::unix::fs::MetadataExt;
+    let guests = agents.guests.values().map(|guest| (guest.cgroup.clone(), Tier::Guest));
+    let own = (Path::new(CGROUP_ROOT).join("scx_mosix-agents"), Tier::Agent);
+    let mut present = HashMap::new();
+    for (cgroup, tier) in guests.chain([own]) {
+        let Ok(inode) = fs::metadata(&cgroup).map(|metadata| metadata.ino()) else { continue };
+        if known.get(&cgroup) != Some(&inode)
+            && let Err(error) = hints.set_tier(HintTarget::Cgroup(inode), Some(tier))
+        {
+            tracing::debug!(%error, "tier not set; tried again in a second");
+            continue;
+        }
+        present.insert(cgroup, inode);
+    }
+    for (_, inode) in known.iter().filter(|(cgroup, _)| !present.contains_key(*cgroup)) {
+        // The scheduler may have stopped; then there is nothing to take back.
+        let _ = hints.set_tier(HintTarget::Cgroup(*inode), None);
+    }
+    *known = present;
+}
+
+/// What a dead agent may have left: a frozen job, a guest that nobody owns.
+fn recover(state: &State) {
+    for job in state.jobs().iter() {
+        let agent = state.agents.get((StreamKind::Home, job.session));
+        let starting = state.moves.under_way().iter().any(|(_, process, _)| process.pid == job.root_pid);
+        if agent.is_some() || starting || !is_frozen(&job.cgroup) {
+            continue;
+        }
+        if state.agent_settings.run_dir.join(format!("jobs/{}.epoch", job.session)).exists() {
+            tracing::warn!(pid = job.root_pid, "its home agent died after it had been committed elsewhere: ended here");
+            write(&job.cgroup.join("cgroup.kill"), "1");
+        } else {
+            tracing::warn!(pid = job.root_pid, "its home agent died before any commit: it goes on here");
+            write(&job.cgroup.join("cgroup.freeze"), "0");
+        }
+    }
+    let Ok(guests) = fs::read_dir(Path::new(CGROUP_ROOT).join(GUESTS_CGROUP)) else { return };
+    for entry in guests.flatten() {
+        let name = entry.file_name();
+        let migration = name.to_str().and_then(|name| name.strip_prefix("guest-")?.parse::<SessionId>().ok());
+        let Some(migration) = migration else { continue };
+        let socket = crate::control::socket_path(&state.agent_settings.run_dir, StreamKind::Move, migration);
+        if state.agents.get((StreamKind::Move, migration)).is_none() && !socket.exists() {
+            write(&entry.path().join("cgroup.kill"), "1");
+            // Fails while the last process is still dying; the next second tries again.
+            let _ = fs::remove_dir(entry.path());
+            state.host.ended(migration);
+        }
+    }
+}
+
+fn is_frozen(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
+}
+
+fn write(path: &Path, text: &str) {
+    if let Err(error) = fs::write(path, text) {
+        tracing::warn!(path = %path.display(), %error, "cannot write");
+    }
+}
+
+/// Looks whether the jobs that run at home could move.
+async fn look_at_movability(state: Arc<State>) {
+    let jobs: Vec<Job> = state.jobs().iter().cloned().collect();
+    let at_home = |job: &Job| {
+        let name = ProcessName { node: state.node.clone(), pid: job.root_pid };
+        matches!(state.whereabouts(&name), Some(Whereabouts::Home(_)))
+    };
+    let jobs: Vec<Job> = jobs.into_iter().filter(at_home).collect();
+    let looked = tokio::task::spawn_blocking(move || {
+        let reason = |job: Job| {
+            let body = Body { root_pid: job.root_pid, cgroup: job.cgroup, place: Place::Here };
+            let pids = procs_of(&body.cgroup);
+            let why = movable::check(&body).err().map(|error| error.to_string());
+            Some((job.session, why.or_else(|| Some(descriptors::forecast(&pids).err()?.to_string()))?))
+        };
+        jobs.into_iter().filter_map(reason).collect::<HashMap<SessionId, String>>()
+    });
+    if let Ok(cannot_move) = looked.await {
+        state.measured().cannot_move = cannot_move;
+    }
+}
+
+fn procs_of(cgroup: &Path) -> Vec<i32> {
+    let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Asks the nodes that host jobs of this node how these are.
+async fn ask_hosts(state: Arc<State>, mut hosts: Vec<String>) {
+    hosts.sort();
+    hosts.dedup();
+    for host in hosts.into_iter().filter(|host| *host != state.node) {
+        match state.peers.processes(&host).await {
+            Ok(rows) => {
+                let mut measured = state.measured();
+                for row in rows.into_iter().filter(|row| row.home == state.node && row.runs_on == host) {
+                    measured.away.insert(row.pid, (Instant::now(), row));
+                }
+            }
+            Err(error) => tracing::debug!(host, %error, "a host does not say how its guests are"),
+        }
+    }
+    let mut measured = state.measured();
+    measured.away.retain(|_, (at, _)| at.elapsed() < AWAY_ROWS_VALID);
+}

@@ -1,0 +1,210 @@
+//! What is shown while the demo runs, and the table at its end.
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Write},
+};
+
+use anyhow::{Context, Result};
+use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
+use serde::Deserialize;
+
+use super::{Outcome, Output, programs::PROGRAMS};
+
+#[derive(Deserialize)]
+struct Nodes {
+    nodes: Vec<Node>,
+}
+
+#[derive(Deserialize)]
+struct Node {
+    node: String,
+    load: f64,
+    guests: u32,
+    sched_ext: String,
+}
+
+#[derive(Deserialize)]
+struct Processes {
+    processes: Vec<Process>,
+}
+
+#[derive(Deserialize)]
+struct Process {
+    pid: i32,
+    runs_on: String,
+    state: String,
+    comm: String,
+    cwd: String,
+    command_line: Vec<String>,
+    visited: Vec<String>,
+    moves: u32,
+    cannot_move: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Migrations {
+    migrations: Vec<Migration>,
+}
+
+#[derive(Deserialize)]
+struct Migration {
+    id: String,
+    process: String,
+    state: String,
+    downtime_us: Option<u64>,
+    create_time_ms: u64,
+}
+
+/// All that was seen so far. A job that has ended is no longer listed, so what was seen of it is kept.
+#[derive(Default)]
+pub struct Seen {
+    nodes: Vec<Node>,
+    processes: BTreeMap<i32, Process>,
+    running: Vec<i32>,
+    moved: BTreeMap<String, Migration>,
+}
+
+/// What was seen of one program.
+#[derive(Default)]
+pub struct Story {
+    pub nodes: Vec<String>,
+    pub moves: u32,
+    pub downtime_ms: Vec<u64>,
+}
+
+impl Seen {
+    /// Notes the three answers of `scx_mosix … --output json`.
+    pub fn note(&mut self, nodes: &str, processes: &str, migrations: &str) -> Result<()> {
+        let nodes: Nodes = serde_json::from_str(nodes).with_context(|| format!("`nodes` said {nodes}"))?;
+        let now: Processes = serde_json::from_str(processes).with_context(|| format!("`ps` said {processes}"))?;
+        let moves: Migrations =
+            serde_json::from_str(migrations).with_context(|| format!("`migrations` said {migrations}"))?;
+        self.nodes = nodes.nodes;
+        self.running = now.processes.iter().map(|process| process.pid).collect();
+        self.processes.extend(now.processes.into_iter().map(|process| (process.pid, process)));
+        let over = moves.migrations.into_iter().filter(|migration| migration.state == "run");
+        self.moved.extend(over.map(|migration| (migration.id.clone(), migration)));
+        Ok(())
+    }
+
+    /// The whole story of a program.
+    pub fn of(&self, name: &str) -> Story {
+        let Some(process) = self.processes.values().find(|process| program_of(process) == Some(name)) else {
+            return Story::default();
+        };
+        let suffix = format!("/{}", process.pid);
+        let mut moves: Vec<&Migration> = self.moved.values().filter(|m| m.process.ends_with(&suffix)).collect();
+        moves.sort_by_key(|migration| migration.create_time_ms);
+        Story {
+            nodes: process.visited.clone(),
+            moves: process.moves.max(moves.len() as u32),
+            downtime_ms: moves.iter().filter_map(|migration| migration.downtime_us).map(|us| us / 1_000).collect(),
+        }
+    }
+}
+
+/// Which of the demo's programs a job is: each has an input file of its own name.
+fn program_of(process: &Process) -> Option<&'static str> {
+    let line = process.command_line.join(" ");
+    let is = |name: &str| process.cwd.ends_with("/demo") && line.contains(&format!("{name}.in"));
+    // The longest first: "xz-threads.in" is not "xz.in".
+    let mut names: Vec<&'static str> = PROGRAMS.iter().map(|program| program.name).collect();
+    names.sort_by_key(|name| std::cmp::Reverse(name.len()));
+    names.into_iter().find(|name| is(name))
+}
+
+/// Redraws on a terminal; elsewhere prints a line whenever something has changed.
+pub struct Show {
+    live: bool,
+    drawn: usize,
+    last: String,
+}
+
+impl Show {
+    /// Shows on stderr, so that stdout is left to the result.
+    pub fn new(_output: Output) -> Self {
+        Self { live: std::io::stderr().is_terminal(), drawn: 0, last: String::new() }
+    }
+
+    /// Shows what is known now.
+    pub fn refresh(&mut self, seen: &Seen, ended: usize) {
+        let mut err = std::io::stderr().lock();
+        if !self.live {
+            let line = brief(seen, ended);
+            if line != self.last {
+                let _ = writeln!(err, "demo: {line}");
+                self.last = line;
+            }
+            return;
+        }
+        let text = picture(seen, ended);
+        if self.drawn > 0 {
+            let _ = write!(err, "\x1b[{}A\x1b[J", self.drawn);
+        }
+        self.drawn = text.lines().count();
+        let _ = writeln!(err, "{}", text.trim_end());
+    }
+}
+
+fn brief(seen: &Seen, ended: usize) -> String {
+    let place = |pid: &i32| {
+        let process = &seen.processes[pid];
+        let moving = if process.state == "moving" { "…" } else { "" };
+        format!("{}@{}{moving}", program_of(process).unwrap_or(&process.comm), process.runs_on)
+    };
+    format!("{ended} ended; {}", seen.running.iter().map(place).collect::<Vec<_>>().join(" "))
+}
+
+fn picture(seen: &Seen, ended: usize) -> String {
+    let mut nodes = Table::new();
+    nodes.load_style(UTF8_BORDERS_ONLY).set_header(["node", "load", "", "guests", "sched_ext"]);
+    for node in &seen.nodes {
+        let bar = "█".repeat((node.load * 2.0).round().clamp(0.0, 20.0) as usize);
+        nodes.add_row([
+            node.node.clone(),
+            format!("{:.2}", node.load),
+            format!("{bar:<20}"),
+            node.guests.to_string(),
+            node.sched_ext.clone(),
+        ]);
+    }
+    let mut processes = Table::new();
+    processes.load_style(UTF8_BORDERS_ONLY).set_header(["pid", "program", "runs on", "was on", "moves", "note"]);
+    for pid in &seen.running {
+        let process = &seen.processes[pid];
+        let note = match (&process.cannot_move, process.state.as_str()) {
+            (Some(why), _) => format!("cannot move: {why}"),
+            (None, "moving") => "moving".into(),
+            (None, _) => String::new(),
+        };
+        processes.add_row([
+            pid.to_string(),
+            program_of(process).unwrap_or(&process.comm).to_owned(),
+            process.runs_on.clone(),
+            process.visited.join(" → "),
+            process.moves.to_string(),
+            note,
+        ]);
+    }
+    format!("{nodes}\n{processes}\n{ended} of {} programs have ended", PROGRAMS.len())
+}
+
+/// The table at the end.
+pub fn table(outcomes: &[Outcome]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY);
+    table.set_header(["program", "nodes visited", "moves", "downtime of each", "exit status", "output identical"]);
+    for outcome in outcomes {
+        let downtimes: Vec<String> = outcome.downtime_ms.iter().map(|ms| format!("{ms} ms")).collect();
+        table.add_row([
+            outcome.program.to_owned(),
+            outcome.nodes.join(" → "),
+            outcome.moves.to_string(),
+            downtimes.join(", "),
+            outcome.exit_status.to_string(),
+            if outcome.identical { "yes" } else { "NO" }.to_owned(),
+        ]);
+    }
+    table
+}
