@@ -16,6 +16,7 @@
 //! ours. [`machine`] says which step may follow which. Who decides is not here: see [`crate::agent`].
 
 pub mod criu;
+pub mod fork;
 pub mod freeze;
 pub mod images;
 pub mod machine;
@@ -23,4 +24,5 @@ pub mod movable;
 pub mod pages;
 pub mod process;
 pub mod source;
+pub mod target;
 pub mod wire;

@@ -25,9 +25,7 @@ mod restore;
 pub use connection::{Connection, Features, Step};
 pub use dump::{DumpRequest, dump};
 pub use images::{PAGE_BYTES, Range, lazy_ranges, tree};
-pub use program::{
-    FIRST_FREE_FD, HOST_ROOT_FD, IMAGES_FD, MIN_VERSION, NO_PLUGINS, PLUGINS_VARIABLE, Program, RPC_FD, Version, check,
-};
+pub use program::{FIRST_FREE_FD, HOST_ROOT_FD, IMAGES_FD, MIN_VERSION, Program, RPC_FD, Version, check};
 pub use restore::{HeldRestore, RestoreRequest, restore};
 
 /// Log of CRIU in the images' directory; never sent.

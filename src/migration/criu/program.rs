@@ -16,7 +16,7 @@ use std::{
 use tokio::process::{Child, Command};
 
 use super::{Connection, CriuError, Features, Step};
-use crate::proto::criu::RequestType;
+use crate::{migration::fork::go_on_as_child, proto::criu::RequestType};
 
 /// Names another CRIU than the system's: the path of its binary.
 const PATH_VARIABLE: &str = "SCX_MOSIX_CRIU";
@@ -45,10 +45,10 @@ pub const HOST_ROOT_FD: RawFd = 104;
 /// First descriptor for what the body inherits.
 pub const FIRST_FREE_FD: RawFd = 110;
 
-/// Tells CRIU where its plugins lie. In a guest it would find home's, which need not fit, so it gets a directory without any.
-pub const PLUGINS_VARIABLE: &str = "CRIU_LIBS_DIR";
-/// See [`PLUGINS_VARIABLE`].
-pub const NO_PLUGINS: &str = "/proc/self/fdinfo";
+/// CRIU's environment. It looks for plugins; in a guest it would find home's, which need not fit, so it is shown a directory
+/// without any.
+const ENVIRONMENT: [(&str, &str); 2] =
+    [("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("CRIU_LIBS_DIR", "/proc/self/fdinfo")];
 
 /// How long questions that need no work may take; a kernel under emulation is slow at CRIU's first probes.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -95,8 +95,15 @@ impl Program {
         Some(Self { root, binary })
     }
 
+    /// The command line of a `criu swrk` in a guest, which must have [`HOST_ROOT_FD`] and [`RPC_FD`], and its environment.
+    pub fn in_guest(&self) -> (Vec<OsString>, Vec<(&'static str, &'static str)>) {
+        let mut line = self.command_line(&host_root());
+        line.extend(["swrk".into(), RPC_FD.to_string().into()]);
+        (line, ENVIRONMENT.to_vec())
+    }
+
     /// The command line up to and without CRIU's own arguments, all paths below `prefix`.
-    pub fn command_line(&self, prefix: &Path) -> Vec<OsString> {
+    fn command_line(&self, prefix: &Path) -> Vec<OsString> {
         let below = |path: &Path| prefix.join(path.strip_prefix("/").unwrap_or(path));
         let root = below(&self.root);
         let libraries: Vec<String> = LIBRARIES.iter().map(|dir| root.join(dir).display().to_string()).collect();
@@ -125,7 +132,7 @@ impl Program {
         line.extend(["swrk".into(), RPC_FD.to_string().into()]);
         let mut command = Command::new(&line[0]);
         command.args(&line[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env(PLUGINS_VARIABLE, NO_PLUGINS);
+        command.env_clear().envs(ENVIRONMENT);
         let mut passed = vec![(duplicate_high(&theirs)?, RPC_FD)];
         for (fd, number) in more {
             passed.push((duplicate_high(fd)?, *number));
@@ -150,7 +157,7 @@ impl Program {
 }
 
 /// Enters all namespaces of the process that the pidfd names. A pid namespace is only for children, so the caller goes on as
-/// a child, and the process that was forked stays behind to pass on how the child ends.
+/// a child.
 fn enter(process: RawFd) -> io::Result<()> {
     const ALL: i32 = libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
@@ -158,30 +165,17 @@ fn enter(process: RawFd) -> io::Result<()> {
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNS
         | libc::CLONE_NEWTIME;
-    // SAFETY: plain system calls with valid arguments, in a process that has one thread only.
+    // SAFETY: a plain system call; and the caller runs between fork and exec, with one thread.
     unsafe {
         if libc::setns(process, ALL) < 0 {
             return Err(io::Error::last_os_error());
         }
-        match libc::fork() {
-            -1 => Err(io::Error::last_os_error()),
-            0 => {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            }
-            child => {
-                // Among these is the pipe that tells our parent whether exec worked.
-                libc::close_range(0, libc::c_uint::MAX, 0);
-                let mut status = 0;
-                while libc::waitpid(child, &mut status, 0) < 0 {}
-                libc::_exit(libc::WEXITSTATUS(status))
-            }
-        }
+        go_on_as_child()
     }
 }
 
 /// Where this node's root is for a process that has [`HOST_ROOT_FD`].
-pub(super) fn host_root() -> PathBuf {
+fn host_root() -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{HOST_ROOT_FD}"))
 }
 

@@ -17,5 +17,6 @@ mod engine;
 mod owner;
 mod transfer;
 
+pub(crate) use engine::explain;
 pub use engine::run;
 pub use owner::{Body, Descriptors, Move, Outcome, Owner, Place, Relayed, Verdict};

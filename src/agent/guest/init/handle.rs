@@ -1,0 +1,228 @@
+//! Init as its agent sees it.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    path::Path,
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::{
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+use tokio::{
+    io::unix::AsyncFd,
+    process::{Child, Command},
+    sync::{Mutex, mpsc},
+    time::timeout,
+};
+
+use super::{AGENT_FD, Ask, Restore, Told, packet};
+use crate::migration::fork::go_on_as_child;
+
+/// How long init may take for an answer; under emulation the guest's world takes some 100 ms.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a killed guest may take to be gone.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// Reports that wait for a slow agent; init itself waits when there are more.
+const QUEUE: usize = 256;
+
+/// Why init does not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// It cannot be started or reached.
+    #[error("cannot {what} of the guest")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// It could not do what it was asked.
+    #[error("{0}")]
+    Refused(String),
+    /// It has ended.
+    #[error("pid 1 of the guest has ended")]
+    Ended,
+    /// It does not answer.
+    #[error("pid 1 of the guest did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
+    TimedOut,
+}
+
+fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> InitError {
+    move |source| InitError::Io { what, source }
+}
+
+/// A CRIU that init has started.
+#[derive(Debug)]
+pub struct Restoring {
+    /// Its number in the guest.
+    pub criu_pid: i32,
+    /// The master of the guest's terminal, if it has one.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// Pid 1 of a guest. Dropped, it is killed, and with it everything in the guest.
+pub struct Init {
+    socket: Arc<AsyncFd<OwnedFd>>,
+    answers: Mutex<mpsc::Receiver<(Told, Vec<OwnedFd>)>>,
+    pid: i32,
+    pidfd: OwnedFd,
+    keeper: Child,
+}
+
+impl Init {
+    /// Starts init and has it make the guest's world out of the tree mounted at `root`. The second value is what becomes of
+    /// init's children; it ends when init does.
+    pub async fn start(root: &Path, hostname: &str) -> Result<(Self, mpsc::Receiver<Told>), InitError> {
+        let failed = cannot("make the socket");
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| failed(errno.into()))?;
+        let keeper = spawn(&theirs).map_err(cannot("start pid 1"))?;
+        drop(theirs);
+        let pid = only_child(&keeper).map_err(cannot("find pid 1"))?;
+        let pidfd =
+            Pid::from_raw(pid).ok_or(rustix::io::Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+        let pidfd = pidfd.map_err(|errno| cannot("hold on to pid 1")(errno.into()))?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(|errno| cannot("make the socket")(errno.into()))?;
+        // SAFETY: an `OwnedFd` owns its descriptor for as long as it lives and never hands out another.
+        let socket = unsafe { AsyncFd::register(ours) }.map_err(|error| cannot("make the socket")(error.into()))?;
+        let socket = Arc::new(socket);
+        let (answer, answers) = mpsc::channel(4);
+        let (event, events) = mpsc::channel(QUEUE);
+        tokio::spawn(listen(socket.clone(), answer, event));
+        let init = Self { socket, answers: Mutex::new(answers), pid, pidfd, keeper };
+        match init.ask(&Ask::Setup { root: root.into(), hostname: hostname.into() }, &[]).await? {
+            (Told::Ready, _) => Ok((init, events)),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Its number on this node.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Starts CRIU. `descriptors` go with `restore.numbers`.
+    pub async fn restore(&self, restore: Restore, descriptors: &[BorrowedFd<'_>]) -> Result<Restoring, InitError> {
+        match self.ask(&Ask::Restore(restore), descriptors).await? {
+            (Told::Started { pid }, mut descriptors) => Ok(Restoring { criu_pid: pid, terminal: descriptors.pop() }),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sends a signal to a process of the guest, in the guest's numbering. A process that is gone is no error.
+    pub async fn signal(&self, pid: i32, signal: i32) -> Result<(), InitError> {
+        self.send(&Ask::Signal { pid, signal }, &[]).await
+    }
+
+    /// Kills everything in the guest and waits until nothing of it is left.
+    pub async fn kill(mut self) -> Result<(), InitError> {
+        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+            Err(errno) => return Err(cannot("kill pid 1")(errno.into())),
+        }
+        // The kernel lets pid 1 be waited for when everything else in its namespace has gone.
+        let ended = timeout(END_TIMEOUT, self.keeper.wait()).await.map_err(|_| InitError::TimedOut)?;
+        ended.map(drop).map_err(cannot("wait for pid 1"))
+    }
+
+    async fn ask(&self, ask: &Ask, descriptors: &[BorrowedFd<'_>]) -> Result<(Told, Vec<OwnedFd>), InitError> {
+        let mut answers = self.answers.lock().await;
+        self.send(ask, descriptors).await?;
+        let answer = timeout(ANSWER_TIMEOUT, answers.recv()).await.map_err(|_| InitError::TimedOut)?;
+        match answer.ok_or(InitError::Ended)? {
+            (Told::Failed { reason }, _) => Err(InitError::Refused(reason)),
+            answer => Ok(answer),
+        }
+    }
+
+    async fn send(&self, ask: &Ask, descriptors: &[BorrowedFd<'_>]) -> Result<(), InitError> {
+        loop {
+            let mut ready = self.socket.writable().await.map_err(cannot("reach pid 1"))?;
+            match ready.try_io(|socket| packet::send(socket.as_fd(), ask, descriptors)) {
+                Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Err(InitError::Ended),
+                Ok(sent) => return sent.map_err(cannot("reach pid 1")),
+                Err(_would_block) => continue,
+            }
+        }
+    }
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        // If it has gone there is nothing to kill.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
+fn unexpected(told: &Told) -> InitError {
+    InitError::Refused(format!("pid 1 of the guest answered out of turn: {told:?}"))
+}
+
+/// Starts this binary as pid 1 of new namespaces; the child that is returned waits for it and ends as it ends.
+fn spawn(socket: &OwnedFd) -> io::Result<Child> {
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.args(["agent-guest", "init"]).env_clear().current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let socket = rustix::io::fcntl_dupfd_cloexec(socket, 64)?;
+    let number = socket.as_raw_fd();
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(move || {
+            const NEW: i32 =
+                libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET;
+            if libc::unshare(NEW) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            go_on_as_child()?;
+            if libc::dup2(number, AGENT_FD) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // Close on exec and not now: the standard library reports a failed exec through a descriptor of its own.
+            libc::syscall(libc::SYS_close_range, AGENT_FD + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            Ok(())
+        });
+    }
+    let mut command = Command::from(command);
+    command.kill_on_drop(true).spawn()
+}
+
+fn only_child(parent: &Child) -> io::Result<i32> {
+    let parent = parent.id().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+    children.trim().parse().map_err(|_| io::Error::other(format!("it has the children {children:?}")))
+}
+
+/// Takes init's reports apart: answers to what was asked, and news of its children.
+async fn listen(
+    socket: Arc<AsyncFd<OwnedFd>>,
+    answers: mpsc::Sender<(Told, Vec<OwnedFd>)>,
+    events: mpsc::Sender<Told>,
+) {
+    loop {
+        let Ok(mut ready) = socket.readable().await else { return };
+        let told = match ready.try_io(|socket| packet::receive::<Told>(socket.as_fd())) {
+            Ok(Ok(Some(told))) => told,
+            Ok(Ok(None)) => return,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "pid 1 of the guest is gone");
+                return;
+            }
+            Err(_would_block) => continue,
+        };
+        let taken = match told {
+            (Told::Ready | Told::Started { .. } | Told::Failed { .. }, _) => answers.send(told).await.is_ok(),
+            (event, _) => events.send(event).await.is_ok(),
+        };
+        if !taken && answers.is_closed() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The target engine: takes a body in from its source's stream, holds it complete but still, and lets it run on home's word.
+//!
+//! ```text
+//!   Begin, images          ─ to tmpfs; then everything at once:
+//!   ├─ page daemon         ─ listens for CRIU, puts pages in place
+//!   ├─ criu restore        ─ started by the guest's init (Host::start_criu), up to `pre-resume`
+//!   └─ Pages, Zeros, End   ─ from the stream to the page daemon
+//!   Restored to the source; Host::decide tells home and waits for its word
+//!   Run                    ─ CRIU lets go; Running to the source
+//! ```
+//!
+//! Up to `Restored` whatever goes wrong ends the attempt; the guest is torn down and the source, which sees its stream end,
+//! asks home for an abort. **From `Restored` on only home's word counts**: the stream to the source may break without harm,
+//! because home may have committed already.
+
+mod receive;
+
+use std::{os::fd::RawFd, path::Path, time::Duration};
+
+use async_trait::async_trait;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, split},
+    time::timeout,
+};
+
+use self::receive::{receive_images, receive_pages};
+use super::{
+    criu::{self, Connection, CriuError, HeldRestore, RestoreRequest},
+    images::ImageDir,
+    pages::PageDaemon,
+    source::explain,
+    wire::{Begin, Control, Frame, VERSION},
+};
+use crate::{control::SessionId, proto::criu::PstreeEntry};
+
+/// How long a source may send nothing.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long CRIU may take to restore, pages apart; under emulation a second is usual.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long CRIU may take to let go.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the last words to a source may take; nobody depends on them.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait for CRIU's own reason when the page daemon has lost it.
+const REASON_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What was taken in so far, as the host needs it to start CRIU.
+pub struct Arrival<'a> {
+    /// The source's announcement.
+    pub begin: &'a Begin,
+    /// The body's processes, root first.
+    pub tree: &'a [PstreeEntry],
+    /// The directory of the images.
+    pub images: &'a Path,
+}
+
+/// A CRIU that waits for its request.
+pub struct StartedCriu {
+    /// The way to talk to it.
+    pub connection: Connection,
+    /// CRIU's names of what is outside the body, and the descriptors in its process that replace it.
+    pub inherited: Vec<(String, RawFd)>,
+}
+
+/// What the engine asks of the guest agent. Errors are readable reasons.
+#[async_trait]
+pub trait Host: Send + Sync {
+    /// Starts `criu swrk` in the guest's world, with the images' directory as [`criu::IMAGES_FD`].
+    async fn start_criu(&self, arrival: &Arrival<'_>) -> Result<StartedCriu, String>;
+
+    /// The copy is complete and held. Tells home and waits for its word: the epoch if it is to run.
+    async fn decide(&self) -> Result<u64, String>;
+}
+
+/// A body that runs here.
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    /// What the source announced.
+    pub begin: Begin,
+    /// Its processes, root first.
+    pub tree: Vec<PstreeEntry>,
+    /// The epoch under which it runs.
+    pub epoch: u64,
+}
+
+/// Why there is no body here.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// Before home's word: the program goes on elsewhere.
+    #[error("{0}")]
+    NotArrived(String),
+    /// Home has committed, but the copy could not be set going: it is lost.
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// Takes a body in. On an error the caller kills whatever is in the guest.
+///
+/// # Errors
+/// See [`TargetError`].
+pub async fn run<S>(stream: S, migration: SessionId, run_dir: &Path, host: &dyn Host) -> Result<Arrived, TargetError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (mut reader, mut writer) = split(stream);
+    let held = match take_in(&mut reader, migration, run_dir, host).await {
+        Ok(held) => held,
+        Err(reason) => {
+            say(&mut writer, Control::Failed { reason: reason.clone() }).await;
+            return Err(TargetError::NotArrived(reason));
+        }
+    };
+    say(&mut writer, Control::Restored).await;
+    let epoch = match host.decide().await {
+        Ok(epoch) => epoch,
+        Err(reason) => {
+            say(&mut writer, Control::Failed { reason: reason.clone() }).await;
+            return Err(TargetError::NotArrived(reason));
+        }
+    };
+    let Held { restore, begin, tree, .. } = held;
+    restore.resume(RESUME_TIMEOUT).await.map_err(|error| TargetError::Lost(explain(error)))?;
+    say(&mut writer, Control::Running).await;
+    Ok(Arrived { begin, tree, epoch })
+}
+
+/// A complete body that stands still, and its images, which CRIU may still look at.
+struct Held {
+    restore: HeldRestore,
+    begin: Begin,
+    tree: Vec<PstreeEntry>,
+    _images: ImageDir,
+}
+
+async fn take_in<S: AsyncRead + Send + Unpin>(
+    reader: &mut S,
+    migration: SessionId,
+    run_dir: &Path,
+    host: &dyn Host,
+) -> Result<Held, String> {
+    let begin = match next(reader).await? {
+        Frame::Control(Control::Begin(begin)) => begin,
+        other => return Err(out_of_turn(&other)),
+    };
+    if begin.version != VERSION {
+        return Err(format!(
+            "the source speaks version {} of the migration protocol, this node {VERSION}",
+            begin.version
+        ));
+    }
+    if begin.migration != migration {
+        return Err(format!("the source sends migration {}, expected is {migration}", begin.migration));
+    }
+    let images = ImageDir::create(run_dir, migration).map_err(explain)?;
+    receive_images(reader, images.path()).await?;
+    let tree = criu::tree(images.path()).map_err(explain)?;
+    let mut daemon = PageDaemon::listen(images.path()).map_err(explain)?;
+    let placer = daemon.placer();
+    let started = host.start_criu(&Arrival { begin: &begin, tree: &tree, images: images.path() }).await?;
+    let request = RestoreRequest { images: images.path(), inherited: started.inherited, limit: RESTORE_TIMEOUT };
+    let mut restoring = Box::pin(criu::restore(started.connection, request));
+    let mut memory = Box::pin(async {
+        let received = receive_pages(reader, placer).await;
+        if let Err(reason) = received {
+            // The page daemon's own reason is the better one, if it has any.
+            let failed = timeout(Duration::ZERO, daemon.complete()).await.ok().and_then(Result::err);
+            return Err(failed.map_or(reason, explain));
+        }
+        daemon.complete().await.map_err(explain)
+    });
+    let (mut restore, mut is_placed) = (None, false);
+    while restore.is_none() || !is_placed {
+        tokio::select! {
+            biased;
+            held = &mut restoring, if restore.is_none() => restore = Some(held.map_err(explain)?),
+            placed = &mut memory, if !is_placed => match placed {
+                Ok(()) => is_placed = true,
+                // If CRIU is the cause, it knows better.
+                Err(reason) => {
+                    let own: Option<CriuError> = match restore {
+                        None => timeout(REASON_TIMEOUT, &mut restoring).await.ok().and_then(Result::err),
+                        Some(_) => None,
+                    };
+                    return Err(own.map_or(reason, explain));
+                }
+            },
+        }
+    }
+    drop((restoring, memory));
+    let restore = restore.ok_or("criu has not finished")?;
+    Ok(Held { restore, begin, tree, _images: images })
+}
+
+/// The source's next frame. Its failure, silence or the end of the stream is an error.
+async fn next(reader: &mut (impl AsyncRead + Unpin)) -> Result<Frame, String> {
+    let frame = timeout(SOURCE_TIMEOUT, Frame::read(reader))
+        .await
+        .map_err(|_| format!("the source sent nothing for {} s", SOURCE_TIMEOUT.as_secs()))?;
+    match frame.map_err(explain)? {
+        Some(Frame::Control(Control::Failed { reason })) => Err(format!("the source gave up: {reason}")),
+        Some(frame) => Ok(frame),
+        None => Err("the source closed the connection".into()),
+    }
+}
+
+fn out_of_turn(frame: &Frame) -> String {
+    let what = match frame {
+        Frame::Control(control) => format!("{control:?}"),
+        Frame::Image { name, .. } => format!("image {name}"),
+        Frame::Pages(_) | Frame::Zeros { .. } => "pages".into(),
+    };
+    format!("the source sent {what} out of turn")
+}
+
+/// Tells the source, if it still listens.
+async fn say(writer: &mut (impl AsyncWrite + Unpin), control: Control) {
+    let write = async {
+        let bytes = Frame::Control(control).encode().map_err(explain)?;
+        writer.write_all(&bytes).await.map_err(explain)?;
+        writer.flush().await.map_err(explain)
+    };
+    match timeout(FAREWELL_TIMEOUT, write).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(error, "the source was not told"),
+        Err(_) => tracing::debug!("the source took nothing"),
+    }
+}

@@ -1,0 +1,213 @@
+//! A body moves from one place to another on one machine, through both engines. Needs root, cgroup v2 and CRIU 4.
+//!
+//! The test is its own pid 1 of guests, as the agent is: so it has a `main` of its own.
+
+use std::{
+    io::{BufRead, BufReader},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
+    sync::Mutex,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use scx_mosix::{
+    agent::guest::{
+        init::{self, Init, Told},
+        restore::{self, BodyEnd},
+    },
+    control::{MoveProgress, SessionId},
+    home::wire::{Channel, ChannelKind},
+    migration::{
+        criu::Program,
+        source::{self, Body, Descriptors, Move, Outcome, Owner, Place, Relayed, Verdict},
+        target::{self, Arrival, Host, StartedCriu},
+    },
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+fn main() -> ExitCode {
+    if std::env::args().skip(1).eq(["agent-guest".to_owned(), "init".to_owned()]) {
+        return init::main();
+    }
+    // As the usual harness does with tests marked `ignore`: plain `cargo test` has neither root nor CRIU.
+    if !std::env::args().any(|argument| argument == "--ignored" || argument == "--include-ignored") {
+        println!("there_and_on ... ignored, needs root, cgroup v2 and CRIU 4");
+        return ExitCode::SUCCESS;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(there_and_on());
+    ExitCode::SUCCESS
+}
+
+/// Home in miniature: commits whatever was restored.
+struct Home {
+    committed: watch::Sender<Option<u64>>,
+    key: Mutex<String>,
+}
+
+#[async_trait]
+impl Owner for Home {
+    fn progress(&self, progress: MoveProgress) {
+        println!("{progress:?}");
+    }
+
+    async fn frozen(&self) -> Result<Descriptors, String> {
+        let relayed = Relayed {
+            channel: Channel { id: 0, kind: ChannelKind::PipeOut },
+            criu_key: self.key.lock().unwrap().clone(),
+        };
+        Ok(Descriptors { relayed: vec![relayed], shared_files: vec![] })
+    }
+
+    async fn dumped(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn committed(&self) -> u64 {
+        self.committed.subscribe().wait_for(Option::is_some).await.unwrap().unwrap()
+    }
+
+    async fn abort(&self, reason: &str) -> Verdict {
+        println!("abort: {reason}");
+        Verdict::Aborted
+    }
+}
+
+struct Guest<'a> {
+    init: &'a Init,
+    cgroup: PathBuf,
+    home: &'a Home,
+    end: Mutex<Option<OwnedFd>>,
+}
+
+#[async_trait]
+impl Host for Guest<'_> {
+    async fn start_criu(&self, arrival: &Arrival<'_>) -> Result<StartedCriu, String> {
+        let program = Program::find().map_err(|error| error.to_string())?;
+        let descriptor = self.end.lock().unwrap().take().unwrap();
+        let criu_key = arrival.begin.descriptors.relayed[0].criu_key.clone();
+        let ends = vec![BodyEnd { criu_key, descriptor }];
+        Ok(restore::start(self.init, &program, &self.cgroup, arrival, ends).await?.criu)
+    }
+
+    async fn decide(&self) -> Result<u64, String> {
+        self.home.committed.send_replace(Some(7));
+        Ok(7)
+    }
+}
+
+fn cgroup(name: &str) -> PathBuf {
+    let base = std::env::var("SCX_MOSIX_TEST_CGROUP").unwrap_or_else(|_| "/sys/fs/cgroup".into());
+    let dir = Path::new(&base).join(format!("scx_mosix-test-{}-{name}", std::process::id()));
+    std::fs::create_dir(&dir).unwrap();
+    dir
+}
+
+fn pipe_key(pid: i32) -> String {
+    std::fs::read_link(format!("/proc/{pid}/fd/1")).unwrap().to_str().unwrap().to_owned()
+}
+
+fn start(cgroup: &Path) -> Child {
+    let script = "import time,sys\nx=bytearray(b'abcdefgh')*(8<<20)\ni=0\nwhile True:\n i+=1\n x[i*4096]=i%256\n print(i, hash(bytes(x[i*4096:i*4096+4])) and 1, time.monotonic(), flush=True)\n time.sleep(0.02)\n if i==200: sys.exit(sum(x[4096*k]==k%256 for k in range(1,201))==200 and 42 or 1)\n";
+    let child = Command::new("setsid")
+        .args(["python3", "-c", script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).unwrap();
+    child
+}
+
+struct Hop {
+    init: Init,
+    told: tokio::sync::mpsc::Receiver<Told>,
+    output: OwnedFd,
+    cgroup: PathBuf,
+    root_pid: i32,
+    host_pid: i32,
+}
+
+async fn hop(name: &str, body: Body, run_dir: &Path) -> Hop {
+    let key = Mutex::new(pipe_key(body.root_pid));
+    let home = Home { committed: watch::Sender::new(None), key };
+    let root = run_dir.join(name);
+    std::fs::create_dir(&root).unwrap();
+    assert!(Command::new("mount").args(["--bind", "/", root.to_str().unwrap()]).status().unwrap().success());
+    let (init, told) = Init::start(&root, "testhost").await.unwrap();
+    let cgroup = cgroup(name);
+    let (output, end) = std::io::pipe().unwrap();
+    let guest = Guest { init: &init, cgroup: cgroup.clone(), home: &home, end: Mutex::new(Some(end.into())) };
+    let migration = SessionId::random();
+    let (a, b) = tokio::io::duplex(1 << 20);
+    let run_source = run_dir.join(format!("{name}-source"));
+    let run_target = run_dir.join(format!("{name}-target"));
+    let plan = Move { migration, body: body.clone(), run_dir: run_source };
+    let (outcome, arrived) = tokio::join!(
+        source::run(&plan, &home, async { Ok(a) }, CancellationToken::new()),
+        target::run(b, migration, &run_target, &guest)
+    );
+    println!("{outcome:?}");
+    let arrived = arrived.unwrap();
+    assert_eq!(outcome, Outcome::Committed { epoch: 7 });
+    drop(guest);
+    assert!(Command::new("umount").arg(&root).status().unwrap().success());
+    let root_pid = arrived.begin.root_pid;
+    let processes = scx_mosix::migration::process::members(&cgroup).unwrap();
+    let host_pid = processes.iter().find(|process| process.inner_pid == root_pid).unwrap().pid;
+    Hop { init, told, output: output.into(), cgroup, root_pid, host_pid }
+}
+
+async fn there_and_on() {
+    let run_dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let home = cgroup("home");
+    let mut child = start(&home);
+    let pid = child.id() as i32;
+    let mut numbers = Vec::new();
+    let mut first = BufReader::new(child.stdout.take().unwrap()).lines();
+    while numbers.len() < 10 {
+        numbers.push(first.next().unwrap().unwrap());
+    }
+    let one = hop("one", Body { root_pid: pid, cgroup: home.clone(), place: Place::Here }, run_dir.path()).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    numbers.extend(first.map(Result::unwrap));
+    assert_eq!(one.root_pid, pid);
+    let mut second = BufReader::new(std::fs::File::from(one.output)).lines();
+    let before = numbers.len();
+    while numbers.len() < before + 10 {
+        numbers.push(second.next().unwrap().unwrap());
+    }
+    println!("after the first move:\n{}", numbers.join("\n"));
+    let body =
+        Body { root_pid: one.host_pid, cgroup: one.cgroup.clone(), place: Place::Guest { init: one.init.pid() } };
+    let mut two = hop("two", body, run_dir.path()).await;
+    one.init.kill().await.unwrap();
+    numbers.extend(second.map(Result::unwrap));
+    numbers.extend(BufReader::new(std::fs::File::from(two.output)).lines().map(Result::unwrap));
+    let told = loop {
+        match tokio::time::timeout(Duration::from_secs(5), two.told.recv()).await.unwrap().unwrap() {
+            Told::Ended { pid, status } if pid == two.root_pid => break status,
+            other => println!("{other:?}"),
+        }
+    };
+    println!("{told:?}");
+    two.init.kill().await.unwrap();
+    let values: Vec<u32> = numbers.iter().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(values, (1..=200).collect::<Vec<_>>());
+    let times: Vec<f64> = numbers.iter().map(|line| line.split(' ').nth(2).unwrap().parse().unwrap()).collect();
+    assert!(times.windows(2).all(|pair| pair[0] < pair[1]));
+    println!("largest steps of the clock: {:?}", {
+        let mut steps: Vec<f64> = times.windows(2).map(|p| p[1] - p[0]).collect();
+        steps.sort_by(f64::total_cmp);
+        steps.reverse();
+        steps[..3].to_vec()
+    });
+    for cgroup in [&home, &one.cgroup, &two.cgroup] {
+        std::fs::remove_dir(cgroup).unwrap();
+    }
+}
