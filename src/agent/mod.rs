@@ -16,6 +16,7 @@
 //! * Whoever owns the body executes a move out; the daemon only asks for it and watches. So a daemon that dies in the
 //!   middle of a migration changes nothing: the agents finish it or abort it between themselves.
 
+pub mod connection;
 pub mod guest;
 pub mod process;
 

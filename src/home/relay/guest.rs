@@ -57,6 +57,14 @@ pub fn make(channel: Channel) -> io::Result<(Made, OwnedFd)> {
     Ok((Made { channel, end }, bodys))
 }
 
+/// Our end of a terminal that was made elsewhere, in the guest's own /dev/pts: its master.
+///
+/// # Errors
+/// If the slave cannot be opened from it.
+pub fn terminal(channel: Channel, master: OwnedFd) -> io::Result<Made> {
+    Ok(Made { channel, end: End::Pty(Pty::from_master(master)?) })
+}
+
 /// The guest's side of all channels. Dropping it ends all relays and closes our ends.
 pub struct GuestRelays {
     queues: BTreeMap<u32, mpsc::Sender<ToRelay>>,

@@ -35,6 +35,11 @@ impl Pty {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = rustix::pty::openpt(flags)?;
         rustix::pty::unlockpt(&master)?;
+        Self::from_master(master)
+    }
+
+    pub(super) fn from_master(master: OwnedFd) -> io::Result<Self> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
         Ok(Self { master, slave })
     }

@@ -1,0 +1,149 @@
+//! Streams between agents: TLS 1.3 over TCP, nodes of the cluster at both ends.
+//!
+//! The one that dials sends the preamble, by which the other node's daemon finds the agent; the agent that is handed the
+//! socket finds the TLS handshake next on it.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::control::stream::preamble;
+use crate::control::{SessionId, StreamKind};
+use crate::keys::{IdentityBundle, KeyError, NodeIdentity, NodeName, PeerIdentity, TlsConfigs, TlsPurpose, server_name};
+
+/// Time to reach the other node, and for its handshake.
+const SETUP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why there is no stream.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Our identity, or the peer's name or certificate, is not usable.
+    #[error("no secure stream")]
+    Key(#[from] KeyError),
+    /// The start message's identity is damaged.
+    #[error("the identity in the start message is damaged")]
+    Identity(#[source] serde_json::Error),
+    /// The name is no node name.
+    #[error("'{0}' is no name of a node")]
+    Name(String),
+    /// The network or the handshake failed.
+    #[error("no stream with {peer}")]
+    Io {
+        /// With whom.
+        peer: String,
+        /// What failed.
+        source: std::io::Error,
+    },
+    /// It took too long.
+    #[error("no stream with {peer} within {} s", SETUP_LIMIT.as_secs())]
+    Timeout {
+        /// With whom.
+        peer: String,
+    },
+    /// The other end is no node.
+    #[error("a client of the cluster cannot open a stream between nodes")]
+    NotANode,
+}
+
+/// An agent's means to open and accept streams.
+#[derive(Clone)]
+pub struct Connector(TlsConfigs);
+
+impl Connector {
+    /// From the `identity` of an agent's start message: the JSON of an [`IdentityBundle`].
+    ///
+    /// # Errors
+    /// If the identity is damaged.
+    pub fn new(identity: &str) -> Result<Self, ConnectError> {
+        let bundle: IdentityBundle = serde_json::from_str(identity).map_err(ConnectError::Identity)?;
+        Ok(Self(NodeIdentity::from_bundle(&bundle)?.tls(TlsPurpose::Stream)?))
+    }
+
+    /// Dials the agent that serves `kind` and `session` at node `name`, whose port is at `address`.
+    ///
+    /// # Errors
+    /// If the node cannot be reached, or is not the one of that name.
+    pub async fn dial(
+        &self,
+        name: &str,
+        address: &str,
+        kind: StreamKind,
+        session: SessionId,
+    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ConnectError> {
+        let peer = || format!("{name} at {address}");
+        let node = NodeName::new(name).map_err(|_| ConnectError::Name(name.to_owned()))?;
+        let server = server_name(&node)?;
+        let connect = async {
+            let mut tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
+            tcp.write_all(&preamble(kind, session)).await?;
+            TlsConnector::from(self.0.client.clone()).connect(server, tcp).await
+        };
+        let connected = timeout(SETUP_LIMIT, connect).await.map_err(|_| ConnectError::Timeout { peer: peer() })?;
+        connected.map_err(|source| ConnectError::Io { peer: peer(), source })
+    }
+
+    /// Finishes a connection that the daemon has handed over, and says which node it is from.
+    ///
+    /// # Errors
+    /// If the handshake fails or the other end is not a node of the cluster.
+    pub async fn accept(
+        &self,
+        socket: OwnedFd,
+    ) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, NodeName), ConnectError> {
+        let peer = || "the caller".to_owned();
+        let accept = async {
+            let tcp = std::net::TcpStream::from(socket);
+            tcp.set_nonblocking(true)?;
+            tcp.set_nodelay(true)?;
+            TlsAcceptor::from(self.0.server.clone()).accept(TcpStream::from_std(tcp)?).await
+        };
+        let accepted = timeout(SETUP_LIMIT, accept).await.map_err(|_| ConnectError::Timeout { peer: peer() })?;
+        let stream = accepted.map_err(|source| ConnectError::Io { peer: peer(), source })?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let PeerIdentity::Node { name } = PeerIdentity::from_certs(chain)? else { return Err(ConnectError::NotANode) };
+        Ok((stream, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::control::stream::{PREAMBLE_BYTES, parse_preamble};
+    use crate::keys::ClusterKey;
+
+    fn connector(key: &ClusterKey, name: &str) -> Connector {
+        let identity = key.mint_node_identity(&NodeName::new(name).unwrap(), &[]).unwrap();
+        Connector::new(&serde_json::to_string(&identity.bundle()).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_opened_to_the_named_node_only() {
+        let key = ClusterKey::generate().unwrap();
+        let (n1, n2) = (connector(&key, "n1"), connector(&key, "n2"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let session = SessionId::random();
+        let server = tokio::spawn(async move {
+            let mut heard = Vec::new();
+            for _ in 0..2 {
+                let (mut tcp, _) = listener.accept().await.unwrap();
+                let mut bytes = [0; PREAMBLE_BYTES];
+                tcp.read_exact(&mut bytes).await.unwrap();
+                assert_eq!(parse_preamble(&bytes), Some((StreamKind::Home, session)));
+                heard.push(n1.accept(tcp.into_std().unwrap().into()).await.map(|(_, name)| name.to_string()).ok());
+            }
+            heard
+        });
+        n2.dial("n1", &address, StreamKind::Home, session).await.unwrap();
+        assert!(n2.dial("n3", &address, StreamKind::Home, session).await.is_err());
+        assert_eq!(server.await.unwrap()[0].as_deref(), Some("n2"));
+    }
+}
