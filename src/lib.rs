@@ -2,6 +2,9 @@
 //!
 //! ARCHITECTURE.md tells what each module is for and which may use which.
 
+#[cfg(test)]
+extern crate self as scx_mosix;
+
 pub mod agent;
 pub mod api;
 pub mod cluster;
@@ -15,3 +18,4 @@ pub mod placement;
 pub mod proto;
 pub mod scheduler;
 pub mod telemetry;
+pub mod ui;

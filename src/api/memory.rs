@@ -1,19 +1,22 @@
-//! A daemon that exists in memory only: the services' and the commands' tests talk to it over real sockets.
+//! A daemon that exists in memory only: the services' tests here, and the commands' tests in `tests/cli.rs`, talk to it over real
+//! sockets. Both compile this file, so it calls the library by name.
 
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{
-    ApiError, Backend, Caller, PeerBackend,
-    backend::{Destination, GuestReservation, MoveRequest, NodeDetails, Views},
-    name::ProcessName,
-    view::{
-        MigrationStep, MigrationSummary, NodeState, NodeSummary, PlacementDecision, PlacementReason, PlacementReasons,
-        ProcessState, ProcessSummary, Trigger,
+use scx_mosix::{
+    api::{
+        ApiError, Backend, Caller, PeerBackend,
+        backend::{Destination, GuestReservation, MoveRequest, NodeDetails, Views},
+        name::ProcessName,
+        view::{
+            MigrationStep, MigrationSummary, NodeState, NodeSummary, PlacementDecision, PlacementReason,
+            PlacementReasons, ProcessState, ProcessSummary, Trigger,
+        },
     },
+    control::{MoveState, SessionId},
 };
-use crate::control::{MoveState, SessionId};
 
 /// Node `n1` of a cluster of two.
 pub struct Memory {
@@ -69,6 +72,13 @@ impl Memory {
         self.views.migrations.put(migration);
     }
 
+    /// Lets all migrations that are not over enter a state.
+    pub fn enter_all(&self, state: MoveState) {
+        for migration in self.views.migrations.all().iter().filter(|migration| !migration.is_over()) {
+            self.enter(migration.id, state);
+        }
+    }
+
     fn find(&self, id: SessionId) -> Option<MigrationSummary> {
         self.views.migrations.all().iter().find(|migration| migration.id == id).map(|migration| (**migration).clone())
     }
@@ -98,7 +108,7 @@ impl Backend for Memory {
     }
 
     async fn migrate(&self, _: &Caller, process: &ProcessName, to: Destination) -> Result<MigrationSummary, ApiError> {
-        self.note(format!("migrate {process} {to:?}"));
+        let call = format!("migrate {process} {to:?}");
         let target = match to {
             Destination::Node(node) => node,
             Destination::Home => {
@@ -125,6 +135,7 @@ impl Backend for Memory {
             end_time_ms: None,
         };
         self.views.migrations.put(migration.clone());
+        self.note(call);
         Ok(migration)
     }
 

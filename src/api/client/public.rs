@@ -14,7 +14,7 @@ use super::{CALL_TIMEOUT, CallError, MAX_ANSWER_BYTES, endpoint, timed};
 use crate::{
     api::{
         backend::Destination,
-        name::{ProcessName, migration_resource, node_resource},
+        name::{ANY, ProcessName, migration_resource, node_resource},
         view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary},
     },
     control::SessionId,
@@ -83,6 +83,16 @@ impl Client {
                 return Ok(nodes);
             }
         }
+    }
+
+    /// The node that answers.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn local_node(&mut self) -> Result<NodeSummary, CallError> {
+        let request = timed(v1::GetNodeRequest { name: node_resource(ANY) }, CALL_TIMEOUT);
+        let answer = self.nodes.get_node(request).await.map_err(self.failed())?.into_inner();
+        Ok(self.given(answer.node)?.try_into()?)
     }
 
     /// The jobs whose home is `home`, or with `None` all that the daemon knows.

@@ -1,0 +1,80 @@
+//! What can go wrong with a command, and the exit status that says so.
+
+use std::{error::Error, io, path::PathBuf, process::ExitCode};
+
+use crate::{api::CallError, keys::KeyError, node::NodeError};
+
+use super::args::RunDir;
+
+/// Refused or failed.
+pub(super) const FAILED: u8 = 1;
+/// No daemon answers.
+const NO_DAEMON: u8 = 3;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum UiError {
+    /// Nobody listens.
+    #[error("no daemon answers at {} ({why}): start it with `systemctl start scx_mosix`, or as root with `scx_mosix`", .socket.display())]
+    NoDaemon {
+        /// Where the daemon should be.
+        socket: PathBuf,
+        /// What the connection said.
+        why: String,
+    },
+    /// The daemon refused, or failed.
+    #[error(transparent)]
+    Call(CallError),
+    /// About the cluster's key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// This machine cannot be looked at.
+    #[error("this machine cannot be looked at")]
+    Node(#[from] NodeError),
+    /// The output cannot be written.
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
+    /// No asynchronous runtime.
+    #[error("cannot start")]
+    Runtime(#[source] io::Error),
+}
+
+impl UiError {
+    /// Sorts what a call said: whether the daemon is there at all makes a difference to the user.
+    pub(super) fn of_call(run_dir: &RunDir) -> impl Fn(CallError) -> Self {
+        let socket = run_dir.socket();
+        move |error| match error {
+            CallError::Unreachable { .. } => Self::NoDaemon { socket: socket.clone(), why: root_cause(&error) },
+            other => Self::Call(other),
+        }
+    }
+
+    /// 1: refused or failed. 3: no daemon answers. (2, wrong usage, comes from the command line's parser.)
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::NoDaemon { .. } => NO_DAEMON,
+            Self::Call(_) | Self::Key(_) | Self::Node(_) | Self::Output(_) | Self::Runtime(_) => FAILED,
+        })
+    }
+}
+
+/// What a broken connection tells is in its last cause.
+fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// An error and what it comes from, in one line.
+pub(super) fn chain(error: &UiError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,61 @@
+//! The commands: clients of the API on the Unix socket.
+//!
+//! ```text
+//!   args ─► run      registers itself, then becomes the program: same pid, nothing in between
+//!        ├► ps, nodes, migrate, why ─► api::Client ─► views ─► table, wide or JSON (their serde form, stable)
+//!        ├► check    this machine, daemon or not
+//!        └► key      files only
+//! ```
+//!
+//! An error is one line on standard error that says what to do; [`UiError::exit_code`] lists the exit statuses.
+
+pub mod args;
+mod check;
+mod error;
+mod inherited;
+mod key;
+mod migrate;
+mod nodes;
+mod output;
+mod ps;
+mod run;
+mod why;
+
+use std::process::ExitCode;
+
+pub use error::UiError;
+pub use run::run;
+
+use crate::api::Client;
+use args::{Command, RunDir};
+
+/// Carries out one of the commands that only ask the daemon, or files. Returns `None` for those that are processes of their own.
+#[must_use]
+pub fn client_command(command: &Command) -> Option<ExitCode> {
+    let done = match command {
+        Command::Ps(args) => block_on(ps::ps(args)),
+        Command::Nodes(args) => block_on(nodes::nodes(args)),
+        Command::Migrate(args) => block_on(migrate::migrate(args)),
+        Command::Why(args) => block_on(why::why(args)),
+        Command::Check(args) => block_on(check::check(args)),
+        Command::Key(args) => key::key(args),
+        Command::Daemon(_) | Command::Run(_) | Command::AgentHome | Command::AgentGuest | Command::Scheduler(_) => {
+            return None;
+        }
+    };
+    Some(match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("scx_mosix: {}", error::chain(&error));
+            error.exit_code()
+        }
+    })
+}
+
+fn block_on(command: impl Future<Output = Result<ExitCode, UiError>>) -> Result<ExitCode, UiError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(UiError::Runtime)?.block_on(command)
+}
+
+fn client(run_dir: &RunDir) -> Client {
+    Client::unix(&run_dir.socket())
+}

@@ -1,0 +1,131 @@
+//! `ps`: the programs and where they are.
+
+use std::process::ExitCode;
+
+use super::{
+    UiError,
+    args::{Format, PsArgs},
+    client,
+    output::{self, Column, figures, words},
+};
+use crate::api::view::{ProcessState, ProcessSummary};
+
+const COLUMNS: [Column; 11] = [
+    figures("PID"),
+    words("USER"),
+    words("HOME"),
+    words("NODE"),
+    words("STATE"),
+    figures("CPU%"),
+    figures("MEM%"),
+    figures("RSS"),
+    figures("MOVES"),
+    words("CWD"),
+    words("COMMAND"),
+];
+
+/// The longest directory that [`Format::Table`] shows whole.
+const MAX_CWD_CHARS: usize = 24;
+
+pub(super) async fn ps(args: &PsArgs) -> Result<ExitCode, UiError> {
+    let failed = UiError::of_call(&args.list.run_dir);
+    let mut client = client(&args.list.run_dir);
+    let home = if args.all { None } else { Some(client.local_node().await.map_err(&failed)?.node) };
+    let processes = client.list_processes(home.as_deref()).await.map_err(&failed)?;
+    output::print(&match args.list.output {
+        Format::Json => output::json(&processes)?,
+        format => render(&processes, format),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The programs as a table; [`Format::Wide`] says also where they have been.
+pub(super) fn render(processes: &[ProcessSummary], format: Format) -> String {
+    let wide = format == Format::Wide;
+    let mut columns = COLUMNS.to_vec();
+    if wide {
+        columns.splice(9..9, [figures("PROCS"), figures("THREADS"), words("VISITED")]);
+    }
+    let row = |process: &ProcessSummary| {
+        let mut row = vec![
+            process.pid.to_string(),
+            process.user.clone(),
+            process.home.clone(),
+            process.runs_on.clone(),
+            state(process.state).to_owned(),
+            format!("{:.1}", process.cpu_percent),
+            format!("{:.1}", process.memory_percent),
+            output::size(process.resident_bytes),
+            process.moves.to_string(),
+            if wide { process.cwd.clone() } else { end_of(&process.cwd, MAX_CWD_CHARS) },
+            command(process),
+        ];
+        if wide {
+            row.splice(9..9, [process.processes.to_string(), process.threads.to_string(), process.visited.join(",")]);
+        }
+        row
+    };
+    output::table(&columns, processes.iter().map(row), format)
+}
+
+fn state(state: ProcessState) -> &'static str {
+    match state {
+        ProcessState::Running => "running",
+        ProcessState::Sleeping => "sleeping",
+        ProcessState::Stopped => "stopped",
+        ProcessState::Moving => "moving",
+        ProcessState::Ended => "ended",
+        ProcessState::Unknown => "?",
+    }
+}
+
+/// The command line, and below it why the program cannot move, if so.
+fn command(process: &ProcessSummary) -> String {
+    let mut text = match process.command_line.is_empty() {
+        true => format!("[{}]", process.comm),
+        false => process.command_line.join(" ").replace('\n', "?"),
+    };
+    if process.stay {
+        text.push_str("  (stays)");
+    }
+    if let Some(why) = &process.cannot_move {
+        text.push_str("\ncannot move: ");
+        text.push_str(&why.replace('\n', " "));
+    }
+    text
+}
+
+/// The last characters of a path say most.
+fn end_of(path: &str, chars: usize) -> String {
+    let surplus = path.chars().count().saturating_sub(chars);
+    if surplus == 0 { path.to_owned() } else { std::iter::once('…').chain(path.chars().skip(surplus + 1)).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_cannot_move_says_why() {
+        let process = ProcessSummary {
+            pid: 4711,
+            user: "amnon".into(),
+            home: "n1".into(),
+            runs_on: "n2".into(),
+            state: ProcessState::Running,
+            command_line: vec!["xz".into(), "-9e".into()],
+            cwd: "/a/very/long/path/to/somewhere/else".into(),
+            resident_bytes: 100 << 20,
+            cannot_move: Some("descriptor 5 is an inet socket".into()),
+            visited: vec!["n1".into(), "n2".into()],
+            ..Default::default()
+        };
+        let text = render(std::slice::from_ref(&process), Format::Table);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), COLUMNS.map(|(title, _)| title));
+        assert!(lines[1].contains("4711") && lines[1].ends_with("xz -9e"), "{text}");
+        assert!(lines[1].contains(" …g/path/to/somewhere/else"), "{text}");
+        assert_eq!(lines[2].trim_start(), "cannot move: descriptor 5 is an inet socket");
+        assert!(render(&[process], Format::Wide).contains("n1,n2"));
+    }
+}

@@ -1,0 +1,84 @@
+//! `run`: registers this process, then becomes the program: same pid, same parent, nothing in between.
+//!
+//! Whatever goes wrong with registering, the program runs: here, and unmanaged, after one line of warning. It finds signals and
+//! descriptors as the user gave them.
+
+use std::{
+    convert::Infallible,
+    ffi::{CString, OsString},
+    os::unix::ffi::OsStringExt,
+    process::ExitCode,
+    time::Duration,
+};
+
+use nix::{errno::Errno, unistd::execvp};
+
+use super::{UiError, args::RunArgs, block_on, client, error, inherited};
+
+/// How long registering may hold up the program.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The program was found but cannot be run, as shells say it.
+const CANNOT_RUN: u8 = 126;
+/// There is no such program, as shells say it.
+const NOT_FOUND: u8 = 127;
+
+/// Becomes the program. Returns only if that is impossible.
+#[must_use]
+pub fn run(args: RunArgs) -> ExitCode {
+    if !is_managed() {
+        // The runtime and its descriptors are gone when this returns.
+        let registered = block_on(async {
+            let pid = i32::try_from(std::process::id()).unwrap_or_default();
+            let failed = UiError::of_call(&args.run_dir);
+            client(&args.run_dir).register(pid, args.stay, REGISTER_TIMEOUT).await.map_err(failed)?;
+            Ok(ExitCode::SUCCESS)
+        });
+        if let Err(error) = registered {
+            eprintln!("scx_mosix: the program runs here only: {}", error::chain(&error));
+        }
+    }
+    let name = args.command.first().cloned().unwrap_or_default();
+    match become_program(args.command) {
+        Err(error) => {
+            eprintln!("scx_mosix: {}: {}", name.display(), error.desc());
+            ExitCode::from(if error == Errno::ENOENT { NOT_FOUND } else { CANNOT_RUN })
+        }
+    }
+}
+
+/// Whether this process belongs to a job already: a job's descendants need no registering.
+fn is_managed() -> bool {
+    std::fs::read_to_string("/proc/self/cgroup").is_ok_and(|cgroups| in_job(&cgroups))
+}
+
+/// Whether a text like `/proc/PID/cgroup` names a job's cgroup, `scx_mosix.PID`.
+fn in_job(cgroups: &str) -> bool {
+    let is_job = |part: &str| {
+        let pid = part.trim_end().strip_prefix("scx_mosix.");
+        pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    cgroups.split('/').any(is_job)
+}
+
+fn become_program(command: Vec<OsString>) -> Result<Infallible, Errno> {
+    // Arguments come from the kernel as C strings, so none has a zero byte in it.
+    let command: Result<Vec<CString>, _> = command.into_iter().map(|word| CString::new(word.into_vec())).collect();
+    let command = command.map_err(|_| Errno::EINVAL)?;
+    inherited::restore();
+    execvp(command.first().ok_or(Errno::ENOENT)?, &command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jobs_descendants_are_known_by_their_cgroup() {
+        assert!(in_job("0::/user.slice/user-1000.slice/session-3.scope/scx_mosix.4711\n"));
+        assert!(in_job("0::/a/scx_mosix.4711/deeper\n"));
+        assert!(!in_job("0::/system.slice/scx_mosix.service\n"));
+        assert!(!in_job("0::/scx_mosix.\n0::/x.scx_mosix.4\n"));
+        assert!(!in_job(""));
+    }
+}
