@@ -1,8 +1,23 @@
-//! The `scx_mosix` command.
+//! The `scx_mosix` command: finds out what this process is to be.
 
-use std::process::ExitCode;
+use std::{
+    io::{IsTerminal, stderr},
+    process::ExitCode,
+    time::Duration,
+};
 
-use scx_mosix::ui::{self, args::Command};
+use anyhow::{Context, Result};
+use scx_mosix::{
+    daemon::{self, Settings},
+    keys::ClusterKey,
+    placement, scheduler,
+    ui::{
+        self,
+        args::{Command, DaemonArgs},
+    },
+};
+use tokio::runtime::Runtime;
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = ui::args::parse();
@@ -10,8 +25,49 @@ fn main() -> ExitCode {
     if let Some(code) = ui::client_command(&command) {
         return code;
     }
-    match command {
-        Command::Run(args) => ui::run(args),
-        _ => ExitCode::FAILURE,
+    let ended = match command {
+        Command::Run(args) => return ui::run(args),
+        Command::Scheduler(args) => run_scheduler(args.duration_s.map(Duration::from_secs)),
+        Command::Daemon(args) => run_daemon(args),
+        other => Err(anyhow::anyhow!("{other:?} is not part of this build")),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("scx_mosix: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn run_daemon(args: DaemonArgs) -> Result<()> {
+    log();
+    let key = args.key_file().map(|path| ClusterKey::load(&path)).transpose()?;
+    let settings = Settings {
+        key,
+        node_name: args.node_name,
+        listen: args.listen,
+        advertise: args.advertise,
+        join: args.join,
+        run_dir: args.run_dir.path,
+        sched_ext: !args.no_sched_ext,
+        balance: !args.no_balance,
+        placement: placement::Config::default(),
+    };
+    Ok(runtime()?.block_on(daemon::run(settings))?)
+}
+
+fn run_scheduler(duration: Option<Duration>) -> Result<()> {
+    log();
+    Ok(runtime()?.block_on(scheduler::run_foreground(duration))?)
+}
+
+fn runtime() -> Result<Runtime> {
+    Runtime::new().context("cannot start the asynchronous runtime")
+}
+
+/// Logs go to standard error, where systemd and the agents' log files take them from; `RUST_LOG` says how much.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
 }

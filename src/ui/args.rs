@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -77,15 +77,12 @@ pub struct DaemonArgs {
     /// Where to listen for the other machines, TCP and UDP
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:7470")]
     pub listen: SocketAddr,
-    /// Under which address the others reach this machine, `ADDR` or `ADDR:PORT` [default: found out]
+    /// Under which address the others reach this machine [default: found out]
     #[arg(long, value_name = "ADDR")]
-    pub advertise: Option<String>,
+    pub advertise: Option<IpAddr>,
     /// A machine of the cluster to join; may be given several times
     #[arg(long, value_name = "HOST[:PORT]")]
     pub join: Vec<String>,
-    /// Settings, as TOML
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
     /// Leave scheduling to the kernel's own scheduler
     #[arg(long)]
     pub no_sched_ext: bool,
