@@ -125,7 +125,7 @@ fn prepare(cluster: &Cluster, state: &State, binary: &Path) -> Result<()> {
 
     if state.daemon {
         let mut generate = Command::new(binary);
-        cmd::output(generate.args(["key", "generate", "--key"]).arg(cluster.key()))?;
+        cmd::output(generate.args(["key", "generate", "--out"]).arg(cluster.key()))?;
         fs::copy(cluster.key(), root.join("etc/scx_mosix/key"))?;
     }
     // Debug information would only cost the guests memory.
