@@ -14,13 +14,16 @@ fn an_open_file_follows_home() {
     let mut open = File::open(guest.guest("f")).unwrap();
     let mut text = String::new();
     open.read_to_string(&mut text).unwrap();
-    // Appended.
+    // Appended, and the program is told of it in some way.
     OpenOptions::new().append(true).open(guest.home("f")).unwrap().write_at(b" second", 5).unwrap();
+    guest.channel.news();
     open.read_to_string(&mut text).unwrap();
     assert_eq!(text, "first second");
-    // Changed in place; the pause outlasts a tick of the clock that stamps files.
+    // Changed in place, and nobody tells. The pauses outlast a tick of the clock that stamps files, and the time for which
+    // a guest that hears nothing believes what it heard last.
     std::thread::sleep(Duration::from_millis(20));
     OpenOptions::new().write(true).open(guest.home("f")).unwrap().write_at(b"FIRST", 0).unwrap();
+    std::thread::sleep(Duration::from_millis(60));
     let mut head = [0; 5];
     open.read_exact_at(&mut head, 0).unwrap();
     assert_eq!(&head, b"FIRST");

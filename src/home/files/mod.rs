@@ -21,7 +21,8 @@
 //!
 //! *Consistency.* Names and attributes are never cached (time to live 0), so each step of a path and each `stat` asks home.
 //! Page contents are dropped when a file is opened, when its size or modification time turns out to have changed (looked at
-//! before each `read`), and when a lock on it is taken or given back. Writes go through to home before `write` returns.
+//! before each `read`), and when a lock on it is taken or given back. Writes go through to home before `write` returns. The
+//! attributes looked at before a `read` are believed for up to 50 ms if nothing else was heard from home meanwhile.
 //!
 //! *Permissions* are checked by the hosting kernel (`default_permissions`, POSIX ACLs), which knows the caller's groups and
 //! capabilities. The server acts under the caller's user and group, so that what it makes has the right owner.

@@ -15,6 +15,7 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,8 @@ pub struct FileChannel {
     state: Mutex<State>,
     /// Told whenever requests have left `waiting`.
     answered: Condvar,
+    /// Counts what was heard from home.
+    news: AtomicU64,
     outgoing: mpsc::Sender<Bytes>,
     slots: Arc<Semaphore>,
     cut: CancellationToken,
@@ -89,6 +92,7 @@ impl FileChannel {
         let channel = Arc::new(Self {
             state: Mutex::new(state),
             answered: Condvar::new(),
+            news: AtomicU64::new(0),
             outgoing,
             slots: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             cut: CancellationToken::new(),
@@ -115,6 +119,18 @@ impl FileChannel {
         for waiting in waiting.into_values() {
             (waiting.done)(Err(ChannelError::Cut { reason: reason.clone() }));
         }
+    }
+
+    /// Says that the body is about to learn something from home by another way, such as input or a signal. From then on a
+    /// program that reads a file sees at least what was there when home sent it. Cheap: call it for each such message,
+    /// before passing it on.
+    pub fn news(&self) {
+        self.news.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How much has been heard from home so far.
+    pub(super) fn news_count(&self) -> u64 {
+        self.news.load(Ordering::Acquire)
     }
 
     /// Waits until every request made before this call is answered. Blocks: not for a runtime's own threads.
@@ -208,6 +224,7 @@ impl FileChannel {
         // The pulse answers nothing.
         let Some(waiting) = state.waiting.remove(&id) else { return };
         drop(state);
+        self.news();
         self.answered.notify_all();
         (waiting.done)(Ok(reply));
     }

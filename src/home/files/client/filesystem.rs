@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use fuser::{
@@ -77,8 +77,23 @@ impl Filesystem for HomeFs {
         self.ask(req, Op::Forget { node: node.0, count }, (), |_, ()| {});
     }
 
-    fn getattr(&self, req: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        self.ask(req, Op::Getattr { node: node.0 }, reply, answer::attr);
+    fn getattr(&self, req: &Request, node: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
+        // With a handle it is the kernel that asks, before a `read`.
+        let Some(handle) = handle else {
+            return self.ask(req, Op::Getattr { node: node.0 }, reply, answer::attr);
+        };
+        let (asked, before) = (Instant::now(), self.channel().news_count());
+        if let Some(attr) = self.0.recent.of(handle.0, asked, before) {
+            return answer::attr(Ok(Reply::Attr { attr }), reply);
+        }
+        let fs = self.clone();
+        let done = move |answer| {
+            if let Ok(Reply::Attr { attr }) = &answer {
+                fs.0.recent.hear(handle.0, *attr, asked, before, fs.channel().news_count());
+            }
+            answer::attr(answer, reply);
+        };
+        self.channel().submit(caller(req), Op::Getattr { node: node.0 }, Box::new(done));
     }
 
     fn setattr(

@@ -6,6 +6,7 @@ mod listing;
 mod locks;
 mod locktable;
 mod mount;
+mod recent;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -14,6 +15,7 @@ use fuser::{INodeNo, Notifier, Request};
 
 use self::listing::Listings;
 use self::locktable::LockTable;
+use self::recent::Recent;
 use super::channel::FileChannel;
 use super::wire::{Caller, Lock, Op};
 
@@ -28,6 +30,7 @@ pub(super) struct HomeFs(Arc<Shared>);
 struct Shared {
     channel: Arc<FileChannel>,
     listings: Listings,
+    recent: Recent,
     locks: Mutex<LockTable>,
     /// Counts the calls of `interrupt_waits`.
     wait_rounds: AtomicU64,
@@ -39,6 +42,7 @@ impl HomeFs {
         Self(Arc::new(Shared {
             channel,
             listings: Listings::default(),
+            recent: Recent::default(),
             locks: Mutex::default(),
             wait_rounds: AtomicU64::new(0),
             notifier: OnceLock::new(),

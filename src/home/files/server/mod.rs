@@ -13,6 +13,8 @@ mod identity;
 mod inodes;
 mod locks;
 mod names;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
