@@ -21,11 +21,13 @@ pub mod moves;
 pub mod peers;
 pub mod placing;
 pub mod rows;
+mod settings;
 mod start;
 pub mod state;
 pub mod tick;
 
-pub use start::{DaemonError, Settings, run};
+pub use settings::{Settings, SettingsError};
+pub use start::{DaemonError, run};
 
 use crate::{
     api::backend::Requirements,

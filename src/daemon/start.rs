@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -28,6 +28,7 @@ use super::{
     now_ms,
     peers::GrpcPeers,
     placing::Placing,
+    settings::Settings,
     state::{Measured, State},
     tick,
 };
@@ -35,37 +36,18 @@ use crate::{
     api::{self, ApiServer, ServeError, backend::Views, view::MigrationSummary},
     cluster::{self, ClusterError, ClusterHandle, LocalState, NodeSummary, Transport},
     control::{FromAgent, MoveState, ToAgent},
-    keys::{ClusterKey, KeyError, NodeName, TlsConfigs, TlsPurpose},
+    keys::{KeyError, TlsConfigs, TlsPurpose},
     node::{self, Machine, NodeError, NodeInfo, NodeInfoParams, NodeLoad, Sampler, SchedExtState},
     placement,
     scheduler::{Backoff, Scheduler},
     telemetry::{Telemetry, TelemetryConfig, TelemetryError},
 };
 
+/// Where the gossip epoch outlives a reboot.
+const EPOCH_FILE: &str = "/var/lib/scx_mosix/epoch";
+
 /// How long an agent may take to take over a stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What a daemon is told at its start.
-pub struct Settings {
-    /// The cluster's key; without one the daemon is alone and listens on its Unix socket only.
-    pub key: Option<ClusterKey>,
-    /// This node's name; by default its host name.
-    pub node_name: Option<NodeName>,
-    /// Where to listen, TCP and UDP.
-    pub listen: SocketAddr,
-    /// The address that others are told; by default found out.
-    pub advertise: Option<IpAddr>,
-    /// Whom to ask for admission.
-    pub join: Vec<String>,
-    /// The run-time directory.
-    pub run_dir: PathBuf,
-    /// Whether to schedule with our scheduler.
-    pub sched_ext: bool,
-    /// Whether to move jobs by itself.
-    pub balance: bool,
-    /// Placement's tunables.
-    pub placement: placement::Config,
-}
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +98,9 @@ pub enum DaemonError {
     /// Jobs of an earlier daemon cannot be read.
     #[error("cannot take over the jobs of an earlier daemon")]
     Jobs(#[from] RegisterError),
+    /// The settings cannot be used.
+    #[error("cannot use these settings")]
+    Settings(#[from] super::settings::SettingsError),
     /// A setting of placement is out of bounds.
     #[error("cannot use these settings")]
     Placement(#[from] placement::ConfigError),
@@ -262,7 +247,7 @@ async fn look(settings: &Settings) -> Result<NodeInfo, DaemonError> {
 
 async fn enter_cluster(settings: &Settings, info: &NodeInfo) -> Result<ClusterHandle, DaemonError> {
     let transport = settings.key.as_ref().map(|key| {
-        let (epoch, problem) = cluster::next_epoch(&settings.run_dir.join("gossip-epoch"));
+        let (epoch, problem) = cluster::next_epoch(Path::new(EPOCH_FILE));
         if let Some(error) = problem {
             tracing::warn!(%error, "the gossip epoch cannot be kept: others may refuse this node's datagrams for a while");
         }

@@ -8,7 +8,8 @@ pub const NEAR_BEST_PERCENT: u32 = 5;
 pub const HOME_THRESHOLD_MILLI: u32 = 1_000;
 
 /// The tunables of placement. Percentages are whole percents, milli is thousandths.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// A node's own jobs stay while it has fewer runnable tasks per CPU than this, in thousandths. Default: one per CPU.
     pub home_threshold_milli: u32,

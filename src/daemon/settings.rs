@@ -1,0 +1,116 @@
+//! What a daemon is told at its start, from its command line and its settings file.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use serde::Deserialize;
+
+use crate::{
+    keys::{ClusterKey, KeyError, NodeName},
+    placement,
+    ui::args::DaemonArgs,
+};
+
+/// What a daemon is told at its start.
+pub struct Settings {
+    /// The cluster's key; without one the daemon is alone and listens on its Unix socket only.
+    pub key: Option<ClusterKey>,
+    /// This node's name; by default its host name.
+    pub node_name: Option<NodeName>,
+    /// Where to listen, TCP and UDP.
+    pub listen: SocketAddr,
+    /// The address that others are told; by default found out.
+    pub advertise: Option<IpAddr>,
+    /// Whom to ask for admission.
+    pub join: Vec<String>,
+    /// The run-time directory.
+    pub run_dir: PathBuf,
+    /// Whether to schedule with our scheduler.
+    pub sched_ext: bool,
+    /// Whether to move jobs by itself.
+    pub balance: bool,
+    /// Placement's tunables.
+    pub placement: placement::Config,
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The key file cannot be used.
+    #[error("cannot use the cluster's key")]
+    Key(#[from] KeyError),
+    /// The settings file cannot be read.
+    #[error("cannot read the settings in {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The settings file is not understood.
+    #[error("{}: settings not understood", .path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// The address is none.
+    #[error("--advertise {0}: give an address of this machine, such as 192.0.2.1")]
+    Advertise(String),
+}
+
+/// The settings file.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SettingsFile {
+    placement: placement::Config,
+}
+
+impl TryFrom<DaemonArgs> for Settings {
+    type Error = SettingsError;
+
+    fn try_from(args: DaemonArgs) -> Result<Self, SettingsError> {
+        let key = args.key_file().map(|path| ClusterKey::load(&path)).transpose()?;
+        let file = match &args.config {
+            None => SettingsFile::default(),
+            Some(path) => {
+                let failed = |source| SettingsError::Read { path: path.clone(), source };
+                let text = std::fs::read_to_string(path).map_err(failed)?;
+                let failed = |source| SettingsError::Parse { path: path.clone(), source: Box::new(source) };
+                toml::from_str(&text).map_err(failed)?
+            }
+        };
+        let advertise = args.advertise.map(|text| {
+            let address = text.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()));
+            address.ok_or(SettingsError::Advertise(text))
+        });
+        Ok(Self {
+            key,
+            node_name: args.node_name,
+            listen: args.listen,
+            advertise: advertise.transpose()?,
+            join: args.join,
+            run_dir: args.run_dir.path,
+            sched_ext: !args.no_sched_ext,
+            balance: !args.no_balance,
+            placement: file.placement,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_setting_is_an_error_that_names_it() {
+        let error = toml::from_str::<SettingsFile>("[placement]\nhysterisis_percent = 120\n").err().unwrap();
+        assert!(error.to_string().contains("hysterisis_percent"), "{error}");
+        let file: SettingsFile = toml::from_str("[placement]\nhysteresis_percent = 120\n").unwrap();
+        assert_eq!(file.placement.hysteresis_percent, 120);
+        assert_eq!(file.placement.lease_ms, placement::Config::default().lease_ms);
+    }
+}
