@@ -76,10 +76,7 @@ fn find_protos(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 fn compile_scheduler() -> Result<()> {
     scx_cargo::BpfBuilder::new()
         .and_then(|mut builder| {
-            builder
-                .enable_intf("bpf/intf.h", "scheduler_intf.rs")
-                .enable_skel("bpf/main.bpf.c", "scheduler")
-                .build()
+            builder.enable_intf("bpf/intf.h", "scheduler_intf.rs").enable_skel("bpf/main.bpf.c", "scheduler").build()
         })
         .context("bpf/main.bpf.c did not compile (clang 18 or newer is needed; BPF_CLANG names it)")
 }

@@ -9,8 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use scx_mosix::{
     daemon::{self, Settings},
-    keys::ClusterKey,
-    placement, scheduler,
+    scheduler,
     ui::{
         self,
         args::{Command, DaemonArgs},
@@ -42,18 +41,7 @@ fn main() -> ExitCode {
 
 fn run_daemon(args: DaemonArgs) -> Result<()> {
     log();
-    let key = args.key_file().map(|path| ClusterKey::load(&path)).transpose()?;
-    let settings = Settings {
-        key,
-        node_name: args.node_name,
-        listen: args.listen,
-        advertise: args.advertise,
-        join: args.join,
-        run_dir: args.run_dir.path,
-        sched_ext: !args.no_sched_ext,
-        balance: !args.no_balance,
-        placement: placement::Config::default(),
-    };
+    let settings = Settings::try_from(args)?;
     Ok(runtime()?.block_on(daemon::run(settings))?)
 }
 

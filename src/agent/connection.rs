@@ -13,7 +13,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::control::stream::preamble;
 use crate::control::{SessionId, StreamKind};
-use crate::keys::{IdentityBundle, KeyError, NodeIdentity, NodeName, PeerIdentity, TlsConfigs, TlsPurpose, server_name};
+use crate::keys::{
+    IdentityBundle, KeyError, NodeIdentity, NodeName, PeerIdentity, TlsConfigs, TlsPurpose, server_name,
+};
 
 /// Time to reach the other node, and for its handshake.
 const SETUP_LIMIT: Duration = Duration::from_secs(10);

@@ -57,9 +57,6 @@ pub enum SettingsError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
-    /// The address is none.
-    #[error("--advertise {0}: give an address of this machine, such as 192.0.2.1")]
-    Advertise(String),
 }
 
 /// The settings file.
@@ -83,15 +80,11 @@ impl TryFrom<DaemonArgs> for Settings {
                 toml::from_str(&text).map_err(failed)?
             }
         };
-        let advertise = args.advertise.map(|text| {
-            let address = text.parse().ok().or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()));
-            address.ok_or(SettingsError::Advertise(text))
-        });
         Ok(Self {
             key,
             node_name: args.node_name,
             listen: args.listen,
-            advertise: advertise.transpose()?,
+            advertise: args.advertise,
             join: args.join,
             run_dir: args.run_dir.path,
             sched_ext: !args.no_sched_ext,

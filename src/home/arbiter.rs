@@ -219,7 +219,8 @@ impl Arbiter {
 
     /// The only place where a move is committed.
     fn commit_if_ready(&mut self) -> Vec<Action> {
-        let is_ready = |candidate: &mut Candidate| candidate.is_connected && candidate.is_drained && candidate.is_restored;
+        let is_ready =
+            |candidate: &mut Candidate| candidate.is_connected && candidate.is_drained && candidate.is_restored;
         let Some(Candidate { migration, .. }) = self.candidate.take_if(is_ready) else { return Vec::new() };
         let old = std::mem::replace(&mut self.owner, Party::Guest(migration));
         self.epoch += 1;

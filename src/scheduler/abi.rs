@@ -145,8 +145,15 @@ mod tests {
         for long in [11u64, 12, 13] {
             bytes.extend(long.to_ne_bytes());
         }
-        let expected =
-            TaskAccount { pid: 7, tgid: 5, tier: Tier::Guest, speed_permille: 250, run_ns: 11, wait_ns: 12, switches: 13 };
+        let expected = TaskAccount {
+            pid: 7,
+            tgid: 5,
+            tier: Tier::Guest,
+            speed_permille: 250,
+            run_ns: 11,
+            wait_ns: 12,
+            switches: 13,
+        };
         assert_eq!(decode_accounts(&bytes), [expected]);
     }
 

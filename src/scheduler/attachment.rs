@@ -78,12 +78,10 @@ impl<'obj> Attachment<'obj> {
         bss.nr_cgroup_hints = hints.nr_cgroups();
         bss.hint_generation = bss.hint_generation.wrapping_add(1);
         if hints.nr_throttled() > 0 {
-            let output = self
-                .skel
-                .progs
-                .arm_throttle
-                .test_run(ProgramInput::default())
-                .map_err(|error| SchedulerError::Hint(format!("the throttle's timer could not be started: {error}")))?;
+            let output =
+                self.skel.progs.arm_throttle.test_run(ProgramInput::default()).map_err(|error| {
+                    SchedulerError::Hint(format!("the throttle's timer could not be started: {error}"))
+                })?;
             let code = output.return_value as i32;
             if code < 0 {
                 let error = std::io::Error::from_raw_os_error(-code);
@@ -130,7 +128,8 @@ impl<'obj> Attachment<'obj> {
         let message = text(&uei.msg);
         let reason = if message.is_empty() { reason } else { format!("{reason} ({message})") };
         // The action is in the upper half of the exit code: SCX_ECODE_ACT_RESTART.
-        let restart = *scx_utils::SCX_ECODE_ACT_RESTART != 0 && uei.exit_code as u64 & *scx_utils::SCX_ECODE_ACT_RESTART != 0;
+        let restart =
+            *scx_utils::SCX_ECODE_ACT_RESTART != 0 && uei.exit_code as u64 & *scx_utils::SCX_ECODE_ACT_RESTART != 0;
         Some(Exit { reason, restart })
     }
 
@@ -153,7 +152,11 @@ fn text(chars: &[c_char]) -> String {
 }
 
 /// Opens and loads the skeleton, fitted to this machine and kernel.
-#[allow(clippy::unwrap_used, clippy::undocumented_unsafe_blocks, reason = "inside scx_utils's macros, which keep up with kernels")]
+#[allow(
+    clippy::unwrap_used,
+    clippy::undocumented_unsafe_blocks,
+    reason = "inside scx_utils's macros, which keep up with kernels"
+)]
 fn load<'obj>(object: &'obj mut MaybeUninit<OpenObject>, topology: &Topology) -> anyhow::Result<SchedulerSkel<'obj>> {
     let builder = SchedulerSkelBuilder::default();
     let mut skel = scx_utils::scx_ops_open!(builder, object, mosix_ops, None)?;

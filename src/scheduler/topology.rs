@@ -17,9 +17,9 @@ impl Topology {
     /// Reads `root` (`/sys/devices/system/cpu`, or a copy of it in a test).
     pub fn read(root: &Path) -> std::io::Result<Self> {
         let possible = std::fs::read_to_string(root.join("possible"))?;
-        let nr_cpus = highest_of_list(&possible)
-            .ok_or_else(|| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("possible CPUs {possible:?}")))?
-            as usize
+        let nr_cpus = highest_of_list(&possible).ok_or_else(|| {
+            std::io::Error::new(std::io::ErrorKind::InvalidData, format!("possible CPUs {possible:?}"))
+        })? as usize
             + 1;
         let mut numbers = BTreeMap::new();
         let llc_of_cpu = (0..nr_cpus)
@@ -55,7 +55,9 @@ fn last_level_cache(dir: &Path) -> Option<String> {
     let mut best = None;
     for entry in std::fs::read_dir(dir).ok()?.flatten() {
         let path = entry.path();
-        let Some(level) = read_trimmed(&path.join("level")).and_then(|level| level.parse::<u32>().ok()) else { continue };
+        let Some(level) = read_trimmed(&path.join("level")).and_then(|level| level.parse::<u32>().ok()) else {
+            continue;
+        };
         if read_trimmed(&path.join("type")).is_some_and(|kind| kind == "Instruction") {
             continue;
         }

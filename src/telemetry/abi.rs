@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn a_sample_is_decoded_field_by_field() {
-        let mut bytes: Vec<u8> = [7u32, 5, 1, 1000, 3, PF_KTHREAD, 1, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut bytes: Vec<u8> =
+            [7u32, 5, 1, 1000, 3, PF_KTHREAD, 1, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.extend((11u64..19).flat_map(u64::to_ne_bytes));
         bytes.extend(*b"cat\0garbage~~~~~");
         let sample = decode_samples(&bytes, 4096).pop().unwrap();
@@ -122,8 +123,17 @@ mod tests {
 
     #[test]
     fn states_are_named_as_ps_names_them() {
-        let cases =
-            [(0, 0, 'R'), (1, 0, 'S'), (2, 0, 'D'), (0x402, 0, 'I'), (4, 0, 'T'), (8, 0, 't'), (0x8000, 0, 'D'), (0x80, 0x20, 'Z'), (0x80, 0x10, 'X')];
+        let cases = [
+            (0, 0, 'R'),
+            (1, 0, 'S'),
+            (2, 0, 'D'),
+            (0x402, 0, 'I'),
+            (4, 0, 'T'),
+            (8, 0, 't'),
+            (0x8000, 0, 'D'),
+            (0x80, 0x20, 'Z'),
+            (0x80, 0x10, 'X'),
+        ];
         for (state, exit_state, letter) in cases {
             assert_eq!(state_char(state, exit_state), letter, "{state:#x} {exit_state:#x}");
         }
@@ -134,7 +144,8 @@ mod tests {
         let mut bytes: Vec<u8> = [3u32, 7, 1, 0, 9, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.extend([21u64, 22, 23].iter().flat_map(|long| long.to_ne_bytes()));
         bytes.extend([0; 16]);
-        let exited = TaskEvent::Exited { process: ProcessId { pid: 7, start_ns: 21 }, ppid: 1, wait_status: 9, time_ns: 22 };
+        let exited =
+            TaskEvent::Exited { process: ProcessId { pid: 7, start_ns: 21 }, ppid: 1, wait_status: 9, time_ns: 22 };
         assert_eq!(decode_event(&bytes), Some(exited));
         bytes[0] = 99;
         assert_eq!(decode_event(&bytes), None);

@@ -45,9 +45,7 @@ use sampler::Sampler;
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The kernel did not take a program.
-    #[error(
-        "the kernel refused {what}: {reason}; run as root on a kernel with CONFIG_DEBUG_INFO_BTF, 6.2 or newer"
-    )]
+    #[error("the kernel refused {what}: {reason}; run as root on a kernel with CONFIG_DEBUG_INFO_BTF, 6.2 or newer")]
     Refused {
         /// Which.
         what: String,
@@ -222,7 +220,8 @@ impl Core {
         let interval_ms = self.last.map_or(0, |(last_ns, _)| taken_ns.saturating_sub(last_ns) / 1_000_000);
         let tasks = self.sampler.update(samples, taken_ns);
         let waiting = tasks.iter().fold(0, |sum: u64, task| sum.saturating_add(task.wait_now_milli));
-        let nr_running_milli = self.last.map_or(0, |(_, earlier)| times.nr_running_milli(earlier, interval_ms, waiting));
+        let nr_running_milli =
+            self.last.map_or(0, |(_, earlier)| times.nr_running_milli(earlier, interval_ms, waiting));
         if self.last.is_some() {
             self.load.step(nr_running_milli, interval_ms);
         }

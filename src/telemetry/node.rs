@@ -79,7 +79,8 @@ mod tests {
     fn busy_and_waiting_time_are_found() {
         assert_eq!(busy_ticks("cpu  10 20 30 400 50 6 7 80 9 0\ncpu0 1 2 3 4\n"), Some(73));
         assert_eq!(busy_ticks("intr 5\n"), None);
-        let schedstat = "version 17\ntimestamp 1\ncpu0 0 0 0 0 0 0 111 222 3\ndomain0 3 0 0 0 0 0 0 0 9\ncpu1 0 0 0 0 0 0 1 20 3\n";
+        let schedstat =
+            "version 17\ntimestamp 1\ncpu0 0 0 0 0 0 0 111 222 3\ndomain0 3 0 0 0 0 0 0 0 9\ncpu1 0 0 0 0 0 0 1 20 3\n";
         assert_eq!(wait_ns(schedstat), 242);
     }
 

@@ -50,8 +50,8 @@ impl ProcTasks {
 
 impl TaskSource for ProcTasks {
     fn sample(&mut self) -> Result<Vec<TaskSample>, TelemetryError> {
-        let entries = std::fs::read_dir(&self.proc)
-            .map_err(|source| TelemetryError::Read { path: self.proc.clone(), source })?;
+        let entries =
+            std::fs::read_dir(&self.proc).map_err(|source| TelemetryError::Read { path: self.proc.clone(), source })?;
         let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         // A process that ends between two reads is left out.
         Ok(pids.filter_map(|pid| self.process(pid)).collect())

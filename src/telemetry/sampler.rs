@@ -100,7 +100,9 @@ impl Sampler {
         let mut past = std::mem::take(&mut self.past);
         let mut tasks = Vec::new();
         for process in sum_up(samples) {
-            let Some(leader) = process.leader.as_ref().filter(|leader| process.alive && !leader.is_kernel) else { continue };
+            let Some(leader) = process.leader.as_ref().filter(|leader| process.alive && !leader.is_kernel) else {
+                continue;
+            };
             // One that began after the last sample has its whole life as its interval.
             let age_ns = now_ns.saturating_sub(process.id.start_ns);
             let known = past.remove(&process.id);

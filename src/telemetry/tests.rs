@@ -37,7 +37,9 @@ async fn a_child_is_announced_from_fork_to_exit_with_its_status() {
     let follow = async {
         while let Some(event) = events.recv().await {
             match event {
-                TaskEvent::Forked { process, ppid, .. } if process.pid == pid => seen.push(format!("forked {}", ppid == std::process::id())),
+                TaskEvent::Forked { process, ppid, .. } if process.pid == pid => {
+                    seen.push(format!("forked {}", ppid == std::process::id()))
+                }
                 TaskEvent::Execed { process, comm, .. } if process.pid == pid => seen.push(format!("execed {comm}")),
                 TaskEvent::Exited { process, wait_status, .. } if process.pid == pid => {
                     seen.push(format!("exited {}", wait_status >> 8));
@@ -53,7 +55,8 @@ async fn a_child_is_announced_from_fork_to_exit_with_its_status() {
 
 #[tokio::test]
 async fn a_memory_source_is_declared() {
-    let mut telemetry = TelemetryHandle::with_source(Box::new(MemoryTasks { tasks: vec![sampler::sample_of(7, 10, 0)] }));
+    let mut telemetry =
+        TelemetryHandle::with_source(Box::new(MemoryTasks { tasks: vec![sampler::sample_of(7, 10, 0)] }));
     let snapshot = telemetry.sample().await.unwrap();
     assert_eq!((snapshot.source, snapshot.tasks.len(), snapshot.interval_ms), (Source::Memory, 1, 0));
 }

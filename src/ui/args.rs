@@ -47,6 +47,8 @@ pub enum Command {
     Nodes(ListArgs),
     /// Move a program
     Migrate(MigrateArgs),
+    /// List the moves of programs, the newest first
+    Migrations(ListArgs),
     /// Say why a program is where it is
     Why(WhyArgs),
     /// Say what this machine can do and what is missing
@@ -83,6 +85,9 @@ pub struct DaemonArgs {
     /// A machine of the cluster to join; may be given several times
     #[arg(long, value_name = "HOST[:PORT]")]
     pub join: Vec<String>,
+    /// Settings, as TOML; a section `[placement]` sets placement's constants
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Leave scheduling to the kernel's own scheduler
     #[arg(long)]
     pub no_sched_ext: bool,

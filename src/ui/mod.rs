@@ -15,6 +15,7 @@ mod error;
 mod inherited;
 mod key;
 mod migrate;
+mod migrations;
 mod nodes;
 mod output;
 mod ps;
@@ -36,6 +37,7 @@ pub fn client_command(command: &Command) -> Option<ExitCode> {
         Command::Ps(args) => block_on(ps::ps(args)),
         Command::Nodes(args) => block_on(nodes::nodes(args)),
         Command::Migrate(args) => block_on(migrate::migrate(args)),
+        Command::Migrations(args) => block_on(migrations::migrations(args)),
         Command::Why(args) => block_on(why::why(args)),
         Command::Check(args) => block_on(check::check(args)),
         Command::Key(args) => key::key(args),

@@ -167,6 +167,26 @@ impl Client {
         Ok(self.given(answer.reasons)?.try_into()?)
     }
 
+    /// All migrations that the daemon knows of, the newest first.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn list_migrations(&mut self) -> Result<Vec<MigrationSummary>, CallError> {
+        let (mut migrations, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request = v1::ListMigrationsRequest { process: String::new(), page_size: PAGE_SIZE, page_token };
+            let answer = self.migrations.list_migrations(timed(request, CALL_TIMEOUT)).await;
+            let page = answer.map_err(self.failed())?.into_inner();
+            for migration in page.migrations {
+                migrations.push(migration.try_into()?);
+            }
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(migrations);
+            }
+        }
+    }
+
     /// One migration.
     ///
     /// # Errors

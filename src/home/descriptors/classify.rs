@@ -171,7 +171,9 @@ fn pipe_channel(
         _ => {
             let end = ends.first().and_then(|end| descriptors.get(*end));
             let (fd, pid) = end.map_or((-1, 0), |end| (end.fd, end.pid));
-            return Err(format!("descriptor {fd} of process {pid} is a pipe whose both ends it shares with a program outside the job"));
+            return Err(format!(
+                "descriptor {fd} of process {pid} is a pipe whose both ends it shares with a program outside the job"
+            ));
         }
     };
     Ok(ends.first().map(|end| (kind, format!("pipe:[{inode}]"), *end)))
@@ -195,16 +197,26 @@ mod tests {
 
     #[test]
     fn one_end_is_relayed_and_two_ends_move_along() {
-        let all = [pipe(0, Access::Read, 10), pipe(1, Access::Write, 11), pipe(2, Access::Write, 11), pipe(3, Access::Read, 12), pipe(4, Access::Write, 12)];
+        let all = [
+            pipe(0, Access::Read, 10),
+            pipe(1, Access::Write, 11),
+            pipe(2, Access::Write, 11),
+            pipe(3, Access::Read, 12),
+            pipe(4, Access::Write, 12),
+        ];
         let plan = classify(&all, &BTreeSet::from([10, 11])).unwrap();
-        assert_eq!(plan.channels, [(ChannelKind::PipeIn, "pipe:[10]".into(), 0), (ChannelKind::PipeOut, "pipe:[11]".into(), 1)]);
+        assert_eq!(
+            plan.channels,
+            [(ChannelKind::PipeIn, "pipe:[10]".into(), 0), (ChannelKind::PipeOut, "pipe:[11]".into(), 1)]
+        );
         assert!(classify(&all, &BTreeSet::from([12])).unwrap_err().contains("descriptor 3"));
     }
 
     #[test]
     fn the_terminal_is_one_channel_by_its_best_descriptor() {
         let tty = |fd, access| descriptor(fd, access, What::Tty { device: 34816, is_controlling: true }, "/dev/pts/0");
-        let plan = classify(&[tty(0, Access::Read), tty(1, Access::Both), tty(2, Access::Write)], &BTreeSet::new()).unwrap();
+        let plan =
+            classify(&[tty(0, Access::Read), tty(1, Access::Both), tty(2, Access::Write)], &BTreeSet::new()).unwrap();
         assert_eq!(plan.channels, [(ChannelKind::Tty, String::new(), 1)]);
         let second = descriptor(3, Access::Both, What::Tty { device: 34817, is_controlling: true }, "/dev/pts/1");
         assert!(classify(&[tty(0, Access::Both), second], &BTreeSet::new()).unwrap_err().contains("second terminal"));
@@ -215,7 +227,10 @@ mod tests {
         let tcp = What::OtherSocket("a TCP socket to 10.0.0.1:80".into());
         assert_eq!(reason(tcp, "socket:[3]"), "descriptor 5 of process 7 is a TCP socket to 10.0.0.1:80");
         let file = What::File { nameless_bytes: None, is_regular: true };
-        assert_eq!(reason(file.clone(), "/proc/meminfo"), "descriptor 5 of process 7 is /proc/meminfo, and /proc is not home's on another node");
+        assert_eq!(
+            reason(file.clone(), "/proc/meminfo"),
+            "descriptor 5 of process 7 is /proc/meminfo, and /proc is not home's on another node"
+        );
         assert!(classify(&[descriptor(3, Access::Read, file, "/device/x")], &BTreeSet::new()).is_ok());
         assert!(reason(What::Anonymous("io_uring".into()), "anon_inode:[io_uring]").contains("io_uring"));
         assert!(reason(What::CharDevice { number: (10, 200) }, "/dev/net/tun").contains("/dev/net/tun"));

@@ -114,8 +114,9 @@ pub fn forecast(pids: &[i32]) -> Result<(), TakeError> {
 }
 
 fn numbers(pid: i32) -> io::Result<Vec<i32>> {
-    let mut numbers: Vec<i32> =
-        fs::read_dir(format!("/proc/{pid}/fd"))?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let mut numbers: Vec<i32> = fs::read_dir(format!("/proc/{pid}/fd"))?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
@@ -184,9 +185,14 @@ fn controlling_terminal(pid: i32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // After the name in parentheses: state, ppid, pgrp, session, tty_nr.
     let field = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(4));
-    let number: u32 = field.and_then(|number| number.parse::<i32>().ok()).ok_or(io::ErrorKind::InvalidData)?.cast_unsigned();
+    let number: u32 =
+        field.and_then(|number| number.parse::<i32>().ok()).ok_or(io::ErrorKind::InvalidData)?.cast_unsigned();
     // The kernel's old encoding: minor in bits 0-7 and 20-31, major in bits 8-19.
-    Ok(if number == 0 { 0 } else { rustix::fs::makedev((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xfff00)) })
+    Ok(if number == 0 {
+        0
+    } else {
+        rustix::fs::makedev((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xfff00))
+    })
 }
 
 /// Inodes of the pipes and sockets that processes other than `pids`, and other than this one, hold.
@@ -202,7 +208,8 @@ fn held_outside(pids: &[i32]) -> io::Result<BTreeSet<u64>> {
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
         for descriptor in descriptors.flatten() {
             let Ok(target) = fs::read_link(descriptor.path()) else { continue };
-            let name = target.to_str().and_then(|target| target.strip_prefix("pipe:[").or(target.strip_prefix("socket:[")));
+            let name =
+                target.to_str().and_then(|target| target.strip_prefix("pipe:[").or(target.strip_prefix("socket:[")));
             inodes.extend(name.and_then(|name| name.strip_suffix(']')?.parse::<u64>().ok()));
         }
     }
@@ -246,8 +253,10 @@ mod tests {
     #[test]
     fn a_real_programs_descriptors_are_taken() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let script = format!("exec 3<>{0} 4>&3 5<{0} 6</dev/null 7</; echo ready; exec sleep 1000", file.path().display());
-        let mut program = Command::new("bash").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let script =
+            format!("exec 3<>{0} 4>&3 5<{0} 6</dev/null 7</; echo ready; exec sleep 1000", file.path().display());
+        let mut program =
+            Command::new("bash").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = [0; 6];
         std::io::Read::read_exact(program.stdout.as_mut().unwrap(), &mut line).unwrap();
         let pid = program.id() as i32;
@@ -267,7 +276,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let script = format!("exec 9<>/dev/tcp/127.0.0.1/{}; echo ready; exec sleep 1000", address.port());
-        let mut program = Command::new("bash").args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut program =
+            Command::new("bash").args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         std::io::Read::read_exact(program.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
         let pid = program.id() as i32;
         let reason = forecast(&[pid]).unwrap_err().to_string();

@@ -78,7 +78,10 @@ pub struct InjectError {
 /// Blocks for some milliseconds.
 ///
 /// The results are in the order of `originals`; an empty list means that not even a thread could be had, and nothing was done.
-pub fn deputise(originals: &[Original], thaw: impl FnOnce() -> io::Result<()> + Send) -> Vec<Result<Deputised, InjectError>> {
+pub fn deputise(
+    originals: &[Original],
+    thaw: impl FnOnce() -> io::Result<()> + Send,
+) -> Vec<Result<Deputised, InjectError>> {
     // A thread of its own: it waits for its tracees and must have no other children; what it still holds at its end is let
     // go, by then dead.
     std::thread::scope(|scope| scope.spawn(|| deputise_here(originals, thaw)).join()).unwrap_or_default()
@@ -140,7 +143,8 @@ fn replace(tracee: Tracee, pidfd: &OwnedFd, original: &Original) -> Result<Owned
     tracee.write(memory + ARGS_AT, &args.bytes(memory + ARGS_AT)).map_err(failed("writing its memory"))?;
 
     tracee.call(at, libc::SYS_close_range, [0, u32::MAX.into(), 0, 0, 0]).map_err(failed("closing its descriptors"))?;
-    let pair_args = [libc::AF_UNIX as u64, libc::SOCK_SEQPACKET as u64 | libc::SOCK_CLOEXEC as u64, 0, memory + PAIR_AT, 0];
+    let pair_args =
+        [libc::AF_UNIX as u64, libc::SOCK_SEQPACKET as u64 | libc::SOCK_CLOEXEC as u64, 0, memory + PAIR_AT, 0];
     tracee.call(at, libc::SYS_socketpair, pair_args).map_err(failed("making a socket pair"))?;
     let mut pair = [0; 8];
     tracee.read(memory + PAIR_AT, &mut pair).map_err(failed("reading its memory"))?;
@@ -170,7 +174,8 @@ fn read_bytes(path: String) -> io::Result<Vec<u8>> {
 
 /// Raises what could keep the deputy from starting, as far as we may; what is too low all the same fails at its step.
 fn raise_limits(pid: i32) {
-    let at_least = [(libc::RLIMIT_NOFILE, DESCRIPTORS_NEEDED), (libc::RLIMIT_AS, u64::MAX), (libc::RLIMIT_STACK, 8 << 20)];
+    let at_least =
+        [(libc::RLIMIT_NOFILE, DESCRIPTORS_NEEDED), (libc::RLIMIT_AS, u64::MAX), (libc::RLIMIT_STACK, 8 << 20)];
     for (resource, wanted) in at_least {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: reads into `limit`, which is ours.
@@ -180,7 +185,8 @@ fn raise_limits(pid: i32) {
         let hard_too = libc::rlimit { rlim_cur: wanted, rlim_max: limit.rlim_max.max(wanted) };
         let soft = libc::rlimit { rlim_cur: wanted.min(limit.rlim_max), rlim_max: limit.rlim_max };
         // SAFETY: both limits are read only, and live until the calls return.
-        let raised = [hard_too, soft].iter().any(|new| unsafe { libc::prlimit(pid, resource, new, std::ptr::null_mut()) } == 0);
+        let raised =
+            [hard_too, soft].iter().any(|new| unsafe { libc::prlimit(pid, resource, new, std::ptr::null_mut()) } == 0);
         tracing::debug!(pid, resource, raised, "a resource limit is in the deputy's way");
     }
 }

@@ -31,11 +31,15 @@ struct Job {
 
 impl Job {
     fn start(name: &str, program: &str) -> Self {
-        let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().find(|dir| fs::exists(format!("{dir}/cgroup.procs")).unwrap());
-        let cgroup = PathBuf::from(root.expect("no cgroup v2")).join(format!("scx_mosix-test-{name}-{}", std::process::id()));
+        let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+            .into_iter()
+            .find(|dir| fs::exists(format!("{dir}/cgroup.procs")).unwrap());
+        let cgroup =
+            PathBuf::from(root.expect("no cgroup v2")).join(format!("scx_mosix-test-{name}-{}", std::process::id()));
         fs::create_dir(&cgroup).expect("these tests need root");
         let script = format!("{program} & echo $!; wait $!; echo status=$?");
-        let mut shell = Program::new("sh").args(["-c", &script]).stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let mut shell =
+            Program::new("sh").args(["-c", &script]).stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
         // The shell and the program write their lines in either order.
         let mut said = [lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()];
@@ -164,7 +168,10 @@ fn a_deputy_stops_and_goes_on_as_its_body_does() {
 #[test]
 fn a_tree_becomes_a_tree_of_deputies() {
     let mut job = Job::start("tree", "sh -c 'sleep 1000 & sleep 1001 & sleep 0.3; echo ready; wait'");
-    let children: Vec<i32> = proc(job.pid, &format!("task/{}/children", job.pid)).split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    let children: Vec<i32> = proc(job.pid, &format!("task/{}/children", job.pid))
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect();
     assert_eq!(children.len(), 2);
     let deputies = job.deputise(&[job.pid, children[0], children[1]]);
     assert_eq!(proc(children[1], "cmdline"), "sleep\x001001\0");
@@ -187,7 +194,12 @@ fn timers_that_went_with_the_body_do_not_ring_at_home() {
     let program = "{ exec python3 -c 'import signal, time; signal.setitimer(signal.ITIMER_REAL, 0.3, 0.3); signal.signal(signal.SIGALRM, signal.SIG_IGN); print(\"ready\", flush=True); time.sleep(1000)'; }";
     let mut job = Job::start("timer", program);
     let deputy = &job.deputise(&[job.pid])[0];
-    rustix::net::sockopt::set_socket_timeout(&deputy.socket, rustix::net::sockopt::Timeout::Recv, Some(Duration::from_millis(900))).unwrap();
+    rustix::net::sockopt::set_socket_timeout(
+        &deputy.socket,
+        rustix::net::sockopt::Timeout::Recv,
+        Some(Duration::from_millis(900)),
+    )
+    .unwrap();
     assert!(rustix::io::read(&deputy.socket, &mut [0; 64]).is_err());
     send(deputy, Command::Exit(1));
     assert_eq!(job.status(), "status=1");

@@ -52,7 +52,9 @@ pub fn make(channel: Channel) -> io::Result<(Made, OwnedFd)> {
     let (end, bodys) = match channel.kind {
         ChannelKind::PipeOut => pipe().map(|(read, write)| (End::Pipe(read), write))?,
         ChannelKind::PipeIn => pipe().map(|(read, write)| (End::Pipe(write), read))?,
-        ChannelKind::Tty => Pty::open().and_then(|pty| Ok((pty.slave()?, pty))).map(|(slave, pty)| (End::Pty(pty), slave))?,
+        ChannelKind::Tty => {
+            Pty::open().and_then(|pty| Ok((pty.slave()?, pty))).map(|(slave, pty)| (End::Pty(pty), slave))?
+        }
     };
     Ok((Made { channel, end }, bodys))
 }

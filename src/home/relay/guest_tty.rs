@@ -13,9 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::guest::{Out, ToRelay};
-use super::terminal::{
-    EXTPROC, ICANON, ONLCR, OPOST, VEOF, get_termios, set_packet_mode, set_termios, set_winsize,
-};
+use super::terminal::{EXTPROC, ICANON, ONLCR, OPOST, VEOF, get_termios, set_packet_mode, set_termios, set_winsize};
 use super::{CHUNK_BYTES, LOOK_FIRST, LOOK_LAST, NonBlocking, unread_bytes};
 use crate::home::wire::{StdioOp, Termios};
 

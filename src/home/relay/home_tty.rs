@@ -11,8 +11,8 @@ use bytes::{Buf, Bytes};
 use rustix::fs::OFlags;
 use tokio::sync::mpsc;
 
-use super::home::{ToRelay, tell};
 use super::NonBlocking;
+use super::home::{ToRelay, tell};
 use super::terminal::{ECHO, EXTPROC, get_termios, get_winsize, set_termios, type_byte};
 use crate::home::deputy::Told;
 use crate::home::deputy::protocol::{Command, MAX_INPUT_BYTES};

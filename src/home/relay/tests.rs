@@ -38,7 +38,11 @@ impl World {
         Self { home, guest, body, deputy, _tasks: tasks }
     }
 
-    async fn guest(home: &std::sync::Arc<HomeRelays>, channel: Channel, tasks: &mut JoinSet<()>) -> (std::sync::Arc<GuestRelays>, File) {
+    async fn guest(
+        home: &std::sync::Arc<HomeRelays>,
+        channel: Channel,
+        tasks: &mut JoinSet<()>,
+    ) -> (std::sync::Arc<GuestRelays>, File) {
         let (guest_link, mut guest_carrier) = link::<GuestToHome, HomeToGuest>();
         let (home_link, mut home_carrier) = link::<HomeToGuest, GuestToHome>();
         let (a, b) = tokio::io::duplex(1 << 16);

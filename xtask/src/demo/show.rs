@@ -12,21 +12,11 @@ use serde::Deserialize;
 use super::{Outcome, Output, programs::PROGRAMS};
 
 #[derive(Deserialize)]
-struct Nodes {
-    nodes: Vec<Node>,
-}
-
-#[derive(Deserialize)]
 struct Node {
     node: String,
     load: f64,
     guests: u32,
     sched_ext: String,
-}
-
-#[derive(Deserialize)]
-struct Processes {
-    processes: Vec<Process>,
 }
 
 #[derive(Deserialize)]
@@ -40,11 +30,6 @@ struct Process {
     visited: Vec<String>,
     moves: u32,
     cannot_move: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Migrations {
-    migrations: Vec<Migration>,
 }
 
 #[derive(Deserialize)]
@@ -76,14 +61,14 @@ pub struct Story {
 impl Seen {
     /// Notes the three answers of `scx_mosix … --output json`.
     pub fn note(&mut self, nodes: &str, processes: &str, migrations: &str) -> Result<()> {
-        let nodes: Nodes = serde_json::from_str(nodes).with_context(|| format!("`nodes` said {nodes}"))?;
-        let now: Processes = serde_json::from_str(processes).with_context(|| format!("`ps` said {processes}"))?;
-        let moves: Migrations =
+        let nodes: Vec<Node> = serde_json::from_str(nodes).with_context(|| format!("`nodes` said {nodes}"))?;
+        let now: Vec<Process> = serde_json::from_str(processes).with_context(|| format!("`ps` said {processes}"))?;
+        let moves: Vec<Migration> =
             serde_json::from_str(migrations).with_context(|| format!("`migrations` said {migrations}"))?;
-        self.nodes = nodes.nodes;
-        self.running = now.processes.iter().map(|process| process.pid).collect();
-        self.processes.extend(now.processes.into_iter().map(|process| (process.pid, process)));
-        let over = moves.migrations.into_iter().filter(|migration| migration.state == "run");
+        self.nodes = nodes;
+        self.running = now.iter().map(|process| process.pid).collect();
+        self.processes.extend(now.into_iter().map(|process| (process.pid, process)));
+        let over = moves.into_iter().filter(|migration| migration.state == "run");
         self.moved.extend(over.map(|migration| (migration.id.clone(), migration)));
         Ok(())
     }
