@@ -123,7 +123,8 @@ here=$(dirname "$(readlink -f "$0")")
 exec "$here"/ld-linux*.so.* --library-path "$here" "$here/virtiofsd.bin" "$@"
 END
     chmod 755 "$out/virtiofsd/virtiofsd"
-    chmod -R a+rX "$out/virtiofsd"
+    # Whoever asked for the image clears up, and is somebody else if this is root in a user namespace only.
+    chmod -R a+rwX "$out/virtiofsd"
 }
 
 : >"$out/manifest"
@@ -139,12 +140,14 @@ rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/usr/share
     "$root"/usr/share/locale/* "$root"/tmp/* "$root"/etc/apt/preferences.d/scx_mosix-lock "$root/etc/resolv.conf" "$root/etc/hostname"
 
 # A second view of the root, without what is mounted in it now.
-mkdir "$here/view"
-mount --bind "$root" "$here/view"
-size_mib=$(($(du -sm "$here/view" | cut -f1) + 1024))
+view=$out/view
+mkdir "$view"
+mount --bind "$root" "$view"
+size_mib=$(($(du -sm "$view" | cut -f1) + 1024))
 truncate -s "${size_mib}M" "$out/root.ext4"
 # A fixed UUID and hash seed: the same packages give the same file system.
-/sbin/mkfs.ext4 -q -F -d "$here/view" -m 0 -L scx_mosix -U 53435853-4d4f-5349-5800-000000000001 \
+/sbin/mkfs.ext4 -q -F -d "$view" -m 0 -L scx_mosix -U 53435853-4d4f-5349-5800-000000000001 \
     -E hash_seed=53435853-4d4f-5349-5800-000000000002 "$out/root.ext4"
-umount "$here/view"
+umount "$view"
+rmdir "$view"
 chmod a+r "$out"/*
