@@ -1,5 +1,7 @@
 //! The commands, as users call them, against a daemon in memory on a real socket; and `run` without any daemon.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
 #[path = "../src/api/memory.rs"]
 mod memory;
 

@@ -1,6 +1,8 @@
 //! A daemon that exists in memory only: the services' tests here, and the commands' tests in `tests/cli.rs`, talk to it over real
 //! sockets. Both compile this file, so it calls the library by name.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;

@@ -13,6 +13,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails by a panic")]
 
 pub mod command;
+pub mod grpcurl;
 
 use command::{Finished, Running};
 use std::path::{Path, PathBuf};
