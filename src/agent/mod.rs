@@ -18,6 +18,7 @@
 
 pub mod connection;
 pub mod guest;
+pub mod home;
 pub mod process;
 
 // Known under this name to those who were written before `control` became a layer of its own.

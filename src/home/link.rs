@@ -173,6 +173,11 @@ impl<Out: Serialize> LinkSender<Out> {
         self.ordered.send(Frame::Control(json.into())).await.map_err(|_| LinkError::Closed)
     }
 
+    /// Whether both are ends of the same link.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.ordered.same_channel(&other.ordered)
+    }
+
     /// Where relays put their steps; they stay in order with control messages.
     pub fn stdio(&self) -> StdioSender {
         StdioSender(self.ordered.clone())

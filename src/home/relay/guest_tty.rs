@@ -114,7 +114,7 @@ impl GuestTty {
                     let _ = done.send(());
                 }
                 Some(ToRelay::Resume) => is_paused = false,
-                Some(ToRelay::Arm) => self.apply(self.settings),
+                Some(ToRelay::Arm) => self.arm(),
             }
         }
     }
@@ -150,6 +150,13 @@ impl GuestTty {
         }
         if is_news {
             self.out.tell(StdioOp::Termios(settings)).await;
+        }
+    }
+
+    /// CRIU has just set what the body had where it came from.
+    fn arm(&mut self) {
+        if let Ok(now) = get_termios(&self.slave) {
+            self.apply(Termios { lflag: now.lflag & !EXTPROC, ..now });
         }
     }
 
