@@ -36,8 +36,9 @@ pub struct Frozen {
     thaw: bool,
 }
 
-/// Freezes `cgroup` and waits until all in it stand still. On an error it has been thawed again.
-pub async fn freeze(cgroup: &Path) -> Result<Frozen, FreezeError> {
+/// Freezes `cgroup` and waits until all in it stand still, calling `nudge` again and again meanwhile for what holds it up and can
+/// be interrupted. On an error it has been thawed again.
+pub async fn freeze(cgroup: &Path, nudge: impl Fn()) -> Result<Frozen, FreezeError> {
     let until = Instant::now() + FREEZE_TIMEOUT;
     let failed = |source| FreezeError::Cgroup { cgroup: cgroup.into(), source };
     // From here on the guard undoes whatever was reached.
@@ -47,6 +48,7 @@ pub async fn freeze(cgroup: &Path) -> Result<Frozen, FreezeError> {
         if Instant::now() > until {
             return Err(FreezeError::TimedOut);
         }
+        nudge();
         tokio::time::sleep(POLL).await;
     }
     Ok(frozen)
@@ -109,18 +111,18 @@ mod tests {
     #[tokio::test]
     async fn a_guard_thaws_unless_it_is_kept() {
         let dir = cgroup("populated 1\nfrozen 1\n");
-        let frozen = freeze(dir.path()).await.unwrap();
+        let frozen = freeze(dir.path(), || {}).await.unwrap();
         assert_eq!(state(dir.path()), "1");
         drop(frozen);
         assert_eq!(state(dir.path()), "0");
-        freeze(dir.path()).await.unwrap().keep();
+        freeze(dir.path(), || {}).await.unwrap().keep();
         assert_eq!(state(dir.path()), "1");
     }
 
     #[tokio::test]
     async fn what_does_not_stop_is_thawed() {
         let dir = cgroup("populated 1\nfrozen 0\n");
-        assert!(matches!(freeze(dir.path()).await, Err(FreezeError::TimedOut)));
+        assert!(matches!(freeze(dir.path(), || {}).await, Err(FreezeError::TimedOut)));
         assert_eq!(state(dir.path()), "0");
     }
 }

@@ -15,7 +15,10 @@ use super::{
     process::{Process, is_gone, members},
     source::{Body, Place},
 };
-use crate::control::BodyFacts;
+use crate::{
+    control::BodyFacts,
+    home::inject::{pidfd_getfd, pidfd_open},
+};
 
 /// Why a body cannot move: words that complete "cannot move: …".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,9 +43,10 @@ pub fn check(body: &Body) -> Result<BodyFacts, CannotMove> {
         Place::Here => PathBuf::from("/proc/self"),
         Place::Guest { init } => PathBuf::from(format!("/proc/{init}")),
     };
+    let in_guest = matches!(body.place, Place::Guest { .. });
     let root = root_of(body.root_pid).map_err(unreadable)?;
     for process in processes.iter().filter(|process| process.state != 'Z') {
-        match check_process(process, &place, root) {
+        match check_process(process, &place, root, in_guest) {
             // It may end while we look; then there is nothing to refuse.
             Err(Problem::Io(error)) if is_gone(&error) => {}
             Err(Problem::Io(error)) => return Err(unreadable(error)),
@@ -101,7 +105,7 @@ fn root_of(pid: i32) -> io::Result<(u64, u64)> {
     Ok((root.dev(), root.ino()))
 }
 
-fn check_process(process: &Process, place: &Path, root: (u64, u64)) -> Result<(), Problem> {
+fn check_process(process: &Process, place: &Path, root: (u64, u64), in_guest: bool) -> Result<(), Problem> {
     let Process { pid, comm, .. } = process;
     let bad = |why: String| Err(Problem::Refused(format!("process {pid} ({comm}) {why}")));
     if process.tracer != 0 {
@@ -144,11 +148,45 @@ fn check_process(process: &Process, place: &Path, root: (u64, u64)) -> Result<()
         let entry = entry?;
         // Descriptors come and go while the program runs.
         let Ok(info) = fs::read_to_string(entry.path()) else { continue };
+        let number = entry.file_name();
         if info.lines().any(|line| line.starts_with("lock:")) {
-            return bad(format!("holds a file lock (descriptor {})", entry.file_name().display()));
+            return bad(format!("holds a file lock (descriptor {})", number.display()));
+        }
+        let Ok(target) = fs::read_link(process.proc("fd").join(&number)) else { continue };
+        if let Some(why) = in_guest.then(|| bad_in_guest(process.pid, &number.to_string_lossy(), &target)).flatten() {
+            return bad(format!("has open {why} (descriptor {})", number.display()));
         }
     }
     Ok(())
+}
+
+/// What is wrong with a descriptor of a guest. All that comes from home was judged there, so this is about what was opened
+/// since.
+fn bad_in_guest(pid: i32, number: &str, target: &Path) -> Option<String> {
+    const OWN: [&str; 8] = [
+        "/dev/null",
+        "/dev/zero",
+        "/dev/full",
+        "/dev/random",
+        "/dev/urandom",
+        "/dev/tty",
+        "/dev/ptmx",
+        "/dev/zero (deleted)",
+    ];
+    const CARRIED: [&str; 5] = ["[eventpoll]", "[eventfd]", "[timerfd]", "[signalfd]", "[eventfd-file]"];
+    let text = target.to_string_lossy();
+    if let Some(kind) = text.strip_prefix("anon_inode:") {
+        return (!CARRIED.contains(&kind)).then(|| format!("{kind}, which cannot be carried over"));
+    }
+    if text.starts_with("socket:") {
+        let socket = pidfd_open(pid).and_then(|pidfd| pidfd_getfd(&pidfd, number.parse().unwrap_or(-1))).ok()?;
+        let family = rustix::net::sockopt::socket_domain(&socket).ok()?;
+        return (family != rustix::net::AddressFamily::UNIX).then(|| "a network socket".into());
+    }
+    if OWN.contains(&text.as_ref()) || text.starts_with("/dev/pts/") {
+        return None;
+    }
+    below_own(target).map(|dir| format!("{text}, and {dir} is not home's on another node"))
 }
 
 /// Directories that a guest has of its own.
@@ -268,11 +306,11 @@ mod tests {
         let pid = i32::try_from(std::process::id()).unwrap();
         let process = Process::read(pid).unwrap().unwrap();
         let root = root_of(pid).unwrap();
-        match check_process(&process, Path::new("/proc/self"), root) {
+        match check_process(&process, Path::new("/proc/self"), root, false) {
             Ok(()) => {}
             Err(Problem::Refused(why)) => panic!("{why}"),
             Err(Problem::Io(error)) => panic!("{error}"),
         }
-        assert!(matches!(check_process(&process, Path::new("/proc/self"), (0, 0)), Err(Problem::Refused(_))));
+        assert!(matches!(check_process(&process, Path::new("/proc/self"), (0, 0), false), Err(Problem::Refused(_))));
     }
 }

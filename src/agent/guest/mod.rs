@@ -1,4 +1,303 @@
 //! The guest agent: one process per guest, at the node that hosts it.
+//!
+//! ```text
+//!   prepare   dial home, mount home's files, make namespaces       ── Prepared to the daemon
+//!   arrive    the source's stream: target engine, home's word      ── Restored, Run, Running
+//!   host      signals in; stdio, stops, exits out (mod `hosting`)  ── moves out: source engine (mod `departure`)
+//!   end       kill what is left, remove cgroup, mounts, sockets
+//! ```
+//!
+//! Until home has said `Run` nothing of the program runs here, and whatever goes wrong ends the agent without harm. After that
+//! it keeps the body through short losses of the link; when home has been out of reach for as long as home waits, it kills the
+//! body, because home has declared it lost. The daemon of this node may come and go.
 
+mod arrival;
+mod daemon;
+mod departure;
+mod exits;
+mod home;
+mod hosting;
 pub mod init;
+mod link;
 pub mod restore;
+mod stdio;
+mod world;
+
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    arrival::{Arriving, Body},
+    daemon::{Daemons, Request},
+    exits::Exit,
+    home::Home,
+    init::Told,
+    link::{Caller, Reach},
+    world::World,
+};
+use crate::{
+    agent::{connection::Connector, process},
+    control::{AgentRole, AgentStart, AgentState, ExitStatus, GuestRole, StreamKind, ToAgent, socket_path},
+    home::{
+        files::FileChannel,
+        link::link as new_link,
+        wire::{GuestToHome, Signal},
+    },
+    migration::{
+        criu::Program,
+        source::explain,
+        target::{self, TargetError},
+    },
+};
+
+/// How long the source's stream may let itself be waited for after the guest's world is made.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long home may take to hear that a committed guest is dead.
+const LOST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long reaching home may take before the world is made.
+const REACH_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// The agent's `main`: as pid 1 of a guest if told so on the command line, else as the agent itself.
+pub fn main() -> ExitCode {
+    if std::env::args().nth(2).as_deref() == Some("init") {
+        return init::main();
+    }
+    match begin() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            tracing::error!(reason, "the guest agent cannot work");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn begin() -> Result<(), String> {
+    let start = process::enter(StreamKind::Move).map_err(explain)?;
+    world::own_mounts().map_err(|error| format!("cannot have mounts of its own: {error}"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(explain)?;
+    runtime.block_on(run(start))
+}
+
+/// What the agent hears from its surroundings.
+struct Ears {
+    requests: mpsc::Receiver<Request>,
+    signals: mpsc::Receiver<Signal>,
+    reach: watch::Receiver<Reach>,
+}
+
+/// What all of the agent's parts use.
+struct Agent {
+    start: AgentStart,
+    role: GuestRole,
+    connector: Connector,
+    program: Program,
+    daemons: Arc<Daemons>,
+    home: Arc<Home>,
+    epoch: watch::Sender<Option<u64>>,
+}
+
+async fn run(start: AgentStart) -> Result<(), String> {
+    let AgentRole::Guest(role) = start.role.clone() else { return Err("started with another role".into()) };
+    let path = socket_path(&start.run_dir, StreamKind::Move, role.migration);
+    let (daemons, requests) = Daemons::listen(&path, first_state(&role)).map_err(explain)?;
+    let connector = Connector::new(&start.identity).map_err(explain)?;
+    let (link, carrier) = new_link();
+    let files = FileChannel::new(link.sender.files(), link.files);
+    let (home, signals) = Home::listen(link.sender, link.events);
+    let (epoch, epoch_seen) = watch::channel(None);
+    let (reach_sender, reach) = watch::channel(Reach::Dialling);
+    let stop = CancellationToken::new();
+    let caller = Caller { connector: connector.clone(), node: start.node.clone(), role: role.clone() };
+    let keeping = tokio::spawn(link::keep(caller, carrier, epoch_seen, reach_sender, stop.clone()));
+    let mut ears = Ears { requests, signals, reach };
+    let prepared = prepare(&start, &role, files, &mut ears.reach).await;
+    daemons.prepared(prepared.as_ref().err().cloned());
+    let result = match prepared {
+        Ok((program, world, told)) => {
+            let agent = Agent { start, role, connector, program, daemons, home, epoch };
+            agent.live(world, told, ears).await
+        }
+        Err(reason) => {
+            tracing::warn!(reason, "this guest cannot be hosted");
+            // The daemon hears of it, and then ends the agent; or it has gone.
+            let _ = timeout(STREAM_TIMEOUT, wait_for_end(&mut ears)).await;
+            Ok(())
+        }
+    };
+    stop.cancel();
+    let _ = keeping.await;
+    result
+}
+
+fn first_state(role: &GuestRole) -> AgentState {
+    AgentState::Guest {
+        migration: role.migration,
+        session: role.session,
+        home_node: role.home_node.clone(),
+        root_pid: role.root_pid,
+        host_pid: None,
+        cgroup: role.cgroup.clone(),
+        epoch: None,
+        moving: None,
+        cannot_move: None,
+    }
+}
+
+async fn prepare(
+    start: &AgentStart,
+    role: &GuestRole,
+    files: Arc<FileChannel>,
+    reach: &mut watch::Receiver<Reach>,
+) -> Result<(Program, World, mpsc::Receiver<Told>), String> {
+    let program = Program::find().map_err(explain)?;
+    let begun = Instant::now();
+    match timeout(REACH_TIMEOUT, reach.wait_for(|reach| *reach != Reach::Dialling)).await {
+        Ok(Ok(reach)) => match &*reach {
+            Reach::Lost(reason) => return Err(reason.clone()),
+            Reach::Dialling | Reach::Reached => {}
+        },
+        Ok(Err(_)) | Err(_) => {
+            return Err(format!("home ({}) cannot be reached at {}", role.home_node, role.home_address));
+        }
+    }
+    let (world, told) = World::make(&start.run_dir, role, files).await.map_err(explain)?;
+    tracing::info!(migration = %role.migration, ms = begun.elapsed().as_millis(), "the guest's world is made");
+    Ok((program, world, told))
+}
+
+/// Waits for the daemon to end this agent.
+async fn wait_for_end(ears: &mut Ears) {
+    while let Some((request, _)) = ears.requests.recv().await {
+        if matches!(request, ToAgent::Terminate { .. }) {
+            return;
+        }
+    }
+}
+
+/// Resolves with the reason when home is lost for good.
+async fn lost(reach: &mut watch::Receiver<Reach>) -> String {
+    match reach.wait_for(|reach| matches!(reach, Reach::Lost(_))).await.as_deref() {
+        Ok(Reach::Lost(reason)) => reason.clone(),
+        _ => "the link to home has ended".into(),
+    }
+}
+
+impl Agent {
+    /// From the made world to the end of everything in it.
+    async fn live(&self, world: World, mut told: mpsc::Receiver<Told>, mut ears: Ears) -> Result<(), String> {
+        let mut early = Vec::new();
+        let arrived = self.arrive(&world, &mut ears, &mut told, &mut early).await;
+        let result = match arrived {
+            Ok(body) => {
+                self.host(&world, body, told, early, &mut ears).await;
+                Ok(())
+            }
+            Err(reason) => {
+                tracing::warn!(reason, "no guest has come");
+                Ok(())
+            }
+        };
+        self.home.drop_relays();
+        world.end().await;
+        result
+    }
+
+    /// Takes the body in. An error is why there is none. Reports of pid 1 that come meanwhile are kept in `early`.
+    async fn arrive(
+        &self,
+        world: &World,
+        ears: &mut Ears,
+        told: &mut mpsc::Receiver<Told>,
+        early: &mut Vec<Told>,
+    ) -> Result<Body, String> {
+        let deadline = tokio::time::Instant::now() + STREAM_TIMEOUT;
+        let socket = loop {
+            let request = tokio::select! {
+                request = ears.requests.recv() => request.ok_or("the control socket is gone")?,
+                reason = lost(&mut ears.reach) => return Err(reason),
+                () = self.home.terminated.cancelled() => return Err("home does not want it any more".into()),
+                () = sleep_until(deadline) => return Err("the source did not come".into()),
+            };
+            match request {
+                (ToAgent::Stream { kind: StreamKind::Move }, Some(socket)) => break socket,
+                (ToAgent::Terminate { reason }, _) => return Err(reason),
+                (other, _) => self.refuse(other, "it has not come yet"),
+            }
+        };
+        let (stream, source) = self.connector.accept(socket).await.map_err(explain)?;
+        tracing::info!(%source, "the source sends");
+        let arriving = Arriving::new(self.role.migration, world, &self.home, &self.program);
+        let taken = {
+            let mut taking = std::pin::pin!(target::run(stream, self.role.migration, &self.start.run_dir, &arriving));
+            loop {
+                tokio::select! {
+                    taken = &mut taking => break taken,
+                    reason = lost(&mut ears.reach) => return Err(reason),
+                    () = self.home.terminated.cancelled() => return Err("home does not want it any more".into()),
+                    Some(report) = told.recv() => early.push(report),
+                    request = ears.requests.recv() => match request.ok_or("the control socket is gone")? {
+                        // Once home has been told only its word counts; it will be told of the end of this agent by its link.
+                        (ToAgent::Terminate { reason }, _) => tracing::info!(reason, "the daemon wants this guest to end; home decides"),
+                        (other, _) => self.refuse(other, "it is just arriving"),
+                    },
+                }
+            }
+        };
+        let arrived = match taken {
+            Ok(arrived) => arrived,
+            Err(TargetError::NotArrived(reason)) => return Err(reason),
+            Err(TargetError::Lost(reason)) => {
+                self.tell_lost().await;
+                return Err(format!("home has committed it, but it cannot be set going: {reason}"));
+            }
+        };
+        self.epoch.send_replace(Some(arrived.epoch));
+        arriving.into_body().ok_or_else(|| "the body was not taken".into())
+    }
+
+    /// Home has committed a copy that does not run: home is told at once that the program is dead.
+    async fn tell_lost(&self) {
+        let status = ExitStatus::Killed(libc::SIGKILL);
+        self.home.tell(GuestToHome::Exited { pid: self.role.root_pid, status }).await;
+        self.home.tell(GuestToHome::Ended).await;
+        let _ = timeout(LOST_TIMEOUT, self.home.done()).await;
+    }
+
+    /// Answers a request that cannot be fulfilled now.
+    fn refuse(&self, request: ToAgent, why: &str) {
+        match request {
+            ToAgent::Begin { migration, .. } => {
+                let refused = Some(why.to_owned());
+                self.daemons.report(crate::control::FromAgent::Begun { migration, refused, body: None });
+            }
+            other => tracing::warn!(?other, why, "request ignored"),
+        }
+    }
+
+    /// Changes what the daemon is told of this guest.
+    fn set_state(&self, host_pid: i32, epoch: Option<u64>) {
+        self.daemons.set_state(|state| {
+            if let AgentState::Guest { host_pid: pid, epoch: of, .. } = state {
+                (*pid, *of) = (Some(host_pid), epoch);
+            }
+            true
+        });
+    }
+}
+
+/// Where exits of the body's processes are told.
+type Exits = (mpsc::Sender<Exit>, mpsc::Receiver<Exit>);
+
+/// A channel for exits.
+fn exit_channel() -> Exits {
+    mpsc::channel(64)
+}

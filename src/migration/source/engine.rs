@@ -105,7 +105,7 @@ impl Engine<'_> {
         let Ready { program, images, mut target, mut writer } = ready;
         self.enter(MoveState::Freeze);
         let frozen_at = Instant::now();
-        let frozen = match freeze(&self.plan.body.cgroup).await {
+        let frozen = match freeze(&self.plan.body.cgroup, || self.owner.freezing()).await {
             Ok(frozen) => frozen,
             Err(error) => {
                 let reason = explain(error);

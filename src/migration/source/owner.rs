@@ -95,6 +95,9 @@ pub trait Owner: Send + Sync {
     /// The engine has entered a state or has news of it. Must not wait.
     fn progress(&self, progress: MoveProgress);
 
+    /// Called again and again while not all processes stand still: interrupts what can be interrupted. Must not wait.
+    fn freezing(&self) {}
+
     /// The body stands still: take its descriptors and say which are relayed. An error is the one readable reason why it
     /// cannot move, and makes the engine abort.
     async fn frozen(&self) -> Result<Descriptors, String>;

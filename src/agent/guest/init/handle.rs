@@ -118,8 +118,14 @@ impl Init {
     }
 
     /// Sends a signal to a process of the guest, in the guest's numbering. A process that is gone is no error.
-    pub async fn signal(&self, pid: i32, signal: i32) -> Result<(), InitError> {
-        self.send(&Ask::Signal { pid, signal }, &[]).await
+    pub async fn signal(&self, pid: i32, signal: i32, value: Option<u64>) -> Result<(), InitError> {
+        self.send(&Ask::Signal { pid, signal, value }, &[]).await
+    }
+
+    /// Brings the group of process `of` of the guest to the foreground of its terminal, or the group that was there before;
+    /// with `None` the guest is in the background.
+    pub async fn foreground(&self, of: Option<i32>) -> Result<(), InitError> {
+        self.send(&Ask::Foreground { of }, &[]).await
     }
 
     /// Kills everything in the guest and waits until nothing of it is left.

@@ -10,8 +10,8 @@
 //!     │───────────────────────────────────────►│ time namespace, terminal, fork, exec criu swrk
 //!     │ Started{pid} + pty master              │
 //!     │◄───────────────────────────────────────│        criu: RPC with the agent, body: child of init
-//!     │ Signal{pid, signal}                    │
-//!     │───────────────────────────────────────►│ kill(2) with the guest's own numbers
+//!     │ Signal{pid, signal}, Foreground        │
+//!     │───────────────────────────────────────►│ kill(2), tcsetpgrp(3) with the guest's own numbers
 //!     │ Ended{pid, status}, Stopped, Continued │
 //!     │◄───────────────────────────────────────│
 //! ```
@@ -58,6 +58,13 @@ enum Ask {
         pid: i32,
         /// The signal.
         signal: i32,
+        /// The value that comes with it, if it was queued with one.
+        value: Option<u64>,
+    },
+    /// Change the foreground group of the guest's terminal.
+    Foreground {
+        /// The group of this process, or what the group was before it went to the background; `None` is init's own group.
+        of: Option<i32>,
     },
 }
 

@@ -45,6 +45,37 @@ struct Guest {
     /// Chooses the numbers of new processes; opened before /proc was protected.
     last_pid: File,
     has_time: bool,
+    terminal: Option<Terminal>,
+}
+
+/// The guest's terminal as its session leader has it.
+struct Terminal {
+    slave: OwnedFd,
+    /// The foreground group before the guest went to the background.
+    before: Option<i32>,
+}
+
+impl Terminal {
+    /// What cannot be done is left: the group has ended, and the terminal has nobody to serve.
+    fn set_foreground(&mut self, of: Option<i32>) {
+        let slave = self.slave.as_raw_fd();
+        // SAFETY: plain system calls on a descriptor that is open.
+        unsafe {
+            match of {
+                None => {
+                    let now = libc::tcgetpgrp(slave);
+                    self.before = (now > 1).then_some(now);
+                    libc::tcsetpgrp(slave, libc::getpgrp());
+                }
+                Some(pid) => {
+                    let before = self.before.take();
+                    if before.is_none_or(|group| libc::tcsetpgrp(slave, group) < 0) {
+                        libc::tcsetpgrp(slave, libc::getpgid(pid));
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn serve(agent: &OwnedFd) -> io::Result<()> {
@@ -92,10 +123,21 @@ fn answer(agent: &OwnedFd, guest: &mut Option<Guest>, ask: Ask, descriptors: Vec
             Some(guest) => start(guest, &restore, descriptors).map(|(pid, master)| (Told::Started { pid }, master)),
             None => Err("the guest's world is not there yet".into()),
         },
-        Ask::Signal { pid, signal } => {
+        Ask::Signal { pid, signal, value } => {
             // A process that has ended meanwhile needs no signal; its end is reported on its own.
-            // SAFETY: a plain system call.
-            unsafe { libc::kill(pid, signal) };
+            // SAFETY: plain system calls; a value is passed on and never used as a pointer here.
+            unsafe {
+                match value {
+                    None => libc::kill(pid, signal),
+                    Some(value) => libc::sigqueue(pid, signal, libc::sigval { sival_ptr: value as *mut libc::c_void }),
+                }
+            };
+            return Ok(());
+        }
+        Ask::Foreground { of } => {
+            if let Some(terminal) = guest.as_mut().and_then(|guest| guest.terminal.as_mut()) {
+                terminal.set_foreground(of);
+            }
             return Ok(());
         }
     };
@@ -113,7 +155,7 @@ fn set_up(root: &std::path::Path, hostname: &str) -> Result<Guest, String> {
     let last_pid = File::options().write(true).open("/proc/sys/kernel/ns_last_pid");
     let last_pid = last_pid.map_err(|error| format!("cannot choose numbers of processes: {error}"))?;
     world::protect_proc().map_err(|error| failed(&error))?;
-    Ok(Guest { last_pid, has_time: false })
+    Ok(Guest { last_pid, has_time: false, terminal: None })
 }
 
 /// Starts CRIU as a child that is leader of a process group of its own.
@@ -167,8 +209,10 @@ fn start(guest: &mut Guest, restore: &Restore, descriptors: Vec<OwnedFd>) -> Res
         });
     }
     let child = command.spawn().map_err(cannot("start criu"))?;
+    let (master, slave) = terminal.unzip();
+    guest.terminal = slave.map(|slave| Terminal { slave, before: None });
     // It is waited for with all others.
-    Ok((child.id() as i32, terminal.map(|(master, _)| master)))
+    Ok((child.id() as i32, master))
 }
 
 /// Children live in a time namespace from now on in which the body's clocks go on.

@@ -1,0 +1,407 @@
+//! While the body runs here: signals in; stops, exits, offsets and stdio out; moves out on request.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Agent, Ears, arrival,
+    departure::{Leaving, News},
+    exit_channel, exits,
+    init::Told,
+    lost,
+    stdio::{HeldFile, offsets},
+    world::World,
+};
+use crate::{
+    control::{AgentState, ExitStatus, FromAgent, SessionId, ToAgent},
+    home::{
+        relay::guest::GuestRelays,
+        wire::{GuestToHome, Signal},
+    },
+    migration::{
+        process::{Process, members},
+        source::{Body, Outcome, Place},
+    },
+};
+
+/// How often it is looked whether anything of the body is left, and whether it could move.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long home may take to say that it has everything, after the end of the body.
+const DONE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a daemon may take from `Begin` to `Move`: the target makes a guest's world meanwhile.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// `si_code` of a signal that the kernel sent, as a terminal does to its foreground group.
+const SI_KERNEL: i32 = 0x80;
+/// `si_code` of a signal that was queued with a value.
+const SI_QUEUE: i32 = -1;
+
+/// A move out of here.
+struct Departure {
+    migration: SessionId,
+    target: String,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Home is being asked.
+    Asking,
+    /// The target is being asked by the daemon.
+    Waiting { until: Instant },
+    /// The engine works.
+    Moving { cancel: CancellationToken },
+}
+
+/// How hosting ended.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// Nothing of the body is left.
+    Over,
+    /// It runs elsewhere.
+    Left,
+    /// It must not run here any longer.
+    Lost,
+}
+
+struct Hosting<'a> {
+    agent: &'a Agent,
+    world: &'a World,
+    root_pid: i32,
+    originals: Vec<Process>,
+    /// Originals whose exit has been told.
+    told: BTreeSet<i32>,
+    relays: Arc<GuestRelays>,
+    files: Arc<Vec<HeldFile>>,
+    leaving: Arc<Leaving>,
+    departure: Option<Departure>,
+    tasks: JoinSet<()>,
+    news: mpsc::Sender<News>,
+}
+
+impl Agent {
+    /// Hosts the body until it ends, leaves or is lost.
+    pub(super) async fn host(
+        &self,
+        world: &World,
+        body: arrival::Body,
+        told: mpsc::Receiver<Told>,
+        early: Vec<Told>,
+        ears: &mut Ears,
+    ) {
+        let arrival::Body { root_pid, host_pid, originals, relays, relayed, files } = body;
+        let files = Arc::new(files);
+        let epoch = self.epoch.borrow().unwrap_or_default();
+        let leaving = Arc::new(Leaving {
+            body: Body {
+                root_pid: host_pid,
+                cgroup: world.cgroup.clone(),
+                place: Place::Guest { init: world.init.pid() },
+            },
+            hostname: self.role.hostname.clone(),
+            epoch,
+            run_dir: self.start.run_dir.clone(),
+            home: self.home.clone(),
+            daemons: self.daemons.clone(),
+            relays: relays.clone(),
+            relayed,
+            files: files.clone(),
+            mounted: world.files.clone(),
+        });
+        self.set_state(host_pid, Some(epoch));
+        let (news, news_heard) = mpsc::channel(4);
+        let mut hosting = Hosting {
+            agent: self,
+            world,
+            root_pid,
+            originals,
+            told: BTreeSet::new(),
+            relays,
+            files,
+            leaving,
+            departure: None,
+            tasks: JoinSet::new(),
+            news,
+        };
+        let end = hosting.serve(told, early, news_heard, ears).await;
+        if end == End::Over {
+            hosting.finish().await;
+        }
+        // Whatever a departure still does is about a body that is not here any more.
+        hosting.tasks.shutdown().await;
+    }
+}
+
+impl Hosting<'_> {
+    async fn serve(
+        &mut self,
+        mut told: mpsc::Receiver<Told>,
+        early: Vec<Told>,
+        mut news: mpsc::Receiver<News>,
+        ears: &mut Ears,
+    ) -> End {
+        self.agent.home.tell(GuestToHome::Running { migration: self.agent.role.migration }).await;
+        let mut foreground = self.relays.foreground();
+        self.set_foreground(*foreground.borrow_and_update()).await;
+        let (exit_sender, mut exited) = exit_channel();
+        if let Err(error) = exits::watch(&self.originals, &exit_sender) {
+            tracing::warn!(%error, "not all ends of the program's processes will be seen");
+        }
+        for report in early {
+            self.hear_init(report).await;
+        }
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                report = told.recv() => match report {
+                    Some(report) => self.hear_init(report).await,
+                    None => return self.init_died().await,
+                },
+                Some((pid, status)) = exited.recv() => self.exited(pid, status).await,
+                signal = ears.signals.recv() => match signal {
+                    Some(signal) => self.signal(signal).await,
+                    None => return End::Lost,
+                },
+                request = ears.requests.recv() => match request {
+                    Some((request, _)) => self.request(request).await,
+                    None => return End::Lost,
+                },
+                Some(news) = news.recv() => if self.departed(news).await {
+                    return End::Left;
+                },
+                Ok(()) = foreground.changed() => {
+                    let yes = *foreground.borrow_and_update();
+                    self.set_foreground(yes).await;
+                }
+                _ = look.tick() => self.look().await,
+                reason = lost(&mut ears.reach) => {
+                    tracing::error!(reason, "home has given this guest up: killing it");
+                    return End::Lost;
+                }
+                () = self.agent.home.terminated.cancelled() => return End::Lost,
+            }
+            if self.told.contains(&self.root_pid) && self.world.is_empty() && self.all_told() {
+                return End::Over;
+            }
+        }
+    }
+
+    /// Whether every process that has a deputy at home was reported.
+    fn all_told(&self) -> bool {
+        self.originals.iter().all(|process| self.told.contains(&process.inner_pid))
+    }
+
+    async fn hear_init(&mut self, told: Told) {
+        match told {
+            Told::Ended { pid, status } => self.exited(pid, Some(status)).await,
+            Told::Stopped { pid, signal } if self.is_original(pid) => {
+                self.relays.drain().await;
+                self.agent.home.tell(GuestToHome::Stopped { pid, signal }).await;
+            }
+            other => tracing::trace!(?other, "no news for home"),
+        }
+    }
+
+    fn is_original(&self, pid: i32) -> bool {
+        self.originals.iter().any(|process| process.inner_pid == pid)
+    }
+
+    /// Tells home how a process ended, after all that it wrote and all that its files need.
+    async fn exited(&mut self, pid: i32, status: Option<ExitStatus>) {
+        if !self.is_original(pid) || !self.told.insert(pid) {
+            return;
+        }
+        let status = status.unwrap_or_else(|| {
+            tracing::warn!(pid, "its parent was quicker than we and this kernel keeps no exit status: home is told 0");
+            ExitStatus::Exited(0)
+        });
+        self.relays.drain().await;
+        let home = &self.agent.home;
+        if !self.files.is_empty() {
+            home.tell(GuestToHome::Offsets { offsets: offsets(&self.files) }).await;
+        }
+        home.tell(GuestToHome::Exited { pid, status }).await;
+    }
+
+    /// Pid 1 has ended and so everything else: nobody but the kernel's out-of-memory killer or root does that.
+    async fn init_died(&mut self) -> End {
+        tracing::error!("the guest's pid 1 was killed");
+        for pid in self.originals.iter().map(|process| process.inner_pid).collect::<Vec<_>>() {
+            self.exited(pid, Some(ExitStatus::Killed(libc::SIGKILL))).await;
+        }
+        End::Over
+    }
+
+    async fn signal(&self, signal: Signal) {
+        let value = (signal.code == SI_QUEUE).then_some(signal.value);
+        self.send(signal.pid, signal.signal, value).await;
+        if signal.code == SI_KERNEL {
+            for pid in self.younger_members(signal.pid) {
+                self.send(pid, signal.signal, None).await;
+            }
+        }
+    }
+
+    async fn send(&self, pid: i32, signal: i32, value: Option<u64>) {
+        if let Err(error) = self.world.init.signal(pid, signal, value).await {
+            tracing::warn!(%error, pid, signal, "a signal was not delivered");
+        }
+    }
+
+    /// Processes without a deputy that a terminal's signal to the group of `pid` must reach too. Each deputy of the group hears
+    /// of the signal, so only the one of the group's lowest number stands for the others.
+    fn younger_members(&self, pid: i32) -> Vec<i32> {
+        let processes = members(&self.world.cgroup).unwrap_or_default();
+        // SAFETY: a plain system call.
+        let group = |process: &Process| unsafe { libc::getpgid(process.pid) };
+        let Some(own) = processes.iter().find(|process| process.inner_pid == pid).map(group) else { return Vec::new() };
+        let (old, young): (Vec<&Process>, Vec<&Process>) = processes
+            .iter()
+            .filter(|process| group(process) == own)
+            .partition(|process| self.is_original(process.inner_pid));
+        if old.iter().any(|process| process.inner_pid < pid) {
+            return Vec::new();
+        }
+        young.into_iter().map(|process| process.inner_pid).collect()
+    }
+
+    async fn set_foreground(&self, yes: bool) {
+        if let Err(error) = self.world.init.foreground(yes.then_some(self.root_pid)).await {
+            tracing::warn!(%error, "the guest's terminal does not follow home's");
+        }
+    }
+
+    async fn request(&mut self, request: ToAgent) {
+        match request {
+            ToAgent::Begin { migration, .. } if self.departure.is_some() || self.told.contains(&self.root_pid) => {
+                let refused = match self.departure {
+                    Some(_) => "it is already moving",
+                    None => "it has ended",
+                };
+                self.report_begun(migration, Err(refused.into()));
+            }
+            ToAgent::Begin { migration, target } => {
+                self.tasks.spawn(self.leaving.clone().begin(migration, target.clone(), self.news.clone()));
+                self.set_departure(Some(Departure { migration, target, stage: Stage::Asking }));
+            }
+            ToAgent::Move { migration, target_address } => self.start_move(migration, target_address),
+            ToAgent::Cancel { migration, reason } => self.cancel(migration, &reason).await,
+            ToAgent::Signal { signal } => self.send(self.root_pid, signal, None).await,
+            ToAgent::Stream { .. } | ToAgent::Terminate { .. } => {
+                tracing::warn!(?request, "ignored: a guest runs here");
+            }
+        }
+    }
+
+    fn start_move(&mut self, migration: SessionId, address: String) {
+        let ours = self.departure.as_mut().filter(|departure| departure.migration == migration);
+        let Some(Departure { target, stage: stage @ Stage::Waiting { .. }, .. }) = ours else {
+            return tracing::warn!(%migration, "asked to make a move that was not begun");
+        };
+        let cancel = CancellationToken::new();
+        *stage = Stage::Moving { cancel: cancel.clone() };
+        let target = (target.clone(), address);
+        let connector = self.agent.connector.clone();
+        self.tasks.spawn(self.leaving.clone().go(migration, target, connector, cancel, self.news.clone()));
+    }
+
+    async fn cancel(&mut self, migration: SessionId, reason: &str) {
+        let Some(departure) = self.departure.as_ref().filter(|departure| departure.migration == migration) else {
+            return;
+        };
+        match &departure.stage {
+            Stage::Moving { cancel } => cancel.cancel(),
+            Stage::Asking | Stage::Waiting { .. } => {
+                self.leaving.give_up(migration, reason).await;
+                self.set_departure(None);
+            }
+        }
+    }
+
+    /// Whether the body has left.
+    async fn departed(&mut self, news: News) -> bool {
+        match news {
+            News::Begun(migration, begun) => {
+                let ours = self.departure.as_mut().filter(|departure| departure.migration == migration);
+                match (&begun, ours) {
+                    (Ok(_), Some(departure)) => {
+                        departure.stage = Stage::Waiting { until: Instant::now() + MOVE_TIMEOUT }
+                    }
+                    // It was cancelled meanwhile.
+                    (Ok(_), None) => return false,
+                    (Err(_), _) => self.set_departure(None),
+                }
+                self.report_begun(migration, begun);
+                false
+            }
+            News::Settled(migration, Outcome::Committed { epoch }) => {
+                tracing::info!(%migration, epoch, "the guest has moved on");
+                true
+            }
+            News::Settled(migration, Outcome::Aborted { reason }) => {
+                tracing::info!(%migration, reason, "the guest stays");
+                self.set_departure(None);
+                false
+            }
+        }
+    }
+
+    fn report_begun(&self, migration: SessionId, begun: Result<crate::control::BodyFacts, String>) {
+        let (refused, body) = match begun {
+            Ok(body) => (None, Some(body)),
+            Err(reason) => (Some(reason), None),
+        };
+        self.agent.daemons.report(FromAgent::Begun { migration, refused, body });
+    }
+
+    fn set_departure(&mut self, departure: Option<Departure>) {
+        let now = departure.as_ref().map(|departure| (departure.migration, departure.target.clone()));
+        self.departure = departure;
+        self.agent.daemons.set_state(|state| {
+            if let AgentState::Guest { moving, .. } = state {
+                *moving = now;
+            }
+            true
+        });
+    }
+
+    /// Looks now and then: a daemon that began a move and died, and whether the body could move.
+    async fn look(&mut self) {
+        if let Some(Departure { migration, stage: Stage::Waiting { until }, .. }) = self.departure
+            && Instant::now() > until
+        {
+            self.cancel(migration, "the node that wanted it did not go on").await;
+        }
+        if self.departure.is_some() {
+            return;
+        }
+        let body = self.leaving.body.clone();
+        let checked = tokio::task::spawn_blocking(move || crate::migration::movable::check(&body)).await;
+        let why = checked.ok().and_then(Result::err).map(|error| error.to_string());
+        self.agent.daemons.set_state(|state| match state {
+            AgentState::Guest { cannot_move, .. } if *cannot_move != why => {
+                *cannot_move = why;
+                true
+            }
+            _ => false,
+        });
+    }
+
+    /// The body has ended: home gets everything, then the agent may go.
+    async fn finish(&self) {
+        self.relays.drain().await;
+        self.agent.home.tell(GuestToHome::Ended).await;
+        if timeout(DONE_TIMEOUT, self.agent.home.done()).await.is_err() {
+            tracing::warn!("home has not said that it has everything");
+        }
+    }
+}

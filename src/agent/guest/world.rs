@@ -1,0 +1,145 @@
+//! What a guest needs on this node, made before the source sends anything, and what must be gone when the guest is gone.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::mount::{MsFlags, mount};
+use tokio::sync::mpsc;
+
+use super::init::{Init, InitError, Told};
+use crate::{
+    control::GuestRole,
+    home::files::{self, FileChannel, MountError, Mounted},
+};
+
+/// How long a killed guest's cgroup may stay populated.
+const EMPTY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether it is.
+const EMPTY_POLL: Duration = Duration::from_millis(5);
+
+/// Why a guest's world could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    /// A directory of this node.
+    #[error("cannot make {path}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Home's files.
+    #[error("home's files cannot be used here")]
+    Files(#[from] MountError),
+    /// Pid 1.
+    #[error("the guest's world cannot be made")]
+    Init(#[from] InitError),
+}
+
+/// A guest's world: cgroup, home's files, namespaces with their pid 1.
+pub struct World {
+    /// Pid 1.
+    pub init: Init,
+    /// The cgroup of the body, and of nothing else.
+    pub cgroup: PathBuf,
+    /// Home's files.
+    pub files: Arc<Mounted>,
+    mountpoint: PathBuf,
+}
+
+/// Gives this process mounts of its own, so that what a guest mounts is seen by nobody else on the node. To be called before
+/// there are threads.
+///
+/// # Errors
+/// If the system refuses.
+pub fn own_mounts() -> io::Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    // What the node mounts later is seen here, what is mounted here is not seen there.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
+    Ok(())
+}
+
+impl World {
+    /// Makes it. The receiver tells what becomes of pid 1's children.
+    ///
+    /// # Errors
+    /// See [`WorldError`]; what had been made is gone again.
+    pub async fn make(
+        run_dir: &Path,
+        role: &GuestRole,
+        files: Arc<FileChannel>,
+    ) -> Result<(Self, mpsc::Receiver<Told>), WorldError> {
+        let mountpoint = run_dir.join("guests").join(role.migration.to_string());
+        let directory = |path: &Path| {
+            std::fs::create_dir_all(path).map_err(|source| WorldError::Directory { path: path.into(), source })
+        };
+        directory(&role.cgroup)?;
+        let cgroup = RemoveOnDrop(role.cgroup.clone());
+        directory(&mountpoint)?;
+        let mountpoint = RemoveOnDrop(mountpoint);
+        let at = mountpoint.0.clone();
+        // Mounting is quick, but the first look at the tree waits for home.
+        let mounted = tokio::task::spawn_blocking(move || files::mount(&at, files)).await;
+        let mounted =
+            mounted.map_err(|error| WorldError::Directory { path: mountpoint.0.clone(), source: error.into() })?;
+        let files = Arc::new(mounted?);
+        let (init, told) = Init::start(&mountpoint.0, &role.hostname).await?;
+        Ok((Self { init, cgroup: cgroup.keep(), files, mountpoint: mountpoint.keep() }, told))
+    }
+
+    /// Kills whatever is in the guest and removes everything.
+    pub async fn end(self) {
+        let Self { init, cgroup, files, mountpoint } = self;
+        if let Err(error) = std::fs::write(cgroup.join("cgroup.kill"), "1") {
+            tracing::warn!(%error, "cannot kill the guest's cgroup at once");
+        }
+        if let Err(error) = init.kill().await {
+            tracing::error!(%error, "the guest's pid 1 does not end");
+        }
+        // Whoever still waits for home's files in there gets an error now.
+        drop(files);
+        let until = tokio::time::Instant::now() + EMPTY_TIMEOUT;
+        while let Err(error) = std::fs::remove_dir(&cgroup) {
+            if error.kind() == io::ErrorKind::NotFound {
+                break;
+            }
+            if tokio::time::Instant::now() > until {
+                tracing::error!(cgroup = %cgroup.display(), %error, "the guest's cgroup cannot be removed");
+                break;
+            }
+            tokio::time::sleep(EMPTY_POLL).await;
+        }
+        if let Err(error) = std::fs::remove_dir(&mountpoint) {
+            tracing::warn!(path = %mountpoint.display(), %error, "the guest's mount point cannot be removed");
+        }
+    }
+
+    /// Whether no process of the body is left.
+    pub fn is_empty(&self) -> bool {
+        let events = std::fs::read_to_string(self.cgroup.join("cgroup.events")).unwrap_or_default();
+        events.lines().any(|line| line == "populated 0")
+    }
+}
+
+/// A directory that is removed again if what it is for fails.
+struct RemoveOnDrop(PathBuf);
+
+impl RemoveOnDrop {
+    fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty()
+            && let Err(error) = std::fs::remove_dir(&self.0)
+        {
+            tracing::warn!(path = %self.0.display(), %error, "cannot remove a directory of a guest");
+        }
+    }
+}
