@@ -1,5 +1,6 @@
 //! `cargo xtask`: the one door to setting up, building, checking and demonstrating scx_mosix.
 
+mod bench;
 mod checks;
 mod cmd;
 mod demo;
@@ -50,6 +51,8 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
+    /// What a move, the scheduler and the daemon cost, beside what one has without scx_mosix
+    Bench(bench::Bench),
 }
 
 fn run(task: Task) -> Result<()> {
@@ -66,6 +69,7 @@ fn run(task: Task) -> Result<()> {
         Task::Tidy => tidy::run(),
         Task::Vm(command) => vm::run(command),
         Task::Demo { output, keep } => demo::run(output, keep),
+        Task::Bench(wanted) => bench::run(&wanted),
     }
 }
 

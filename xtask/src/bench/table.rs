@@ -1,0 +1,71 @@
+//! The result as tables, for people.
+
+use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
+
+use super::{Report, stats::Comparison};
+
+/// All tables of a report.
+pub fn tables(report: &Report) -> String {
+    let mut text = Vec::new();
+    if let Some(sizes) = &report.migration {
+        let mut table = table(["migration n1 → n2", "scx_mosix", "plain criu", "ratio", "spread"]);
+        for size in sizes {
+            for (name, figure) in [("downtime", &size.downtime_ms), ("total", &size.total_ms)] {
+                table.add_row(row(format!("{} MiB, {name}", size.megabytes), "ms", figure));
+            }
+        }
+        text.push(table.to_string());
+    }
+    if let Some(measures) = &report.scheduler {
+        let mut table = table(["scheduler", "scx_mosix", "kernel's own", "ratio", "spread"]);
+        for measure in measures {
+            table.add_row(row(measure.measure.replace('_', " "), measure.unit, &measure.comparison));
+        }
+        text.push(table.to_string());
+    }
+    if let Some(daemon) = &report.daemon {
+        let mut table = table(["daemon", "CPU time", "resident"]);
+        for cost in [daemon.idle, daemon.loaded] {
+            table.add_row([
+                format!("{} tasks", cost.tasks),
+                format!("{:.1} ms/s", cost.cpu_ms_per_s),
+                format!("{:.1} MiB", cost.rss_kib as f64 / 1_024.0),
+            ]);
+        }
+        text.push(table.to_string());
+    }
+    text.push(format!(
+        "Medians of {} pairs of runs by turns; ratio: scx_mosix to the other, the median of the pairs' and their spread.\n\
+         {} guests of {} CPUs and {} MiB, run by {}.",
+        report.runs,
+        report.machine.nodes,
+        report.machine.cpus,
+        report.machine.memory_mib,
+        report.machine.accelerator
+    ));
+    text.join("\n")
+}
+
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn row(name: String, unit: &str, figure: &Comparison) -> [String; 5] {
+    let Some(summary) = figure.summary else { return [name, "-".into(), "-".into(), "-".into(), "-".into()] };
+    let number = |value: f64| {
+        let decimals = if value < 100.0 { 2 } else { 0 };
+        format!("{value:.decimals$} {unit}")
+    };
+    [
+        name,
+        number(summary.ours_median),
+        number(summary.baseline_median),
+        format!("{:.2}", summary.ratio),
+        format!("{:.2} – {:.2}", summary.ratio_min, summary.ratio_max),
+    ]
+}
