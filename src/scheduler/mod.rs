@@ -145,6 +145,7 @@ impl Scheduler {
     /// # Errors
     /// Only when no thread could be started.
     pub fn start(backoff: Backoff) -> Result<Self, SchedulerError> {
+        libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Info, log_libbpf)));
         let (commands, inbox) = sync_channel(COMMANDS);
         let (state_tx, state) = watch::channel(State::Off { reason: "starting".to_owned() });
         let thread = std::thread::Builder::new()
@@ -205,6 +206,16 @@ impl Scheduler {
             if thread.join().is_err() {
                 tracing::error!("the scheduler's supervisor panicked");
             }
+        }
+    }
+}
+
+/// libbpf's messages go where ours go; when the kernel refuses a program its warnings contain the verifier's log.
+fn log_libbpf(level: libbpf_rs::PrintLevel, message: String) {
+    match level {
+        libbpf_rs::PrintLevel::Warn => tracing::warn!(target: "libbpf", "{}", message.trim_end()),
+        libbpf_rs::PrintLevel::Info | libbpf_rs::PrintLevel::Debug => {
+            tracing::debug!(target: "libbpf", "{}", message.trim_end());
         }
     }
 }

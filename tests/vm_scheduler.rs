@@ -1,0 +1,173 @@
+//! The scheduler on a kernel that has sched_ext: stress, reverting, ejection, tiers, throttle, accounts.
+//!
+//! Machines are emulated here as often as not, so nothing is judged by wall time: shares of CPU time are compared with each other,
+//! and the kernel says itself whether a task ever stalled (it would have ejected the scheduler).
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails by a panic")]
+
+mod support;
+
+use std::process::Command;
+use std::time::Duration;
+use support::command::{Running, run};
+use support::{Cluster, EXEC_LIMIT, Options, eventually, example};
+
+const PROBE: &str = "scheduler_probe";
+const STATE: &str = "/sys/kernel/sched_ext/state";
+const LIMIT: Duration = Duration::from_secs(90);
+
+fn machine(name: &str) -> Cluster {
+    let options = Options { cpus: Some(2), memory_mib: Some(1024), no_daemon: true, ..Options::default() };
+    let cluster = Cluster::up(name, 1, &options);
+    cluster.push_example(PROBE);
+    cluster
+}
+
+/// The probe, with its scheduler in force.
+fn attached(cluster: &Cluster) -> Running {
+    let mut probe = cluster.spawn("n1", "root", &[PROBE]);
+    probe.wait_for("running\n", LIMIT);
+    assert_eq!(cluster.sh("n1", &format!("cat {STATE}")), "enabled\n");
+    probe
+}
+
+fn reverted(cluster: &Cluster) {
+    eventually("the kernel's own scheduler is back", LIMIT, || {
+        let state = cluster.sh("n1", &format!("cat {STATE}"));
+        if state == "disabled\n" { Ok(()) } else { Err(state) }
+    });
+}
+
+/// A CPU-bound process on CPU 0, in a cgroup of its own; its pid.
+fn hog(cluster: &Cluster, cgroup: &str) -> u32 {
+    let script = format!(
+        "mkdir -p /sys/fs/cgroup/{cgroup}
+         taskset 1 sh -c 'echo $$ > /sys/fs/cgroup/{cgroup}/cgroup.procs; while :; do :; done' < /dev/null > /dev/null 2>&1 &
+         echo $!"
+    );
+    cluster.sh("n1", &script).trim().parse().unwrap()
+}
+
+/// CPU time of processes since they began, in clock ticks, all read at one moment.
+fn ticks(cluster: &Cluster, pids: &[u32]) -> Vec<u64> {
+    let files: Vec<String> = pids.iter().map(|pid| format!("/proc/{pid}/stat")).collect();
+    let text = cluster.sh("n1", &format!("awk '{{ print $14 + $15 }}' {}", files.join(" ")));
+    text.lines().map(|line| line.parse().unwrap()).collect()
+}
+
+/// CPU time that each gets from now until all together have got `total` ticks.
+fn shares(cluster: &Cluster, pids: &[u32], total: u64) -> Vec<u64> {
+    let before = ticks(cluster, pids);
+    eventually("the processes get CPU time", LIMIT, || {
+        let got: Vec<u64> = ticks(cluster, pids).iter().zip(&before).map(|(now, then)| now - then).collect();
+        if got.iter().sum::<u64>() >= total { Ok(got) } else { Err(format!("{got:?}")) }
+    })
+}
+
+#[test]
+#[ignore = "boots virtual machines"]
+fn stress_of_every_kind_neither_stalls_nor_ejects_it() {
+    let cluster = machine("sched-stress");
+    let probe = attached(&cluster);
+    let stressors = [
+        "--cpu 8",
+        "--switch 8",
+        "--fork 4",
+        "--pipe 8",
+        "--affinity 8",
+        "--cpu 3 --switch 3 --fork 2 --pipe 3 --affinity 3",
+    ];
+    for stressor in stressors {
+        let command = format!("stress-ng {stressor} --timeout 10");
+        cluster.exec_within("n1", "root", &["sh", "-c", &command], Duration::from_secs(180)).success();
+        assert_eq!(cluster.sh("n1", &format!("cat {STATE}")), "enabled\n", "after {stressor}");
+    }
+    assert_eq!(probe.stdout(), "running\n", "no ejection, no re-attachment");
+    assert_eq!(cluster.sh("n1", "cat /sys/kernel/sched_ext/nr_rejected"), "0\n");
+}
+
+#[test]
+#[ignore = "boots virtual machines"]
+fn it_reverts_however_it_ends_and_comes_back_after_an_ejection() {
+    let cluster = machine("sched-life");
+    for signal in ["INT", "TERM"] {
+        let mut foreground = cluster.spawn("n1", "root", &[PROBE, "foreground", "600"]);
+        foreground.wait_for("running\n", LIMIT);
+        cluster.sh("n1", &format!("pkill -{signal} -x {PROBE}"));
+        foreground.wait_for("off: detached", LIMIT);
+        assert_eq!(foreground.finish_within(LIMIT).code(), 0);
+        reverted(&cluster);
+    }
+
+    let probe = attached(&cluster);
+    cluster.sh("n1", &format!("pkill -KILL -x {PROBE}"));
+    reverted(&cluster);
+    drop(probe);
+
+    let mut probe = attached(&cluster);
+    cluster.sh("n1", "echo 1 > /proc/sys/kernel/sysrq; echo S > /proc/sysrq-trigger");
+    let printed = probe.wait_for("ejected: ", LIMIT);
+    assert!(printed.contains("sysrq") || printed.contains("SysRq"), "the kernel's reason is shown: {printed}");
+    eventually("it is attached again", LIMIT, || {
+        let printed = probe.stdout();
+        if printed.matches("running\n").count() == 2 { Ok(()) } else { Err(printed) }
+    });
+    assert_eq!(cluster.sh("n1", &format!("cat {STATE}")), "enabled\n");
+
+    let mut second = cluster.spawn("n1", "root", &[PROBE]);
+    let printed = second.wait_for("ejected: ", LIMIT);
+    assert!(printed.contains("mosix") && printed.contains("is in force"), "it says what is in its way: {printed}");
+}
+
+#[test]
+#[ignore = "boots virtual machines"]
+fn owners_come_first_guests_do_not_starve_and_a_throttle_holds() {
+    let cluster = machine("sched-tiers");
+    let mut probe = attached(&cluster);
+    let (home, guest) = (hog(&cluster, "owners"), hog(&cluster, "guests"));
+    let equal = shares(&cluster, &[home, guest], 400);
+    assert!(equal[0] < 2 * equal[1] && equal[1] < 2 * equal[0], "without hints both get the same: {equal:?}");
+
+    probe.send("tier /sys/fs/cgroup/guests guest\n");
+    // What was started in a guest's cgroup, and what it forks, is a guest.
+    let child = hog(&cluster, "guests/deeper");
+    let tiered = shares(&cluster, &[home, guest, child], 1000);
+    let guests = tiered[1] + tiered[2];
+    assert!(tiered[0] > 7 * guests, "owners come first: {tiered:?}");
+    assert!(guests * 50 > tiered[0], "guests have their guaranteed share (5 % of the owners' time): {tiered:?}");
+    for pid in [guest, child] {
+        probe.send(&format!("account {pid}\n"));
+        probe.wait_for(&format!("account {pid} Some(Guest)"), LIMIT);
+    }
+    probe.send(&format!("account {home}\n"));
+    let accounts = probe.wait_for(&format!("account {home} Some(Home)"), LIMIT);
+    assert!(!accounts.contains("wait_ms=0 "), "who shared a CPU has waited: {accounts}");
+
+    // A hint for one process wins over its cgroup's, and agents come before owners, but not alone.
+    probe.send(&format!("tier {child} agent\n"));
+    let agent = shares(&cluster, &[home, child], 600);
+    assert!(agent[1] > agent[0] && agent[0] * 4 > agent[1], "agents first, owners at least a third: {agent:?}");
+
+    // Alone on its CPU, a throttled process uses what it may and no more.
+    cluster.sh("n1", &format!("kill -9 {home} {guest}; taskset -p 2 {child}"));
+    let reference = hog(&cluster, "reference");
+    probe.send(&format!("throttle {child} 250\n"));
+    // Those on CPU 1 and CPU 0 would be even.
+    let throttled = shares(&cluster, &[reference, child], 600);
+    assert!(throttled[1] * 2 < throttled[0], "a quarter of a CPU: {throttled:?}");
+    assert!(throttled[1] * 10 > throttled[0], "but not less than that: {throttled:?}");
+    probe.send(&format!("throttle {child} 1000\n"));
+    let free = shares(&cluster, &[reference, child], 600);
+    assert!(free[1] * 3 > free[0] * 2, "at full speed again: {free:?}");
+    assert_eq!(probe.stdout().matches("running").count(), 1, "all without an ejection");
+}
+
+#[test]
+#[ignore = "boots virtual machines"]
+fn it_is_attached_under_virtme_ng_too() {
+    let xtask = std::env::var_os("SCX_MOSIX_XTASK").unwrap();
+    let mut vng = Command::new(xtask);
+    vng.args(["vm", "vng", "--"]).arg(example(PROBE)).args(["foreground", "20"]);
+    let printed = run(vng, EXEC_LIMIT * 4).success();
+    assert!(printed.contains("running") && printed.contains("off: detached"), "{printed}");
+}
