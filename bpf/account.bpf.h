@@ -9,8 +9,11 @@
 
 #include "queues.bpf.h"
 
-/* Longest pause of a throttled task at a time, and its slice: short, so that signals and the freezer are answered soon. */
-#define PAUSE_MAX_NS		(50 * NSEC_PER_MSEC)
+/*
+ * Longest pause of a throttled task at a time, and its slice: short, so that signals and the freezer are answered soon. A slice ends
+ * at a tick (1 to 4 ms), so that the lowest speed that can be had is about 40 thousandths.
+ */
+#define PAUSE_MAX_NS		(100 * NSEC_PER_MSEC)
 #define THROTTLE_SLICE_NS	NSEC_PER_MSEC
 
 static __always_inline bool is_throttled(const struct task_ctx *tctx)

@@ -16,11 +16,11 @@
 
 #include "cgroup.bpf.h"
 
-/* Of the time that better tiers get while the tier waits, in thousandths. The ABI's user-space twin is scheduler::GUEST_SHARE. */
+/* Of the time that better tiers get while the tier waits, in thousandths. */
 #define OWED_TO_HOME_PERMILLE	500
 #define OWED_TO_GUEST_PERMILLE	50
-/* A debt is paid when it has reached this, and does not grow beyond four times this. */
-#define OWED_TURN_NS		(2 * NSEC_PER_MSEC)
+/* A debt is paid when it has reached this (turns end at ticks: less would be overpaid), and does not grow beyond four times this. */
+#define OWED_TURN_NS		(4 * NSEC_PER_MSEC)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -243,7 +243,7 @@ impl TierHints {
     }
 
     /// Lets each thread of process `pid` use at most `speed_permille` thousandths of a CPU; `None`, 0 or 1000 and above: as much
-    /// as it can get. For pre-copy against a program that writes faster than the link is; ends with the process.
+    /// as it can get; below about 40 it gets 40. For pre-copy against a program that writes faster than the link is; ends with the process.
     ///
     /// # Errors
     /// `Busy`, `Stopped`.
