@@ -40,7 +40,7 @@ struct llc_ctx llcs[MOSIX_MAX_LLCS];
 
 struct cpu_ctx {
 	struct mosix_cpu_stats stats;	/* first: user space reads it from the beginning of the value */
-	u64 owed_ns[MOSIX_NR_TIERS];	/* CPU time that a lower tier is owed here; see tiers.bpf.h */
+	s64 owed_ns[MOSIX_NR_TIERS];	/* CPU time that a lower tier is owed here; see tiers.bpf.h */
 	u64 running_key;		/* virtual deadline of the running task, as of when it was charged last */
 	u64 running_since;
 	u32 running_tier;		/* MOSIX_TIER_NONE: idle */
@@ -127,7 +127,7 @@ static __always_inline u32 *nr_running_of(u32 llc, u32 tier)
 	return tier < MOSIX_NR_TIERS ? MEMBER_VPTR(llcs, [llc].nr_running[tier]) : NULL;
 }
 
-static __always_inline u64 *owed_of(struct cpu_ctx *cctx, u32 tier)
+static __always_inline s64 *owed_of(struct cpu_ctx *cctx, u32 tier)
 {
 	return tier < MOSIX_NR_TIERS ? MEMBER_VPTR(*cctx, .owed_ns[tier]) : NULL;
 }

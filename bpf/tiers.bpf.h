@@ -9,7 +9,8 @@
  *
  * Guaranteed share: while a lower tier waits, each CPU owes it a fixed part of the time that better tiers get there. Debts are
  * kept per CPU, so that a task that may run on one CPU only gets its part too. When a debt reaches a turn's length the lower
- * tier gets one turn, in which better tiers do not preempt it; when the tier has nothing waiting, the debt lapses.
+ * tier gets one turn, in which better tiers do not preempt it. A turn ends at a tick, mostly late: what it took too much counts
+ * against the next one. When the tier has nothing waiting, or gets CPU time anyhow, the debt lapses.
  */
 #ifndef SCX_MOSIX_TIERS_BPF_H
 #define SCX_MOSIX_TIERS_BPF_H
@@ -19,8 +20,10 @@
 /* Of the time that better tiers get while the tier waits, in thousandths. */
 #define OWED_TO_HOME_PERMILLE	500
 #define OWED_TO_GUEST_PERMILLE	50
-/* A debt is paid when it has reached this (turns end at ticks: less would be overpaid), and does not grow beyond four times this. */
+/* A debt is paid when it has reached this. */
 #define OWED_TURN_NS		(4 * NSEC_PER_MSEC)
+/* Neither the CPU's debt to a tier nor the tier's to the others goes beyond this. */
+#define OWED_MOST_NS		(s64)(4 * OWED_TURN_NS)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -91,15 +94,15 @@ static void tier_refresh(struct task_struct *p, struct task_ctx *tctx)
 
 static __always_inline bool tier_is_owed(struct cpu_ctx *cctx, u32 tier)
 {
-	u64 *owed = owed_of(cctx, tier);
+	s64 *owed = owed_of(cctx, tier);
 
-	return owed && *owed >= OWED_TURN_NS;
+	return owed && *owed >= (s64)OWED_TURN_NS;
 }
 
 /* What waits of the tier may not run here: nothing that this CPU could owe it. */
 static __always_inline void tier_forgive(struct cpu_ctx *cctx, u32 tier)
 {
-	u64 *owed = owed_of(cctx, tier);
+	s64 *owed = owed_of(cctx, tier);
 
 	if (owed)
 		*owed = 0;
@@ -109,16 +112,16 @@ static __always_inline void tier_forgive(struct cpu_ctx *cctx, u32 tier)
 static __always_inline void tier_settle(struct cpu_ctx *cctx, u32 tier, u32 ran, u64 ns, bool waiting)
 {
 	u64 permille = tier == MOSIX_TIER_HOME ? OWED_TO_HOME_PERMILLE : OWED_TO_GUEST_PERMILLE;
-	u64 *owed = owed_of(cctx, tier);
+	s64 *owed = owed_of(cctx, tier);
 
 	if (!owed)
 		return;
-	if (tier == ran)
-		*owed -= MIN(*owed, ns);
-	else if (!waiting)
-		*owed = 0;
+	if (tier == ran && cctx->running_owed)
+		*owed = MAX(*owed - (s64)ns, -OWED_MOST_NS);
+	else if (tier == ran || !waiting)
+		*owed = MIN(*owed, 0);
 	else if (tier > ran)
-		*owed = MIN(*owed + ns * permille / 1000, 4 * OWED_TURN_NS);
+		*owed = MIN(*owed + (s64)(ns * permille / 1000), OWED_MOST_NS);
 }
 
 #endif

@@ -123,6 +123,8 @@ fn integration(wanted: &Test) -> Result<Count> {
     }
     image::ensure(&Progress::new())?;
     let binary = product::build(false)?;
+    // Programs that the tests run on the nodes; `cargo test --test NAME` alone does not build them.
+    cmd::run(product::cargo("build").args(["--package", "scx_mosix", "--examples"]))?;
     let mut command = product::cargo("test");
     command.args(["--package", "scx_mosix", "--no-fail-fast"]);
     if wanted.files.is_empty() {
