@@ -70,12 +70,12 @@ fn stress_of_every_kind_neither_stalls_nor_ejects_it() {
     let cluster = machine("sched-stress");
     let probe = attached(&cluster);
     let stressors = [
-        "--cpu 8",
-        "--switch 8",
+        "--cpu 4",
+        "--switch 4",
         "--fork 4",
-        "--pipe 8",
-        "--affinity 8",
-        "--cpu 3 --switch 3 --fork 2 --pipe 3 --affinity 3",
+        "--pipe 4",
+        "--affinity 4",
+        "--cpu 2 --switch 2 --fork 2 --pipe 2 --affinity 2",
     ];
     for stressor in stressors {
         let command = format!("stress-ng {stressor} --timeout 10");
