@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use scx_mosix::{
+    agent,
     daemon::{self, Settings},
     scheduler,
     ui::{
@@ -28,7 +29,10 @@ fn main() -> ExitCode {
         Command::Run(args) => return ui::run(args),
         Command::Scheduler(args) => run_scheduler(args.duration_s.map(Duration::from_secs)),
         Command::Daemon(args) => run_daemon(args),
-        other => Err(anyhow::anyhow!("{other:?} is not part of this build")),
+        Command::AgentHome => agent::home::run().map_err(Into::into),
+        Command::AgentGuest => return agent::guest::main(),
+        // Carried out above.
+        client => Err(anyhow::anyhow!("{client:?} has no process of its own")),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -98,7 +98,9 @@ impl Deputies {
         let deputy = self.deputies.get_mut(&pid)?;
         match *told {
             // The guest's terminal sends its own when it gets the new size.
-            Told::Signal { signal: libc::SIGWINCH, code: SI_KERNEL, .. } if relays.is_some_and(HomeRelays::resized) => None,
+            Told::Signal { signal: libc::SIGWINCH, code: SI_KERNEL, .. } if relays.is_some_and(HomeRelays::resized) => {
+                None
+            }
             Told::Signal { signal, code, value } => {
                 if signal == libc::SIGCONT {
                     deputy.is_halted = false;

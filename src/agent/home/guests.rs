@@ -49,7 +49,12 @@ impl Drop for Guest {
 
 impl Guest {
     /// A guest that calls for the first time; `files` serves it home's tree.
-    pub(super) fn new(migration: SessionId, node: String, files: FileServer, events: mpsc::Sender<(SessionId, FromGuest)>) -> Self {
+    pub(super) fn new(
+        migration: SessionId,
+        node: String,
+        files: FileServer,
+        events: mpsc::Sender<(SessionId, FromGuest)>,
+    ) -> Self {
         let (link, carrier) = link::link::<HomeToGuest, GuestToHome>();
         let (connections, incoming) = mpsc::channel(1);
         let (outbox, messages) = mpsc::channel(OUTBOX_MESSAGES);
@@ -87,7 +92,11 @@ async fn post(sender: LinkSender<HomeToGuest>, mut messages: mpsc::Receiver<Home
     }
 }
 
-async fn pump(migration: SessionId, mut link: mpsc::Receiver<Event<GuestToHome>>, events: mpsc::Sender<(SessionId, FromGuest)>) {
+async fn pump(
+    migration: SessionId,
+    mut link: mpsc::Receiver<Event<GuestToHome>>,
+    events: mpsc::Sender<(SessionId, FromGuest)>,
+) {
     while let Some(event) = link.recv().await {
         if events.send((migration, FromGuest::Event(event))).await.is_err() {
             return;

@@ -30,7 +30,8 @@ impl Core {
             let mut stream: BoxedStream = Box::new(stream);
             match guests::hello(&mut stream).await {
                 Ok(hello) if hello.node != name.as_str() || hello.session != session => {
-                    let reason = format!("{name} says that it is {} and calls for session {}", hello.node, hello.session);
+                    let reason =
+                        format!("{name} says that it is {} and calls for session {}", hello.node, hello.session);
                     guests::refuse(stream, reason).await;
                 }
                 Ok(hello) => drop(callers.send((stream, hello)).await),

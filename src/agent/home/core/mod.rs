@@ -374,7 +374,8 @@ impl Core {
         match self.arbiter.owner() {
             Party::Home => {
                 let is_moving = self.source.as_ref().is_some_and(|source| source.is_running);
-                let is_there = start_time_ticks(self.settings.role.root_pid) == Some(self.settings.role.start_time_ticks);
+                let is_there =
+                    start_time_ticks(self.settings.role.root_pid) == Some(self.settings.role.start_time_ticks);
                 if !is_there && !is_moving && self.leave_at.is_none() {
                     tracing::info!("the job has ended at home");
                     let actions = self.arbiter.end();
@@ -384,7 +385,8 @@ impl Core {
             }
             Party::Guest(owner) => {
                 if self.leave_at.is_none()
-                    && let Some(node) = self.guests.get(&owner).filter(|guest| lost(guest)).map(|guest| guest.node.clone())
+                    && let Some(node) =
+                        self.guests.get(&owner).filter(|guest| lost(guest)).map(|guest| guest.node.clone())
                 {
                     self.lose(&node).await;
                 }
@@ -398,7 +400,8 @@ impl Core {
     async fn lose(&mut self, node: &str) {
         tracing::error!(node, "the node that ran the job is out of reach; the job is lost");
         if let Some(terminal) = &self.terminal {
-            let message = format!("\r\nscx_mosix: {node}, which ran this program, is out of reach; the program is lost\r\n");
+            let message =
+                format!("\r\nscx_mosix: {node}, which ran this program, is out of reach; the program is lost\r\n");
             let _ = rustix::io::write(terminal, message.as_bytes());
         }
         self.end(ExitStatus::Exited(LOST_EXIT_CODE.into())).await;

@@ -59,7 +59,8 @@ impl Core {
             let look = move || {
                 let facts = movable::check(&body).map_err(|error| error.to_string())?;
                 let pids = crate::migration::process::members(&body.cgroup).map_err(|error| error.to_string())?;
-                let pids: Vec<i32> = pids.iter().filter(|process| process.state != 'Z').map(|process| process.pid).collect();
+                let pids: Vec<i32> =
+                    pids.iter().filter(|process| process.state != 'Z').map(|process| process.pid).collect();
                 crate::home::descriptors::forecast(&pids).map_err(|error| error.to_string())?;
                 Ok(facts)
             };
@@ -104,14 +105,16 @@ impl Core {
 
     fn start_move(&mut self, migration: SessionId, address: String) {
         let body = self.body();
-        let Some(source) = self.source.as_mut().filter(|source| source.migration == migration && !source.is_running) else {
+        let Some(source) = self.source.as_mut().filter(|source| source.migration == migration && !source.is_running)
+        else {
             return tracing::warn!(%migration, "a move that was not begun, or is under way already");
         };
         source.is_running = true;
         let owner =
             HomeOwner { body: body.clone(), core: self.to.source.clone(), committed: source.committed.subscribe() };
         let plan = Move { migration, body, run_dir: self.settings.run_dir.clone() };
-        let (connector, target, cancel) = (self.settings.connector.clone(), source.target.clone(), source.cancel.clone());
+        let (connector, target, cancel) =
+            (self.settings.connector.clone(), source.target.clone(), source.cancel.clone());
         tokio::spawn(async move {
             let connect =
                 async { connector.dial(&target, &address, StreamKind::Move, migration).await.map_err(source::explain) };
