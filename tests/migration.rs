@@ -14,7 +14,8 @@ use std::{
 use async_trait::async_trait;
 use scx_mosix::{
     agent::guest::{
-        init::{self, Init, Told},
+        self,
+        init::{Init, Told},
         restore::{self, BodyEnd},
     },
     control::{MoveProgress, SessionId},
@@ -29,8 +30,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
-    if std::env::args().skip(1).eq(["agent-guest".to_owned(), "init".to_owned()]) {
-        return init::main();
+    if std::env::args().nth(1).as_deref() == Some("agent-guest") {
+        return guest::main();
     }
     // As the usual harness does with tests marked `ignore`: plain `cargo test` has neither root nor CRIU.
     if !std::env::args().any(|argument| argument == "--ignored" || argument == "--include-ignored") {

@@ -66,9 +66,9 @@ const LOST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long reaching home may take before the world is made.
 const REACH_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// The agent's `main`: as pid 1 of a guest if told so on the command line, else as the agent itself.
+/// The agent's `main`: as pid 1 of a guest if started under that name, else as the agent itself.
 pub fn main() -> ExitCode {
-    if std::env::args().nth(2).as_deref() == Some("init") {
+    if std::env::args().next().as_deref() == Some(init::NAME) {
         return init::main();
     }
     match begin() {

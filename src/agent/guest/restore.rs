@@ -115,7 +115,7 @@ fn free_pids(tree: &[PstreeEntry], pid_max: i32) -> Option<i32> {
         if end - pid > CRIU_PIDS {
             return Some(pid);
         }
-        end = pid;
+        end = end.min(pid);
     }
     None
 }

@@ -23,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{AGENT_FD, Ask, Restore, Told, packet};
+use super::{AGENT_FD, Ask, NAME, Restore, Told, packet};
 use crate::migration::fork::go_on_as_child;
 
 /// How long init may take for an answer; under emulation the guest's world takes some 100 ms.
@@ -175,7 +175,7 @@ fn unexpected(told: &Told) -> InitError {
 /// Starts this binary as pid 1 of new namespaces; the child that is returned waits for it and ends as it ends.
 fn spawn(socket: &OwnedFd) -> io::Result<Child> {
     let mut command = std::process::Command::new("/proc/self/exe");
-    command.args(["agent-guest", "init"]).env_clear().current_dir("/");
+    command.arg0(NAME).arg("agent-guest").env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let socket = rustix::io::fcntl_dupfd_cloexec(socket, 64)?;
     let number = socket.as_raw_fd();

@@ -18,7 +18,7 @@
 //!
 //! One JSON message per packet of a `SOCK_SEQPACKET` socket pair. Init has one thread and does little, so that it cannot
 //! fail: if the agent goes away it ends, and the kernel kills all that is in the guest. It is the binary of the agent itself,
-//! started as `agent-guest init`; it holds no way to this node's files once the guest's root is in place.
+//! started under the name [`NAME`]; it holds no way to this node's files once the guest's root is in place.
 
 mod handle;
 mod packet;
@@ -34,6 +34,8 @@ pub use process::main;
 
 use crate::control::ExitStatus;
 
+/// What pid 1 of a guest is called, by which the binary knows that it is to be one.
+pub const NAME: &str = "scx_mosix-guest-init";
 /// Descriptor of the socket to the agent.
 const AGENT_FD: RawFd = 3;
 /// The most descriptors in a message, as the kernel limits them (SCM_MAX_FD).
