@@ -20,6 +20,9 @@ use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|name| name == agent::guest::init::NAME) {
+        return agent::guest::main();
+    }
     let cli = ui::args::parse();
     let command = cli.command.unwrap_or(Command::Daemon(cli.daemon));
     if let Some(code) = ui::client_command(&command) {
