@@ -49,7 +49,7 @@ pub(super) fn render(processes: &[ProcessSummary], format: Format) -> String {
     let row = |process: &ProcessSummary| {
         let mut row = vec![
             process.pid.to_string(),
-            process.user.clone(),
+            one_line(&process.user),
             process.home.clone(),
             process.runs_on.clone(),
             state(process.state).to_owned(),
@@ -57,7 +57,7 @@ pub(super) fn render(processes: &[ProcessSummary], format: Format) -> String {
             format!("{:.1}", process.memory_percent),
             output::size(process.resident_bytes),
             process.moves.to_string(),
-            if wide { process.cwd.clone() } else { end_of(&process.cwd, MAX_CWD_CHARS) },
+            if wide { one_line(&process.cwd) } else { end_of(&one_line(&process.cwd), MAX_CWD_CHARS) },
             command(process),
         ];
         if wide {
@@ -65,7 +65,18 @@ pub(super) fn render(processes: &[ProcessSummary], format: Format) -> String {
         }
         row
     };
-    output::table(&columns, processes.iter().map(row), format)
+    // Each row is one line. Why a program cannot move goes below it, from the left, where no terminal cuts it off.
+    let table = output::table(&columns, processes.iter().map(row), format);
+    let notes = std::iter::once(None).chain(processes.iter().map(|process| process.cannot_move.as_ref()));
+    let mut text = String::new();
+    for (line, note) in table.lines().zip(notes) {
+        text.push_str(line);
+        text.push('\n');
+        if let Some(why) = note {
+            text.push_str(&format!("      cannot move: {}\n", output::clean(&why.replace('\n', " "))));
+        }
+    }
+    text
 }
 
 fn state(state: ProcessState) -> &'static str {
@@ -79,20 +90,21 @@ fn state(state: ProcessState) -> &'static str {
     }
 }
 
-/// The command line, and below it why the program cannot move, if so.
+/// The command line.
 fn command(process: &ProcessSummary) -> String {
     let mut text = match process.command_line.is_empty() {
-        true => format!("[{}]", process.comm),
-        false => process.command_line.join(" ").replace('\n', "?"),
+        true => one_line(&format!("[{}]", process.comm)),
+        false => one_line(&process.command_line.join(" ")),
     };
     if process.stay {
         text.push_str("  (stays)");
     }
-    if let Some(why) = &process.cannot_move {
-        text.push_str("\ncannot move: ");
-        text.push_str(&why.replace('\n', " "));
-    }
     text
+}
+
+/// A newline in a name would break the table.
+fn one_line(text: &str) -> String {
+    text.replace('\n', "?")
 }
 
 /// The last characters of a path say most.
@@ -124,8 +136,8 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), COLUMNS.map(|(title, _)| title));
         assert!(lines[1].contains("4711") && lines[1].ends_with("xz -9e"), "{text}");
-        assert!(lines[1].contains(" …g/path/to/somewhere/else"), "{text}");
-        assert_eq!(lines[2].trim_start(), "cannot move: descriptor 5 is an inet socket");
+        assert!(lines[1].contains(" …/path/to/somewhere/else "), "{text}");
+        assert_eq!(lines[2], "      cannot move: descriptor 5 is an inet socket");
         assert!(render(&[process], Format::Wide).contains("n1,n2"));
     }
 }

@@ -52,13 +52,13 @@ fn is_managed() -> bool {
     std::fs::read_to_string("/proc/self/cgroup").is_ok_and(|cgroups| in_job(&cgroups))
 }
 
-/// Whether a text like `/proc/PID/cgroup` names a job's cgroup, `scx_mosix.PID`.
+/// Whether a text like `/proc/PID/cgroup` names a job's cgroup, `scx_mosix.PID`, or a guest's, `scx_mosix/guest-ID`.
 fn in_job(cgroups: &str) -> bool {
     let is_job = |part: &str| {
         let pid = part.trim_end().strip_prefix("scx_mosix.");
         pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
     };
-    cgroups.split('/').any(is_job)
+    cgroups.split('/').any(is_job) || cgroups.contains("/scx_mosix/guest-")
 }
 
 fn become_program(command: Vec<OsString>) -> Result<Infallible, Errno> {
@@ -77,6 +77,7 @@ mod tests {
     fn a_jobs_descendants_are_known_by_their_cgroup() {
         assert!(in_job("0::/user.slice/user-1000.slice/session-3.scope/scx_mosix.4711\n"));
         assert!(in_job("0::/a/scx_mosix.4711/deeper\n"));
+        assert!(in_job("0::/scx_mosix/guest-00112233445566778899aabbccddeeff\n"));
         assert!(!in_job("0::/system.slice/scx_mosix.service\n"));
         assert!(!in_job("0::/scx_mosix.\n0::/x.scx_mosix.4\n"));
         assert!(!in_job(""));
