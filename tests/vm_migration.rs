@@ -1,0 +1,96 @@
+//! Programs that are moved while they run do what they do unmoved: output, files, status, signals, terminal.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails by a panic")]
+
+mod support;
+
+use std::{process::Command, time::Duration};
+
+use support::{Cluster, Options, command::run, eventually, example};
+
+/// How long a move may take under software emulation on a busy machine.
+const MOVE_LIMIT: Duration = Duration::from_secs(240);
+
+/// Moves the job by hand and checks that the record says so.
+fn migrate(cluster: &Cluster, pid: &str, to: &str) {
+    cluster.exec_within("n1", "user", &["scx_mosix", "migrate", pid, to, "--wait"], MOVE_LIMIT).success();
+    eventually("ps at home shows where it runs", Duration::from_secs(30), || {
+        let rows = cluster.json("n1", &["ps"]);
+        let row = rows.as_array().into_iter().flatten().find(|row| row["pid"].to_string() == pid);
+        let there = row.is_some_and(|row| row["runs_on"] == to && row["comm"] == "workload");
+        if there { Ok(()) } else { Err(rows.to_string()) }
+    });
+}
+
+/// Runs `workload` with `arguments` at n1, on a pipe, moves it over all nodes and home again, and compares.
+fn tour(cluster: &Cluster, arguments: &[&str]) {
+    let line = format!(
+        "cd /home/user; scx_mosix run --stay -- workload {} --steps 1200 --work-ms 40 --exit 7 > >(cat >out) 2>err & \
+         P=$!; echo \"PID $P.\"; wait $P; echo \"STATUS $?.\"; sleep 1",
+        arguments.join(" ")
+    );
+    let mut parent = cluster.spawn("n1", "user", &["bash", "-c", &line]);
+    let said = parent.wait_for(".", Duration::from_secs(60));
+    let pid = said.trim().trim_start_matches("PID ").trim_end_matches('.').to_owned();
+    let seen_by_ps = || cluster.sh("n1", &format!("ps -o ppid=,comm=,args= -p {pid}"));
+    eventually("the program has begun", Duration::from_secs(60), || {
+        let out = cluster.sh("n1", "cat /home/user/out");
+        if out.contains("step 3") { Ok(()) } else { Err(out) }
+    });
+    let before = seen_by_ps();
+    for (hop, node) in ["n2", "n3", "n1"].into_iter().enumerate() {
+        migrate(cluster, &pid, node);
+        assert_eq!(seen_by_ps(), before, "same parent, name and arguments");
+        cluster.sh("n1", &format!("kill -USR1 {pid}"));
+        eventually("SIGUSR1 reaches its handler", Duration::from_secs(60), || {
+            let out = cluster.sh("n1", "cat /home/user/out");
+            let count = out.lines().filter(|line| *line == "USR1").count();
+            if count == hop + 1 { Ok(()) } else { Err(format!("{count} of {}", hop + 1)) }
+        });
+    }
+    let said = parent.finish_within(Duration::from_secs(400)).success();
+    assert!(said.contains("STATUS 7."), "{said}\n{}", cluster.sh("n1", "cat /home/user/err"));
+    let out = cluster.sh("n1", "grep -v USR1 /home/user/out");
+
+    let dir = tempfile::tempdir().unwrap();
+    if arguments.contains(&"in.txt") {
+        cluster.pull("n1", "/home/user/in.txt", &dir.path().join("in.txt"));
+    }
+    let mut unmoved = Command::new(example("workload"));
+    unmoved.args(arguments).args(["--steps", "1200", "--work-ms", "0", "--exit", "7"]).current_dir(dir.path());
+    let unmoved = run(unmoved, Duration::from_secs(60));
+    assert_eq!(unmoved.code(), 7, "{unmoved}");
+    assert!(out == unmoved.stdout, "the output differs from that of an unmoved run");
+    if arguments.contains(&"out.txt") {
+        cluster.pull("n1", "/home/user/out.txt", &dir.path().join("moved.txt"));
+        let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+        assert!(read("moved.txt") == read("out.txt"), "the file that it wrote differs");
+    }
+    for node in ["n1", "n2", "n3"] {
+        eventually("nothing is left behind", Duration::from_secs(60), || {
+            let left = cluster.sh(node, "ls /run/scx_mosix/mig /run/scx_mosix/agents; ls -d /sys/fs/cgroup/scx_mosix/guest-* 2>/dev/null; true");
+            let left: Vec<&str> = left.lines().filter(|l| !l.is_empty() && !l.ends_with(':')).collect();
+            if left.is_empty() { Ok(()) } else { Err(format!("{node}: {left:?}")) }
+        });
+    }
+}
+
+#[test]
+#[ignore = "boots virtual machines"]
+fn moved_programs_do_what_unmoved_ones_do() {
+    let options = Options { cpus: Some(1), memory_mib: Some(640), ..Options::default() };
+    let cluster = Cluster::up("migration", 3, &options);
+    cluster.push_example("workload");
+    cluster.sh("n1", "seq 1 20000 >/home/user/in.txt; chown user: /home/user/in.txt");
+    tour(&cluster, &["files", "--input", "in.txt", "--output", "out.txt"]);
+    tour(&cluster, &["threads", "--threads", "8"]);
+    tour(&cluster, &["family"]);
+
+    let command = "exec scx_mosix run --stay -- workload threads --threads 2 --steps 100000 --work-ms 40";
+    let mut terminal = cluster.spawn_in_terminal("n1", "user", command);
+    terminal.wait_for("step 2 ", Duration::from_secs(60));
+    let pid = cluster.json("n1", &["ps"])[0]["pid"].to_string();
+    migrate(&cluster, &pid, "n2");
+    terminal.send("\x03");
+    assert_eq!(terminal.finish_within(Duration::from_secs(120)).code(), 130, "Ctrl-C ends it by SIGINT");
+}
