@@ -39,7 +39,7 @@ impl Job {
             Path::new(root.expect("no cgroup v2")).join(format!("scx_mosix-test-home-{name}-{}", std::process::id()));
         fs::create_dir(&cgroup).expect("these tests need root");
         let mut shell = Program::new("sh");
-        shell.args(["-c", SCRIPT]).env("FILE", dir.path().join("file")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        shell.stderr(Stdio::null()).args(["-c", SCRIPT]).env("FILE", dir.path().join("file")).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut shell = shell.spawn().unwrap();
         shell.stdin.as_mut().unwrap().write_all(b"first\nrest\n").unwrap();
         let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
