@@ -103,12 +103,11 @@ impl Deputies {
             }
             Told::Signal { signal, code, value } => {
                 if signal == libc::SIGCONT {
-                    deputy.is_halted = false;
+                    (deputy.is_halted, deputy.is_stopped) = (false, false);
                 }
                 Some(Signal { pid, signal, code, value })
             }
-            // It was stopped, and runs: the SIGCONT that did it has been passed on, or comes next. It may also have refused to
-            // stop, having come to the foreground: then nobody else tells the body.
+            // No SIGCONT did it, so nobody else tells the body.
             Told::Continued if std::mem::take(&mut deputy.is_stopped) => {
                 Some(Signal { pid, signal: libc::SIGCONT, code: SI_USER, value: 0 })
             }

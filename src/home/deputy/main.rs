@@ -162,7 +162,10 @@ impl Deputy {
             sys::raise_default(if is_valid(signal) { signal } else { sys::SIGSTOP });
         }
         self.look_at_foreground();
-        report(Report::Continued);
+        // Usually it was a SIGCONT that let it go on, which is told as every signal is.
+        if !sys::is_pending(sys::SIGCONT) {
+            report(Report::Continued);
+        }
     }
 }
 

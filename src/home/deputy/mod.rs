@@ -37,7 +37,7 @@ pub enum Told {
     Hangup(i32),
     /// Whether the deputy's group is in the foreground.
     Foreground(bool),
-    /// Runs again after a stop.
+    /// Did not stay stopped, without a SIGCONT.
     Continued,
 }
 

@@ -55,7 +55,8 @@ pub enum Report<'a> {
     Hangup(i32),
     /// Whether the deputy's group is in the terminal's foreground; sent first for [`Command::Terminal`], then on each change seen.
     Foreground(bool),
-    /// Runs again after [`Command::Stop`], or was not stopped because that made no sense any more.
+    /// Did not stay stopped after [`Command::Stop`], without a SIGCONT: it has come to the terminal's foreground, or its group
+    /// has nobody who could let it go on. So the body must go on too.
     Continued,
 }
 

@@ -106,6 +106,13 @@ pub fn drop_pending(set: u64) {
     while call(128, [&raw const set as usize, 0, now.as_ptr() as usize, SIGSET_BYTES, 0]) > 0 {}
 }
 
+/// Whether this signal waits to be read.
+pub fn is_pending(signal: i32) -> bool {
+    let mut set = 0_u64;
+    call(127, [&raw mut set as usize, SIGSET_BYTES, 0, 0, 0]);
+    set & 1 << (signal - 1) != 0
+}
+
 /// Takes the signal's default action now, then blocks it again if it comes back.
 pub fn raise_default(signal: i32) {
     // struct sigaction of the kernel: SIG_DFL, no flags, no restorer, empty mask

@@ -282,4 +282,6 @@ impl Watchdog {
 }
 
 #[cfg(test)]
+mod terminal_tests;
+#[cfg(test)]
 mod tests;
