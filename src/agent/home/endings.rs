@@ -26,8 +26,11 @@ pub(super) enum Ending {
 /// Ends that may wait.
 const QUEUE_ENDINGS: usize = 1024;
 
+/// An ending, and the relays that must first be empty.
+pub(super) type Waiting = (Ending, Option<Arc<HomeRelays>>);
+
 /// Starts the task; ends put into the first come out of the second when all before them is settled.
-pub(super) fn start() -> (mpsc::Sender<(Ending, Option<Arc<HomeRelays>>)>, mpsc::Receiver<Ending>) {
+pub(super) fn start() -> (mpsc::Sender<Waiting>, mpsc::Receiver<Ending>) {
     let (sender, mut queue) = mpsc::channel::<(Ending, Option<Arc<HomeRelays>>)>(QUEUE_ENDINGS);
     let (done, settled) = mpsc::channel(QUEUE_ENDINGS);
     tokio::spawn(async move {

@@ -23,7 +23,8 @@ struct Person {
 
 impl Person {
     fn sit_down() -> (Self, OwnedFd) {
-        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+        let flags =
+            rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
         let master = rustix::pty::openpt(flags).unwrap();
         rustix::pty::unlockpt(&master).unwrap();
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
@@ -74,11 +75,17 @@ impl Drop for Person {
 
 /// Reports until the wanted one.
 fn hear(deputy: &Deputised, wanted: Report<'_>) {
-    rustix::net::sockopt::set_socket_timeout(&deputy.socket, rustix::net::sockopt::Timeout::Recv, Some(Duration::from_secs(10))).unwrap();
+    rustix::net::sockopt::set_socket_timeout(
+        &deputy.socket,
+        rustix::net::sockopt::Timeout::Recv,
+        Some(Duration::from_secs(10)),
+    )
+    .unwrap();
     let mut heard = Vec::new();
     loop {
         let mut packet = vec![0; REPORT_BYTES + MAX_INPUT_BYTES];
-        let bytes = rustix::io::read(&deputy.socket, &mut packet).unwrap_or_else(|error| panic!("{error}: {wanted:?} not in {heard:?}"));
+        let bytes = rustix::io::read(&deputy.socket, &mut packet)
+            .unwrap_or_else(|error| panic!("{error}: {wanted:?} not in {heard:?}"));
         let report = Report::decode(&packet[..bytes]).unwrap();
         if report == wanted {
             return;
@@ -93,7 +100,13 @@ fn pass_terminal(deputy: &Deputised, slave: &OwnedFd) {
     let fds = [slave.as_fd()];
     control.push(rustix::net::SendAncillaryMessage::ScmRights(&fds));
     let packet = Command::Terminal.encode();
-    rustix::net::sendmsg(&deputy.socket, &[std::io::IoSlice::new(&packet)], &mut control, rustix::net::SendFlags::empty()).unwrap();
+    rustix::net::sendmsg(
+        &deputy.socket,
+        &[std::io::IoSlice::new(&packet)],
+        &mut control,
+        rustix::net::SendFlags::empty(),
+    )
+    .unwrap();
 }
 
 #[test]

@@ -22,8 +22,11 @@ fn arguments_are_laid_out_for_execve() {
 }
 
 pub(super) fn make_cgroup(name: &str) -> PathBuf {
-    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().find(|dir| fs::exists(format!("{dir}/cgroup.procs")).unwrap());
-    let cgroup = PathBuf::from(root.expect("no cgroup v2")).join(format!("scx_mosix-test-{name}-{}", std::process::id()));
+    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .find(|dir| fs::exists(format!("{dir}/cgroup.procs")).unwrap());
+    let cgroup =
+        PathBuf::from(root.expect("no cgroup v2")).join(format!("scx_mosix-test-{name}-{}", std::process::id()));
     fs::create_dir(&cgroup).expect("these tests need root");
     cgroup
 }

@@ -79,7 +79,7 @@ impl GuestTty {
                 next = queue.recv() => next,
                 packet = self.master.read(CHUNK_BYTES), if self.out.is_open() && !is_paused => {
                     match packet {
-                        Ok(packet) => self.from_body(&packet).await,
+                        Ok(packet) => self.take_from_body(&packet).await,
                         Err(error) => {
                             tracing::warn!(%error, "the guest's terminal cannot be read any more");
                             return;
@@ -100,13 +100,13 @@ impl GuestTty {
                 None => return,
                 Some(ToRelay::Step(step)) => {
                     look = LOOK_FIRST;
-                    self.from_home(step).await;
+                    self.take_from_home(step).await;
                 }
                 Some(ToRelay::Drain { pause, done }) => {
                     while let Ok(Some(packet)) = self.master.try_read(CHUNK_BYTES)
                         && !packet.is_empty()
                     {
-                        self.from_body(&packet).await;
+                        self.take_from_body(&packet).await;
                     }
                     self.release_return().await;
                     self.tell_taken().await;
@@ -119,7 +119,7 @@ impl GuestTty {
         }
     }
 
-    async fn from_body(&mut self, packet: &[u8]) {
+    async fn take_from_body(&mut self, packet: &[u8]) {
         match packet.split_first() {
             Some((&TIOCPKT_DATA, data)) => {
                 let adds_returns = self.settings.oflag & (OPOST | ONLCR) == OPOST | ONLCR;
@@ -168,7 +168,7 @@ impl GuestTty {
         }
     }
 
-    async fn from_home(&mut self, step: StdioOp) {
+    async fn take_from_home(&mut self, step: StdioOp) {
         match step {
             StdioOp::Data(data) => self.give(&data, data.len() as u32).await,
             StdioOp::Eof if self.settings.lflag & ICANON != 0 => {

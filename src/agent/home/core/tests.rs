@@ -32,11 +32,19 @@ struct Job {
 impl Job {
     fn start(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().find(|dir| Path::new(dir).join("cgroup.procs").exists());
-        let cgroup = Path::new(root.expect("no cgroup v2")).join(format!("scx_mosix-test-home-{name}-{}", std::process::id()));
+        let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+            .into_iter()
+            .find(|dir| Path::new(dir).join("cgroup.procs").exists());
+        let cgroup =
+            Path::new(root.expect("no cgroup v2")).join(format!("scx_mosix-test-home-{name}-{}", std::process::id()));
         fs::create_dir(&cgroup).expect("these tests need root");
         let mut shell = Program::new("sh");
-        shell.stderr(Stdio::null()).args(["-c", SCRIPT]).env("FILE", dir.path().join("file")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        shell
+            .stderr(Stdio::null())
+            .args(["-c", SCRIPT])
+            .env("FILE", dir.path().join("file"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut shell = shell.spawn().unwrap();
         shell.stdin.as_mut().unwrap().write_all(b"first\nrest\n").unwrap();
         let mut lines = BufReader::new(shell.stdout.take().unwrap()).lines();
@@ -95,7 +103,14 @@ impl Agent {
 
     async fn begin(&self, migration: SessionId) {
         let mut reports = self.handle.reports.subscribe();
-        let facts = BodyFacts { resident_bytes: 0, processes: 1, threads: 1, monotonic_ns: 0, boottime_ns: 0, hostname: "h".into() };
+        let facts = BodyFacts {
+            resident_bytes: 0,
+            processes: 1,
+            threads: 1,
+            monotonic_ns: 0,
+            boottime_ns: 0,
+            hostname: "h".into(),
+        };
         let checked = source::Checked { migration, target: "n2".into(), facts: Ok(facts) };
         assert!(self.checked.send(checked).await.is_ok());
         let begun = timeout(Duration::from_secs(5), reports.recv()).await.unwrap().unwrap();
@@ -103,7 +118,12 @@ impl Agent {
     }
 
     /// A guest calls; its carrier runs until aborted.
-    async fn call(&self, mut carrier: Carrier<HomeToGuest>, migration: SessionId, epoch: Option<u64>) -> JoinHandle<()> {
+    async fn call(
+        &self,
+        mut carrier: Carrier<HomeToGuest>,
+        migration: SessionId,
+        epoch: Option<u64>,
+    ) -> JoinHandle<()> {
         let (stream, welcome) = self.greet(migration, epoch).await.unwrap();
         tokio::spawn(async move { drop(carrier.carry(stream, welcome.received).await) })
     }
@@ -112,7 +132,11 @@ impl Agent {
         self.greet(migration, epoch).await.map(drop)
     }
 
-    async fn greet(&self, migration: SessionId, epoch: Option<u64>) -> Result<(tokio::io::DuplexStream, Welcome), LinkError> {
+    async fn greet(
+        &self,
+        migration: SessionId,
+        epoch: Option<u64>,
+    ) -> Result<(tokio::io::DuplexStream, Welcome), LinkError> {
         let (mut ours, theirs) = tokio::io::duplex(1 << 16);
         let mut theirs: BoxedStream = Box::new(theirs);
         let callers = self.callers.clone();
@@ -169,7 +193,8 @@ async fn only_the_committed_guest_may_call_again() {
 
     let epoch_file = job.dir.path().join(format!("jobs/{}.epoch", agent.session));
     assert_eq!(fs::read_to_string(epoch_file).unwrap(), "1\n");
-    until(|| matches!(&*agent.handle.state.borrow(), AgentState::Home { runs_on, epoch: 1, .. } if runs_on == "n2")).await;
+    until(|| matches!(&*agent.handle.state.borrow(), AgentState::Home { runs_on, epoch: 1, .. } if runs_on == "n2"))
+        .await;
     let late = agent.try_call(migration, Some(2)).await;
     assert!(late.unwrap_err().to_string().contains("epoch 2"));
     let stranger = agent.try_call(SessionId::random(), None).await;
