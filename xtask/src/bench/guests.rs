@@ -30,10 +30,9 @@ pub struct Guests {
 }
 
 impl Guests {
-    /// Boots the nodes, with our own programs on them. A bench that was killed may have left nodes behind: they go down first.
+    /// Boots the nodes, with our own programs on them.
     pub fn up(wanted: &up::Wanted, progress: &Progress) -> Result<Self> {
         let cluster = Cluster::named("bench")?;
-        cluster.down()?;
         down_at_signals()?;
         let state = up::up(&cluster, wanted, progress)?;
         let guests = Self { cluster, state };

@@ -99,30 +99,33 @@ goes_on() {
 }
 "#;
 
-/// Waits for the images and restores them; then tells n1 how long the restore took.
+/// Waits for the images and restores them; then tells n1 how long the restore took, or nothing if it failed. Returns when it listens.
 const LISTEN: &str = r#"
 cat >/run/bench-receive <<'END'
-exec 2>/run/bench-receive.log
-tar x -C / || exit 1
-from=${EPOCHREALTIME/./}
-criu restore -d -D /dev/shm/bench -o restore.log --manage-cgroups=ignore >&2 || exit 1
-echo $((${EPOCHREALTIME/./} - from))
+restore() {
+    tar x -C / || return
+    from=${EPOCHREALTIME/./}
+    criu restore -d -D /dev/shm/bench -o restore.log --manage-cgroups=ignore || return
+    took=$((${EPOCHREALTIME/./} - from))
+}
+nc -d -l 7100 | { restore; echo "$took" | nc -N 10.77.0.1 7101; }
 END
-rm -f /run/bench-back
-mkfifo /run/bench-back
-setsid bash -c 'nc -N -l 7100 </run/bench-back | bash /run/bench-receive >/run/bench-back' >/dev/null 2>&1 </dev/null &
+setsid bash /run/bench-receive >/run/bench-receive.log 2>&1 </dev/null &
 until ss -Hltn 'sport = :7100' | grep -q .; do sleep 0.05; done"#;
 
 /// Dumps process $pid, sends it, and prints in µs: dump, the dump's part before the program stood still, copy and restore, restore.
 const SEND: &str = r#"
 cd /dev/shm/bench
+nc -d -l 7101 >/run/bench-reply &
+until ss -Hltn 'sport = :7101' | grep -q .; do sleep 0.05; done
 t0=${EPOCHREALTIME/./}
-criu dump -t $pid -D . -v3 -o dump.log --manage-cgroups=ignore || { tail -n 5 dump.log >&2; exit 1; }
+criu dump -t $pid -D . -v3 -o dump.log --manage-cgroups=ignore || { kill $!; tail -n 5 dump.log >&2; exit 1; }
 t1=${EPOCHREALTIME/./}
-restore=$(tar c -C / root/bench/out dev/shm/bench | nc -N 10.77.0.2 7100)
+tar c -C / root/bench/out dev/shm/bench | nc -N 10.77.0.2 7100
+wait $!
 t2=${EPOCHREALTIME/./}
 before=$(sed -n '/Seized task/{s/^(\([0-9]*\)\.\([0-9]*\)).*/\1\2/p;q}' dump.log)
-echo $((t1 - t0)) $((10#$before)) $((t2 - t1)) $restore"#;
+echo $((t1 - t0)) $((10#$before)) $((t2 - t1)) $(cat /run/bench-reply)"#;
 
 /// Measures `pairs` pairs of runs at each size.
 pub fn measure(guests: &Guests, pairs: usize, progress: &Progress) -> Result<Vec<Size>> {
