@@ -98,7 +98,7 @@ impl Placing {
                 },
                 target: decision.target().map(|node| node.to_string()),
                 summary: summary(decision),
-                reasons: decision.reasons.iter().map(reason).collect(),
+                reasons: decision.reasons.iter().filter(|r| candidate(r, decision).is_none()).map(reason).collect(),
                 candidates: decision.reasons.iter().filter_map(|reason| candidate(reason, decision)).collect(),
                 decide_time_ms: Some(*at_ms),
                 ..blank
@@ -128,7 +128,9 @@ impl Inner {
 
 /// A decision in one sentence.
 pub fn summary(decision: &Decision) -> String {
-    decision.verdict().map_or_else(|| "no reason was given".into(), Reason::to_string)
+    let text = decision.verdict().map_or_else(|| "no reason was given".into(), Reason::to_string);
+    // Whoever shows it says first what was decided.
+    text.strip_prefix("stays: ").map_or_else(|| text.clone(), str::to_owned)
 }
 
 /// The API's word for placement's cause.
@@ -155,9 +157,14 @@ fn candidate(reason: &Reason, decision: &Decision) -> Option<PlacementCandidate>
     Some(PlacementCandidate {
         node: node.to_string(),
         chosen: decision.target() == Some(node),
-        text: reason.to_string(),
+        text: without_node(&reason.to_string(), node),
         figures: figures(reason),
     })
+}
+
+/// The node stands before the text already.
+fn without_node(text: &str, node: &str) -> String {
+    text.strip_prefix(node).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text).to_owned()
 }
 
 fn figures(reason: &Reason) -> Vec<crate::api::view::Figure> {
