@@ -87,7 +87,7 @@ impl Engine<'_> {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        movable::check(&self.plan.body).map_err(|error| error.to_string())?;
+        check(&self.plan.body).await?;
         let program = Program::find().map_err(explain)?;
         let images = ImageDir::create(&self.plan.run_dir, self.plan.migration).map_err(explain)?;
         let stream = timeout(DIAL_TIMEOUT, connect)
@@ -145,7 +145,7 @@ impl Engine<'_> {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let body = &self.plan.body;
-        movable::check(body).map_err(|error| error.to_string())?;
+        check(body).await?;
         let descriptors = self.owner.frozen().await?;
         if cancel.is_cancelled() {
             return Err(CANCELLED.into());
@@ -345,4 +345,11 @@ pub(crate) fn explain(error: impl std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// [`movable::check`] on a thread of its own: for a guest it looks at files whose server needs this runtime's threads.
+async fn check(body: &Body) -> Result<(), String> {
+    let body = body.clone();
+    let checked = tokio::task::spawn_blocking(move || movable::check(&body)).await;
+    checked.map_err(|error| error.to_string())?.map(drop).map_err(|error| error.to_string())
 }
