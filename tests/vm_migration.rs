@@ -77,7 +77,7 @@ fn tour(cluster: &Cluster, arguments: &[&str]) {
         eventually("nothing is left behind", Duration::from_secs(60), || {
             let left = cluster.sh(
                 node,
-                "ls /run/scx_mosix/mig /run/scx_mosix/agents; ls -d /sys/fs/cgroup/scx_mosix/guest-* 2>/dev/null; true",
+                "ls /run/scx_mosix/mig /run/scx_mosix/agents; ls -d /sys/fs/cgroup/scx_mosix/guest-* 2>/dev/null || true",
             );
             let left: Vec<&str> = left.lines().filter(|l| !l.is_empty() && !l.ends_with(':')).collect();
             if left.is_empty() { Ok(()) } else { Err(format!("{node}: {left:?}")) }
