@@ -99,6 +99,16 @@ impl Running {
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let shown = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        // A shell that started the tests in its background left SIGINT ignored, and whom a test interrupts must hear it.
+        // SAFETY: system calls only between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                for signal in [nix::libc::SIGINT, nix::libc::SIGQUIT] {
+                    nix::libc::signal(signal, nix::libc::SIG_DFL);
+                }
+                Ok(())
+            });
+        }
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {shown}: {error}"));
         let stdin = child.stdin.take();
         let stdout = Stream::collect(child.stdout.take().expect("stdout is a pipe"));
