@@ -9,8 +9,8 @@
  *
  * Guaranteed share: while a lower tier waits, each CPU owes it a fixed part of the time that better tiers get there. Debts are
  * kept per CPU, so that a task that may run on one CPU only gets its part too. When a debt reaches a turn's length the lower
- * tier gets one turn, in which better tiers do not preempt it. A turn ends at a tick, mostly late: what it took too much counts
- * against the next one. When the tier has nothing waiting, or gets CPU time anyhow, the debt lapses.
+ * tier gets one turn, in which better tiers do not preempt it. A turn ends at a tick, mostly late: what guests took too much counts
+ * against their next one; owners have at least what they are owed. When the tier has nothing waiting, or gets CPU time anyhow, the debt lapses.
  */
 #ifndef SCX_MOSIX_TIERS_BPF_H
 #define SCX_MOSIX_TIERS_BPF_H
@@ -117,7 +117,7 @@ static __always_inline void tier_settle(struct cpu_ctx *cctx, u32 tier, u32 ran,
 	if (!owed)
 		return;
 	if (tier == ran && cctx->running_owed)
-		*owed = MAX(*owed - (s64)ns, -OWED_MOST_NS);
+		*owed = MAX(*owed - (s64)ns, tier == MOSIX_TIER_GUEST ? -OWED_MOST_NS : 0);
 	else if (tier == ran || !waiting)
 		*owed = MIN(*owed, 0);
 	else if (tier > ran)

@@ -29,10 +29,11 @@ fn migrate(cluster: &Cluster, pid: &str, to: &str) {
 }
 
 /// Runs `workload` with `arguments` at n1, on a pipe, moves it over all nodes and home again, and compares.
-fn tour(cluster: &Cluster, arguments: &[&str]) {
+/// `work_ms` is the CPU time of each of its threads or processes at each step.
+fn tour(cluster: &Cluster, work_ms: u32, arguments: &[&str]) {
     let line = format!(
         "cd /home/user; exec 5> >(exec cat >out); \
-         scx_mosix run --stay -- workload {} --steps 700 --work-ms 40 --exit 7 >&5 5>&- 2>err & \
+         scx_mosix run --stay -- workload {} --steps 700 --work-ms {work_ms} --exit 7 >&5 5>&- 2>err & \
          P=$!; exec 5>&-; echo \"PID $P.\"; wait $P; echo \"STATUS $?.\"; sleep 1",
         arguments.join(" ")
     );
@@ -92,9 +93,9 @@ fn moved_programs_do_what_unmoved_ones_do() {
     let cluster = Cluster::up("migration", 3, &options);
     cluster.push_example("workload");
     cluster.sh("n1", "seq 1 20000 >/home/user/in.txt; chown user: /home/user/in.txt");
-    tour(&cluster, &["files", "--input", "in.txt", "--output", "out.txt"]);
-    tour(&cluster, &["threads", "--threads", "8"]);
-    tour(&cluster, &["family"]);
+    tour(&cluster, 5, &["threads", "--threads", "8"]);
+    tour(&cluster, 13, &["family"]);
+    tour(&cluster, 40, &["files", "--input", "in.txt", "--output", "out.txt"]);
 
     let command = "exec scx_mosix run --stay -- workload threads --threads 2 --steps 100000 --work-ms 40";
     let mut terminal = cluster.spawn_in_terminal("n1", "user", command);
