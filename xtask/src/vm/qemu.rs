@@ -191,7 +191,12 @@ mod tests {
     fn a_process_is_known_by_its_command_line_only() {
         let mut child = Command::new("sleep").arg("100.25").spawn().unwrap();
         let pid = child.id() as i32;
-        assert!(belongs(pid, Path::new("100.25")));
+        // `spawn` returns once the exec cannot fail any more; the kernel fills in the arguments a moment later.
+        let until = Instant::now() + Duration::from_secs(5);
+        while !belongs(pid, Path::new("100.25")) {
+            assert!(Instant::now() < until, "the process is never known");
+            std::thread::yield_now();
+        }
         assert!(!belongs(pid, Path::new("/run/of/another")));
         signal(pid, libc::SIGKILL);
         child.wait().unwrap();
