@@ -12,6 +12,9 @@ mod programs;
 mod show;
 
 use std::{
+    fs::Permissions,
+    os::unix::fs::PermissionsExt,
+    path::Path,
     process::Stdio,
     sync::mpsc,
     time::{Duration, Instant},
@@ -29,17 +32,20 @@ use crate::{
         up,
     },
 };
-use programs::{PROGRAMS, Program};
+use programs::PROGRAMS;
 use show::{Seen, Show};
 
 /// CPU seconds of each program.
-const TARGET_S: f64 = 30.0;
+const TARGET_S: f64 = 24.0;
 
 /// When the demo gives up.
 const TIMEOUT: Duration = Duration::from_secs(540);
 
 /// Where the programs work, at home.
 const DIR: &str = "/home/user/demo";
+
+/// The text that their inputs are cut from; on n1 only, until the programs under `scx_mosix` have ended.
+const TEXT: &str = "/var/tmp/text";
 
 /// How `--output` wants the result.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -92,10 +98,22 @@ impl Guests<'_> {
         let mut command = access.command(&["sh".into(), "-c".into(), text.into()]);
         cmd::output(command.stdin(Stdio::null()))
     }
+
+    /// Copies a file of this machine to a node.
+    fn push(&self, node: &str, source: &Path, destination: &str) -> Result<()> {
+        let access = self.cluster.access(self.cluster.node(self.state, node)?, "root")?;
+        access.connect()?;
+        access.push(source, destination)
+    }
 }
 
 fn demonstrate(guests: &Guests<'_>, output: Output, progress: &Progress) -> Result<()> {
+    let text = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+    std::fs::write(text.path(), programs::text())?;
+    std::fs::set_permissions(text.path(), Permissions::from_mode(0o644))?;
+
     let step = progress.step("measuring the programs on n1");
+    guests.push("n1", text.path(), TEXT)?;
     let works = measure(guests)?;
     step.done();
 
@@ -103,6 +121,9 @@ fn demonstrate(guests: &Guests<'_>, output: Output, progress: &Progress) -> Resu
     let seen = watch(guests, output)?;
 
     let step = progress.step("running each program once more, without scx_mosix");
+    for node in ["n2", "n3"] {
+        guests.push(node, text.path(), TEXT)?;
+    }
     let references = references(guests, &works)?;
     step.done();
 
@@ -135,10 +156,11 @@ fn demonstrate(guests: &Guests<'_>, output: Output, progress: &Progress) -> Resu
 
 /// How many rounds or KiB give each program about [`TARGET_S`] seconds on a node.
 fn measure(guests: &Guests<'_>) -> Result<Vec<u32>> {
-    let mut script = format!("mkdir -p {DIR} && cd {DIR} && TIMEFORMAT=%U\n");
+    let mut script = format!("mkdir -p {DIR} && cd {DIR} && TIMEFORMAT=%3U\n");
     for program in &PROGRAMS {
         let command = program.command_line("sample.in", program.sample);
-        script += &format!("{}\ntime ( {command} >/dev/null )\n", program.make_input("sample.in", program.sample));
+        script +=
+            &format!("{}\ntime ( {command} >/dev/null )\n", program.make_input(TEXT, "sample.in", program.sample));
     }
     let script = format!("bash -c {} 2>&1", cmd::quote(&script));
     let times = guests.shell("n1", "user", &script)?;
@@ -146,8 +168,7 @@ fn measure(guests: &Guests<'_>) -> Result<Vec<u32>> {
     if seconds.len() != PROGRAMS.len() {
         bail!("a program cannot be measured:\n{times}");
     }
-    let scale = |(program, seconds): (&Program, f64)| (f64::from(program.sample) * TARGET_S / seconds.max(0.02)) as u32;
-    Ok(PROGRAMS.iter().zip(seconds).map(scale).collect())
+    Ok(PROGRAMS.iter().zip(seconds).map(|(program, seconds)| program.scaled(seconds, TARGET_S)).collect())
 }
 
 /// Starts all programs under `scx_mosix run`; each has a parent shell that notes its exit status.
@@ -155,7 +176,7 @@ fn start_script(works: &[u32]) -> String {
     let mut script = format!("cd {DIR}\nrm -f *.out *.status\n");
     for (program, &work) in PROGRAMS.iter().zip(works) {
         let (name, input) = (program.name, format!("{}.in", program.name));
-        script += &format!("{}\n", program.make_input(&input, work));
+        script += &format!("{}\n", program.make_input(TEXT, &input, work));
         let line = format!("exec {}", program.command_line(&input, work));
         let run =
             format!("scx_mosix run -- sh -c {} >{name}.out 2>{name}.err; echo $? >{name}.status", cmd::quote(&line));
@@ -207,7 +228,7 @@ fn references(guests: &Guests<'_>, works: &[u32]) -> Result<Vec<String>> {
                     let input = format!("{}.in", program.name);
                     let script = format!(
                         "mkdir -p {DIR}-plain && cd {DIR}-plain && {} && ( {} ) | sha256sum",
-                        program.make_input(&input, work),
+                        program.make_input(TEXT, &input, work),
                         program.command_line(&input, work)
                     );
                     let _ = sender.send((number, guests.shell(node, "user", &script)));

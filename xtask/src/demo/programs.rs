@@ -1,5 +1,7 @@
 //! The demo's programs: Debian's own, all bound by the CPU, each with its input at home only.
 
+use std::fmt::Write;
+
 /// How a program's work grows.
 pub enum Work {
     /// With the size of its input file, in KiB.
@@ -29,34 +31,76 @@ for n in range(int(sys.argv[2])):
     if n % 50 == 0: print(n, total)
 print(\"total\", total)' $IN $N";
 
+const PERL: &str = "perl -e 'my ($file, $rounds) = @ARGV;
+open(my $in, \"<\", $file) or die; my @words = split \" \", join(\"\", <$in>);
+my ($sum, %seen) = (0);
+for my $n (1 .. $rounds) {
+    for my $word (@words[0 .. 999]) { $seen{$word . $n % 7}++; $sum = ($sum * 33 + ord $word) % 1000000007 }
+    print \"$n $sum \", scalar(keys %seen), \"\\n\" if $n % 50 == 0;
+}
+print \"total $sum\\n\"' $IN $N";
+
+const OPENSSL: &str = "openssl kdf -keylen 64 -kdfopt digest:SHA512 -kdfopt pass:$(sha256sum <$IN | head -c 64) -kdfopt salt:$IN \
+    -kdfopt iter:$N PBKDF2";
+
 /// All of them, in the order in which they start.
 pub const PROGRAMS: [Program; 8] = [
-    Program { name: "xz", command: "xz -9e -c $IN", work: Work::Input, sample: 128 },
-    Program { name: "bzip2", command: "bzip2 -9 -c $IN", work: Work::Input, sample: 256 },
-    Program { name: "python3", command: PYTHON, work: Work::Rounds(64), sample: 60 },
-    Program { name: "gzip", command: "gzip -9 -n -c $IN", work: Work::Input, sample: 512 },
-    Program {
-        name: "openssl",
-        command: "openssl kdf -keylen 64 -kdfopt digest:SHA512 -kdfopt pass:$(cksum <$IN | tr -d ' ') -kdfopt salt:$IN -kdfopt iter:$N PBKDF2",
-        work: Work::Rounds(64),
-        sample: 4_000,
-    },
-    Program { name: "zstd", command: "zstd -q -19 --single-thread -c $IN", work: Work::Input, sample: 128 },
-    Program { name: "sha256sum", command: "sha256sum $(yes $IN | head -n $N)", work: Work::Rounds(1_024), sample: 4 },
-    Program { name: "xz-threads", command: "xz -6 -T2 --block-size=256KiB -c $IN", work: Work::Input, sample: 256 },
+    Program { name: "xz", command: "xz -6e -T1 -c $IN", work: Work::Input, sample: 256 },
+    Program { name: "bzip2", command: "bzip2 -9 -c $IN", work: Work::Input, sample: 1_536 },
+    Program { name: "python3", command: PYTHON, work: Work::Rounds(64), sample: 200 },
+    Program { name: "gzip", command: "gzip -9 -n -c $IN", work: Work::Input, sample: 1_536 },
+    Program { name: "openssl", command: OPENSSL, work: Work::Rounds(64), sample: 20_000 },
+    Program { name: "zstd", command: "zstd -q -17 --single-thread -c $IN", work: Work::Input, sample: 512 },
+    Program { name: "perl", command: PERL, work: Work::Rounds(64), sample: 100 },
+    Program { name: "xz-threads", command: "xz -6 -T2 --block-size=256KiB -c $IN", work: Work::Input, sample: 512 },
 ];
 
+/// KiB of the text that the inputs are cut from: the most work that a program can be given.
+pub const TEXT_KIB: u32 = 20 * 1024;
+
+/// The text: lines of a log, the same on every run.
+pub fn text() -> String {
+    let size = TEXT_KIB as usize * 1024;
+    let mut text = String::with_capacity(size + 200);
+    let mut x = 88_172_645_463_325_252_u64;
+    for second in 0_u64.. {
+        if text.len() >= size {
+            break;
+        }
+        // Marsaglia, "Xorshift RNGs" (2003): 13, 7, 17.
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        let (node, service, request) = (x % 16, 1000 + (x >> 8) % 64, (x >> 16) % 5000);
+        let (user, file, took) = ((x >> 32) % 40, (x >> 40) % 900, (x >> 50) % 997);
+        let (hour, minute) = (second / 3600 % 24, second / 60 % 60);
+        let _ = writeln!(
+            text,
+            "{hour:02}:{minute:02}:{:02} node{node} service[{service}]: request {request} for /home/user{user}/data/{file}.dat took {took} ms",
+            second % 60
+        );
+    }
+    text.truncate(size);
+    text
+}
+
 impl Program {
-    /// The shell text that makes the input file `input` of the right size for `work` rounds or KiB: the same on every run.
-    pub fn make_input(&self, input: &str, work: u32) -> String {
+    /// The shell text that cuts the input file `input`, of the right size for `work` rounds or KiB, from the file `text`.
+    pub fn make_input(&self, text: &str, input: &str, work: u32) -> String {
         let kib = match self.work {
             Work::Input => work,
             Work::Rounds(kib) => kib,
         };
-        // Base64 of a fixed key stream, thinned out: compresses like a text, and nothing has to be stored.
-        format!(
-            "openssl enc -aes-128-ctr -K 6d6f736978 -iv 00 -in /dev/zero 2>/dev/null | base64 -w 61 | tr '0-9' 'eeeaaattti' | head -c {kib}K >{input}"
-        )
+        format!("head -c {kib}K {text} >{input}")
+    }
+
+    /// The rounds or KiB that take `target_s` seconds where the sample takes `sample_s`.
+    pub fn scaled(&self, sample_s: f64, target_s: f64) -> u32 {
+        let work = (f64::from(self.sample) * target_s / sample_s.max(0.02)) as u32;
+        match self.work {
+            Work::Input => work.min(TEXT_KIB),
+            Work::Rounds(_) => work,
+        }
     }
 
     /// The command line for `work` rounds or KiB with the input file `input`.

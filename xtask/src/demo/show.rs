@@ -15,6 +15,7 @@ use super::{Outcome, Output, programs::PROGRAMS};
 struct Node {
     node: String,
     load: f64,
+    cpu_speed: f64,
     guests: u32,
     sched_ext: String,
 }
@@ -143,12 +144,14 @@ fn brief(seen: &Seen, ended: usize) -> String {
 
 fn picture(seen: &Seen, ended: usize) -> String {
     let mut nodes = Table::new();
-    nodes.load_style(UTF8_BORDERS_ONLY).set_header(["node", "load", "", "guests", "sched_ext"]);
+    nodes.load_style(UTF8_BORDERS_ONLY).set_header(["node", "running per CPU", "", "guests", "sched_ext"]);
     for node in &seen.nodes {
-        let bar = "█".repeat((node.load * 2.0).round().clamp(0.0, 20.0) as usize);
+        // Running programs per CPU. The load itself is in CPUs of standard speed: 20 for one program on an emulated CPU.
+        let load = node.load * node.cpu_speed;
+        let bar = "█".repeat((load * 2.0).round().clamp(0.0, 20.0) as usize);
         nodes.add_row([
             node.node.clone(),
-            format!("{:.2}", node.load),
+            format!("{load:.2}"),
             format!("{bar:<20}"),
             node.guests.to_string(),
             node.sched_ext.clone(),
