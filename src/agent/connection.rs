@@ -20,6 +20,22 @@ use crate::keys::{
 /// Time to reach the other node, and for its handshake.
 const SETUP_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long the other node may be out of reach before a stream fails. Nodes answer in ms; the kernel's own limit is a quarter of
+/// an hour, and a program may stand still for it.
+const PEER_LIMIT: Duration = Duration::from_secs(15);
+
+/// Lets a stream fail when nothing is heard of the other node's kernel, be there something to send or not (tcp(7)).
+fn watch_peer(tcp: &TcpStream) -> std::io::Result<()> {
+    use rustix::net::sockopt;
+    tcp.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, PEER_LIMIT / 3)?;
+    sockopt::set_tcp_keepintvl(tcp, PEER_LIMIT / 3)?;
+    sockopt::set_tcp_keepcnt(tcp, 2)?;
+    sockopt::set_tcp_user_timeout(tcp, u32::try_from(PEER_LIMIT.as_millis()).unwrap_or(u32::MAX))?;
+    Ok(())
+}
+
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -81,7 +97,7 @@ impl Connector {
         let server = server_name(&node)?;
         let connect = async {
             let mut tcp = TcpStream::connect(address).await?;
-            tcp.set_nodelay(true)?;
+            watch_peer(&tcp)?;
             tcp.write_all(&preamble(kind, session)).await?;
             TlsConnector::from(self.0.client.clone()).connect(server, tcp).await
         };
@@ -101,8 +117,9 @@ impl Connector {
         let accept = async {
             let tcp = std::net::TcpStream::from(socket);
             tcp.set_nonblocking(true)?;
-            tcp.set_nodelay(true)?;
-            TlsAcceptor::from(self.0.server.clone()).accept(TcpStream::from_std(tcp)?).await
+            let tcp = TcpStream::from_std(tcp)?;
+            watch_peer(&tcp)?;
+            TlsAcceptor::from(self.0.server.clone()).accept(tcp).await
         };
         let accepted = timeout(SETUP_LIMIT, accept).await.map_err(|_| ConnectError::Timeout { peer: peer() })?;
         let stream = accepted.map_err(|source| ConnectError::Io { peer: peer(), source })?;

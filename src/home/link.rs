@@ -28,9 +28,9 @@ use tokio::time::{Instant, interval, timeout};
 use super::wire::{Frame, HEADER_BYTES, Hello, PROTOCOL_VERSION, Refused, Stdio, StdioOp, Welcome, WireError};
 
 /// How often each side says that it is there.
-pub const HEARTBEAT: Duration = Duration::from_secs(10);
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A connection on which nothing comes, or nothing can be sent, for so long is dead.
-pub const SILENCE: Duration = Duration::from_secs(30);
+pub const SILENCE: Duration = Duration::from_secs(15);
 /// The two of them, for a carrier.
 const PACE: Pace = Pace { heartbeat: HEARTBEAT, silence: SILENCE };
 /// Time for the handshake.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::control::SessionId;
 use crate::home::files::FileServer;
@@ -25,7 +26,10 @@ pub(super) enum FromGuest {
     /// Something arrived on its link.
     Event(Event<GuestToHome>),
     /// Its connection is lost; it may dial again.
-    Disconnected,
+    Disconnected {
+        /// Until when it was surely there.
+        last_heard: Instant,
+    },
 }
 
 /// A guest that has called.
@@ -36,7 +40,7 @@ pub(super) struct Guest {
     connections: mpsc::Sender<(BoxedStream, Hello, u64)>,
     tasks: Vec<AbortHandle>,
     /// When the connection was lost, if it is.
-    pub(super) lost_since: Option<tokio::time::Instant>,
+    pub(super) lost_since: Option<Instant>,
     /// The node that hosts it.
     pub(super) node: String,
 }
@@ -128,7 +132,9 @@ async fn carry(
         next = tokio::select! {
             error = end => {
                 tracing::info!(%migration, %error, "a guest's connection is lost");
-                if events.send((migration, FromGuest::Disconnected)).await.is_err() {
+                let silence = if matches!(error, LinkError::Silent) { link::SILENCE } else { Duration::ZERO };
+                let last_heard = Instant::now().checked_sub(silence).unwrap_or_else(Instant::now);
+                if events.send((migration, FromGuest::Disconnected { last_heard })).await.is_err() {
                     return;
                 }
                 connections.recv().await

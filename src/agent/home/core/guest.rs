@@ -75,10 +75,10 @@ impl Core {
     pub(super) async fn guest_says(&mut self, id: SessionId, event: FromGuest) {
         let is_owner = self.arbiter.owner() == Party::Guest(id);
         match event {
-            FromGuest::Disconnected => {
+            FromGuest::Disconnected { last_heard } => {
                 self.arbiter.disconnected(id);
                 if let Some(guest) = self.guests.get_mut(&id) {
-                    guest.lost_since = Some(tokio::time::Instant::now());
+                    guest.lost_since = Some(last_heard);
                 }
             }
             FromGuest::Event(Event::Control(message)) => self.control(id, is_owner, message).await,

@@ -32,7 +32,8 @@ use crate::home::wire::{Hello, HomeToGuest, SharedFile, Signal};
 
 /// How often the core looks at what nobody reports.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// A guest that has been out of reach for so long is lost, and the job with it.
+/// A guest of which nothing was heard for so long is lost, and the job with it; as long as the guest waits before it kills the
+/// body.
 const LOST_AFTER: Duration = Duration::from_secs(30);
 /// How long the last messages may take to arrive, once the job has ended.
 const LINGER: Duration = Duration::from_secs(2);
