@@ -12,6 +12,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -32,6 +33,7 @@ use crate::{
         view::{MigrationStep, MigrationSummary, Trigger},
     },
     control::{BodyFacts, FromAgent, MoveProgress, MoveState, SessionId, ToAgent},
+    migration::hold::hold,
 };
 
 /// How long home may take to accept a candidate.
@@ -69,6 +71,7 @@ pub struct Moves {
     node: String,
     views: Arc<Views>,
     peers: Arc<dyn Peers>,
+    run_dir: PathBuf,
     active: Mutex<HashMap<SessionId, Active>>,
     ended: mpsc::Sender<MigrationSummary>,
 }
@@ -98,9 +101,10 @@ impl Moves {
         node: &str,
         views: Arc<Views>,
         peers: Arc<dyn Peers>,
+        run_dir: PathBuf,
         ended: mpsc::Sender<MigrationSummary>,
     ) -> Arc<Self> {
-        Arc::new(Self { node: node.into(), views, peers, active: Mutex::default(), ended })
+        Arc::new(Self { node: node.into(), views, peers, run_dir, active: Mutex::default(), ended })
     }
 
     /// Starts a move; `owner` gives the agent that owns the body, starting it if need be. Returns the record.
@@ -234,6 +238,7 @@ impl Moves {
         let Order { migration, target, .. } = order;
         let owner = owner.await.map_err(GivenUp::aborted)?;
         let body = begin(&owner, *migration, target).await?;
+        hold(&self.run_dir, MoveState::Reserve).await;
         self.advance(*migration, MoveState::Prepare);
         let reserved = tokio::select! {
             reserved = self.peers.reserve(target, self.reservation(order, requirements, body)) => reserved,
@@ -246,6 +251,7 @@ impl Moves {
                 return Err(GivenUp::aborted(reason));
             }
         };
+        hold(&self.run_dir, MoveState::Prepare).await;
         self.advance(*migration, MoveState::Precopy);
         let result = self.execute(&owner, *migration, target_address, cancel).await;
         if let Err(GivenUp { state: MoveState::Aborted, reason }) = &result {

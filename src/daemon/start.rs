@@ -152,7 +152,7 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
         address: address.clone(),
         host: Host::new(agent_settings.clone(), agents.clone(), address.unwrap_or_default()),
         agent_settings,
-        moves: Moves::new(&node, views.clone(), peers.clone(), ended_sender),
+        moves: Moves::new(&node, views.clone(), peers.clone(), settings.run_dir.clone(), ended_sender),
         views,
         jobs: Mutex::new(Jobs::load(&settings.run_dir)?),
         agents,

@@ -18,6 +18,7 @@
 pub mod criu;
 pub mod fork;
 pub mod freeze;
+pub mod hold;
 pub mod images;
 pub mod machine;
 pub mod movable;

@@ -15,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Body, Descriptors, Move, Outcome, Owner, Place, Verdict,
-    transfer::{Progress, send_body, send_failure},
+    transfer::{Progress, send_body, send_end, send_failure},
 };
 use crate::{
     control::{MoveProgress, MoveState},
     migration::{
         criu::{self, DumpRequest, Program},
         freeze::{Frozen, freeze, is_frozen},
+        hold::hold,
         images::ImageDir,
         machine::Machine,
         movable,
@@ -94,6 +95,7 @@ impl Engine<'_> {
             .await
             .map_err(|_| format!("the target did not answer within {} s", DIAL_TIMEOUT.as_secs()))??;
         let (reader, writer) = split(stream);
+        hold(&self.plan.run_dir, MoveState::Precopy).await;
         Ok(Ready { program, images, target: Target::listen(reader), writer })
     }
 
@@ -144,7 +146,8 @@ impl Engine<'_> {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let body = &self.plan.body;
+        let Move { body, run_dir, .. } = self.plan;
+        hold(run_dir, MoveState::Freeze).await;
         check(body).await?;
         let descriptors = self.owner.frozen().await?;
         if cancel.is_cancelled() {
@@ -162,6 +165,7 @@ impl Engine<'_> {
             limit: DUMP_TIMEOUT,
         };
         criu::dump(program, &request).await.map_err(explain)?;
+        hold(run_dir, MoveState::Dump).await;
         if !is_frozen(&body.cgroup).map_err(explain)? {
             return Err("criu has not left the program as it was: frozen".into());
         }
@@ -169,7 +173,11 @@ impl Engine<'_> {
         let begin = self.begin(root_pid, descriptors)?;
         let progress = self.progress.clone();
         let report = || self.report(MoveState::Stream, None, None);
-        let send = send_body(writer, begin, images.path(), &processes, &progress, &report, TARGET_TIMEOUT);
+        let send = async {
+            let sent = send_body(writer, begin, images.path(), &processes, &progress, &report, TARGET_TIMEOUT).await?;
+            hold(run_dir, MoveState::Stream).await;
+            send_end(writer, &sent, TARGET_TIMEOUT).await
+        };
         let mut both = pin!(async { tokio::try_join!(send, self.owner.dumped()) });
         loop {
             tokio::select! {

@@ -49,7 +49,7 @@ impl Progress {
     }
 }
 
-/// Sends everything from `Begin` to `PagesEnd`. An error is the reason of an abort. A target that takes nothing for
+/// Sends everything from `Begin` to the last page. An error is the reason of an abort. A target that takes nothing for
 /// `patience` is given up.
 pub(super) async fn send_body<S: AsyncWrite>(
     to: &mut WriteHalf<S>,
@@ -59,7 +59,7 @@ pub(super) async fn send_body<S: AsyncWrite>(
     progress: &Progress,
     report: &(dyn Fn() + Sync),
     patience: Duration,
-) -> Result<(), String> {
+) -> Result<Sent, String> {
     let mut to = Patient { to, patience };
     to.send(&Frame::Control(Control::Begin(begin))).await?;
     let mut image_bytes = 0;
@@ -81,9 +81,17 @@ pub(super) async fn send_body<S: AsyncWrite>(
         }
     };
     let sent = pages::send(areas, to.to, count, patience).await.map_err(explain)?;
-    to.send(&Frame::Control(Control::PagesEnd { pages: sent.pages, zeros: sent.zeros })).await?;
     tracing::debug!(pages = sent.pages, zeros = sent.zeros, wire_bytes = sent.wire_bytes, image_bytes, "body sent");
-    Ok(())
+    Ok(sent)
+}
+
+/// Sends `PagesEnd`: from now on the target may be complete at any moment.
+pub(super) async fn send_end<S: AsyncWrite>(
+    to: &mut WriteHalf<S>,
+    sent: &Sent,
+    patience: Duration,
+) -> Result<(), String> {
+    Patient { to, patience }.send(&Frame::Control(Control::PagesEnd { pages: sent.pages, zeros: sent.zeros })).await
 }
 
 /// Tells the target why there will be nothing more, if it still listens.

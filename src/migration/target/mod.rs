@@ -26,12 +26,16 @@ use tokio::{
 use self::receive::{receive_images, receive_pages};
 use super::{
     criu::{self, Connection, CriuError, HeldRestore, RestoreRequest},
+    hold::hold,
     images::ImageDir,
     pages::PageDaemon,
     source::explain,
     wire::{Begin, Control, Frame, VERSION},
 };
-use crate::{control::SessionId, proto::criu::PstreeEntry};
+use crate::{
+    control::{MoveState, SessionId},
+    proto::criu::PstreeEntry,
+};
 
 /// How long a source may send nothing.
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -68,6 +72,11 @@ pub trait Host: Send + Sync {
     /// Starts `criu swrk` in the guest's world, with the images' directory as [`criu::IMAGES_FD`].
     async fn start_criu(&self, arrival: &Arrival<'_>) -> Result<StartedCriu, String>;
 
+    /// Resolves with the reason when the guest is not wanted here any more. Not asked once home has been told of it.
+    async fn given_up(&self) -> String {
+        std::future::pending().await
+    }
+
     /// The copy is complete and held. Tells home and waits for its word: the epoch if it is to run.
     async fn decide(&self) -> Result<u64, String>;
 }
@@ -103,7 +112,11 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (mut reader, mut writer) = split(stream);
-    let held = match take_in(&mut reader, migration, run_dir, host).await {
+    let taken = tokio::select! {
+        taken = take_in(&mut reader, migration, run_dir, host) => taken,
+        reason = host.given_up() => Err(reason),
+    };
+    let held = match taken {
         Ok(held) => held,
         Err(reason) => {
             say(&mut writer, Control::Failed { reason: reason.clone() }).await;
@@ -188,6 +201,7 @@ async fn take_in<S: AsyncRead + Send + Unpin>(
     }
     drop((restoring, memory));
     let restore = restore.ok_or("criu has not finished")?;
+    hold(run_dir, MoveState::Restore).await;
     Ok(Held { restore, begin, tree, _images: images })
 }
 
