@@ -8,6 +8,8 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
+    DAEMON_GONE,
+    daemon::Daemons,
     home::{Decision, Home},
     restore,
     stdio::{Ends, HeldFile, hold_files},
@@ -50,6 +52,8 @@ pub struct Arriving<'a> {
     pub home: &'a Home,
     /// The CRIU to use.
     pub program: &'a Program,
+    /// This node's daemons.
+    pub daemons: &'a Daemons,
     state: Mutex<State>,
 }
 
@@ -64,8 +68,14 @@ struct State {
 
 impl<'a> Arriving<'a> {
     /// Nothing has come yet.
-    pub fn new(migration: SessionId, world: &'a World, home: &'a Home, program: &'a Program) -> Self {
-        Self { migration, world, home, program, state: Mutex::default() }
+    pub fn new(
+        migration: SessionId,
+        world: &'a World,
+        home: &'a Home,
+        program: &'a Program,
+        daemons: &'a Daemons,
+    ) -> Self {
+        Self { migration, world, home, program, daemons, state: Mutex::default() }
     }
 
     /// The body, once it is complete.
@@ -109,6 +119,11 @@ impl Host for Arriving<'_> {
         state.root_pid = arrival.begin.root_pid;
         state.pids = arrival.tree.iter().filter_map(|process| i32::try_from(process.pid).ok()).collect();
         Ok(started.criu)
+    }
+
+    async fn given_up(&self) -> String {
+        self.daemons.gone().await;
+        DAEMON_GONE.into()
     }
 
     async fn decide(&self) -> Result<u64, String> {

@@ -22,6 +22,7 @@ pub struct Daemons {
     state: watch::Sender<AgentState>,
     prepared: watch::Sender<Option<Option<String>>>,
     reports: broadcast::Sender<FromAgent>,
+    connected: watch::Sender<usize>,
 }
 
 impl Daemons {
@@ -35,13 +36,21 @@ impl Daemons {
             state: watch::Sender::new(state),
             prepared: watch::Sender::new(None),
             reports: broadcast::Sender::new(BACKLOG),
+            connected: watch::Sender::new(0),
         });
         let (requests, receiver) = mpsc::channel(QUEUE);
         let accepting = daemons.clone();
         tokio::spawn(async move {
             loop {
                 match listener.accept::<FromAgent, ToAgent>().await {
-                    Ok(socket) => drop(tokio::spawn(accepting.clone().serve(socket, requests.clone()))),
+                    Ok(socket) => {
+                        let (daemons, requests) = (accepting.clone(), requests.clone());
+                        tokio::spawn(async move {
+                            daemons.connected.send_modify(|count| *count += 1);
+                            daemons.serve(socket, requests).await;
+                            daemons.connected.send_modify(|count| *count -= 1);
+                        });
+                    }
                     Err(error) => {
                         tracing::error!(%error, "no daemon can connect any more");
                         return;
@@ -62,13 +71,21 @@ impl Daemons {
         self.prepared.send_replace(Some(refused));
     }
 
+    /// Resolves when no daemon is connected any more after one was.
+    pub async fn gone(&self) {
+        let mut connected = self.connected.subscribe();
+        // The sender is ours, so neither wait can fail.
+        let _ = connected.wait_for(|count| *count > 0).await;
+        let _ = connected.wait_for(|count| *count == 0).await;
+    }
+
     /// Tells whoever listens now.
     pub fn report(&self, report: FromAgent) {
         // Nobody listens while a daemon is restarted; the state tells the next one what matters.
         let _ = self.reports.send(report);
     }
 
-    async fn serve(self: Arc<Self>, socket: PacketSocket<FromAgent, ToAgent>, requests: mpsc::Sender<Request>) {
+    async fn serve(&self, socket: PacketSocket<FromAgent, ToAgent>, requests: mpsc::Sender<Request>) {
         let mut reports = self.reports.subscribe();
         let (mut state, mut prepared) = (self.state.subscribe(), self.prepared.subscribe());
         state.mark_changed();

@@ -65,6 +65,8 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
 const LOST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long reaching home may take before the world is made.
 const REACH_TIMEOUT: Duration = Duration::from_secs(12);
+/// Why a guest is turned away: a node takes new ones only while somebody looks after them.
+const DAEMON_GONE: &str = "the daemon of the target has ended";
 
 /// The agent's `main`: as pid 1 of a guest if started under that name, else as the agent itself.
 pub fn main() -> ExitCode {
@@ -226,6 +228,7 @@ impl Agent {
                 request = ears.requests.recv() => request.ok_or("the control socket is gone")?,
                 reason = lost(&mut ears.reach) => return Err(reason),
                 () = self.home.terminated.cancelled() => return Err("home does not want it any more".into()),
+                () = self.daemons.gone() => return Err(DAEMON_GONE.into()),
                 () = sleep_until(deadline) => return Err("the source did not come".into()),
             };
             match request {
@@ -236,7 +239,7 @@ impl Agent {
         };
         let (stream, source) = self.connector.accept(socket).await.map_err(explain)?;
         tracing::info!(%source, "the source sends");
-        let arriving = Arriving::new(self.role.migration, world, &self.home, &self.program);
+        let arriving = Arriving::new(self.role.migration, world, &self.home, &self.program, &self.daemons);
         let taken = {
             let mut taking = std::pin::pin!(target::run(stream, self.role.migration, &self.start.run_dir, &arriving));
             loop {
