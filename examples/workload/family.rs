@@ -37,7 +37,7 @@ fn live(
     let mut world = World::look()?;
     let value = values.get(index).context("no such child")?;
     while orders.read(&mut byte)? == 1 {
-        value.store(work(value.load(Ordering::SeqCst), common.work_ms)?, Ordering::SeqCst);
+        value.store(work(value.load(Ordering::SeqCst), common)?, Ordering::SeqCst);
         world.check()?;
         reports.write_all(&byte)?;
     }

@@ -56,7 +56,7 @@ pub fn run(files: &Files, common: &Common) -> Result<()> {
     let mut value = 0;
     let mut chunk = [0; CHUNK_BYTES];
     for step in 1..=common.steps {
-        value = work(value, common.work_ms)?;
+        value = work(value, common)?;
         let (offset, length) = next_chunk(&mut input, &mut chunk)?;
         let read = chunk.get(..length).unwrap_or_default();
         let offset = usize::try_from(offset)?;

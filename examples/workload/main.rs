@@ -9,7 +9,7 @@
 //!   workload threads --threads N                           N threads that meet at each step
 //!   workload family                                        a parent and two children that share memory and talk by pipes
 //!   workload memory  --megabytes N                         N MiB of pages that do not compress, partly rewritten at each step
-//!   all:  --steps N  --work-ms MS (CPU time of each step and thread)  --exit STATUS  --die SIGNAL
+//!   all:  --steps N  --work-ms MS (CPU time of each step and thread)  --pause-ms MS (sleep)  --exit STATUS  --die SIGNAL
 //! ```
 //!
 //! SIGUSR1 makes it print `USR1` at its next step, on stdout.
@@ -47,6 +47,9 @@ struct Common {
     /// CPU time of each step, in milliseconds, in each thread or child
     #[arg(long, global = true, default_value_t = 20)]
     work_ms: u64,
+    /// For how long to sleep at each step, in milliseconds, in each thread or child
+    #[arg(long, global = true, default_value_t = 0)]
+    pause_ms: u64,
     /// The exit status at the end
     #[arg(long, global = true, default_value_t = 0)]
     exit: u8,

@@ -60,7 +60,7 @@ pub fn run(megabytes: usize, common: &Common) -> Result<()> {
             let generation = generations.get(page).context("no such page")?;
             value = mix(value ^ check(&memory, page, *generation)?);
         }
-        value = work(value, common.work_ms)?;
+        value = work(value, common)?;
         say(&format!("step {step} value {value:016x}"))?;
         world.check()?;
     }

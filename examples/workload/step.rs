@@ -1,5 +1,6 @@
 //! A step: CPU work, a value that depends on all steps before, and a look at whether the world is still the same.
 
+use crate::Common;
 use anyhow::{Context, Result};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{getcwd, gethostname, getpid};
@@ -48,12 +49,12 @@ pub fn fold(hash: u64, bytes: &[u8]) -> u64 {
     })
 }
 
-/// Uses the CPU for `work_ms` and returns a value that depends on `value` only.
+/// Uses the CPU and rests for as long as `common` says, and returns a value that depends on `value` only.
 ///
 /// CPU time starts anew in a restored process, so it is summed up by differences.
-pub fn work(value: u64, work_ms: u64) -> Result<u64> {
+pub fn work(value: u64, common: &Common) -> Result<u64> {
     let cpu_time = || clock(ClockId::ThreadCPUTime);
-    let wanted = Duration::from_millis(work_ms);
+    let wanted = Duration::from_millis(common.work_ms);
     let (mut spent, mut last) = (Duration::ZERO, cpu_time()?);
     let mut burnt = value;
     while spent < wanted {
@@ -64,6 +65,7 @@ pub fn work(value: u64, work_ms: u64) -> Result<u64> {
         spent += now.saturating_sub(last);
         last = now;
     }
+    std::thread::sleep(Duration::from_millis(common.pause_ms));
     Ok((0..1_000).fold(value, |value, _| mix(value)))
 }
 

@@ -19,9 +19,9 @@ struct Shared {
     over: AtomicBool,
 }
 
-fn step(index: usize, shared: &Shared, work_ms: u64) -> Result<()> {
+fn step(index: usize, shared: &Shared, common: &Common) -> Result<()> {
     let slot = shared.values.get(index).context("no such thread")?;
-    let value = work(slot.load(Ordering::SeqCst), work_ms)?;
+    let value = work(slot.load(Ordering::SeqCst), common)?;
     if OWN.get() != slot.load(Ordering::SeqCst) {
         return Err(Broken(format!("thread {index} lost its thread-local value")).into());
     }
@@ -36,7 +36,7 @@ fn body(index: usize, shared: &Shared, common: &Common) -> Result<()> {
     let mut world = if index == 0 { Some(World::look()?) } else { None };
     let mut outcome = Ok(());
     for number in 1..=common.steps {
-        outcome = step(index, shared, common.work_ms);
+        outcome = step(index, shared, common);
         shared.over.fetch_or(outcome.is_err(), Ordering::SeqCst);
         shared.barrier.wait();
         if let Some(world) = &mut world
