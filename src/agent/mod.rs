@@ -14,12 +14,9 @@
 //! * The **home agent** (one per job that ever moved) keeps the job's epoch and is the arbiter of every commit.
 //! * A **guest agent** (one per guest) restores a body, carries its input and output, and sends it on.
 //! * Whoever owns the body executes a move out; the daemon only asks for it and watches. So a daemon that dies in the
-//!   middle of a migration changes nothing: the agents finish it or abort it between themselves.
+//!   middle of a migration loses nothing: the agents finish it or abort it between themselves.
 
 pub mod connection;
 pub mod guest;
 pub mod home;
 pub mod process;
-
-// Known under this name to those who were written before `control` became a layer of its own.
-pub use crate::control::{self, packet, stream};

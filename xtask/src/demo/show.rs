@@ -94,7 +94,7 @@ impl Seen {
 fn program_of(process: &Process) -> Option<&'static str> {
     let line = process.command_line.join(" ");
     let is = |name: &str| process.cwd.ends_with("/demo") && line.contains(&format!("{name}.in"));
-    // The longest first: "xz-threads.in" is not "xz.in".
+    // The longest first: "zstd-threads.in" is not "zstd.in".
     let mut names: Vec<&'static str> = PROGRAMS.iter().map(|program| program.name).collect();
     names.sort_by_key(|name| std::cmp::Reverse(name.len()));
     names.into_iter().find(|name| is(name))
