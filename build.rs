@@ -81,22 +81,25 @@ fn compile_scheduler() -> Result<()> {
         .context("bpf/main.bpf.c did not compile (clang 18 or newer is needed; BPF_CLANG names it)")
 }
 
-/// Compiles the telemetry programs to a BPF object, which is embedded in the binary and loaded by aya. They need no vmlinux.h:
+/// Compiles the telemetry programs to BPF objects, which are embedded in the binary and loaded by aya. They need no vmlinux.h:
 /// they name the few kernel fields that they read themselves.
 fn compile_telemetry() -> Result<()> {
     let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
     let headers = std::env::var_os("DEP_BPF_INCLUDE").context("libbpf-sys names its headers")?;
     let clang = std::env::var_os("BPF_CLANG").unwrap_or_else(|| "clang".into());
     println!("cargo:rerun-if-env-changed=BPF_CLANG");
-    println!("cargo:rerun-if-changed=bpf/telemetry.bpf.c");
     println!("cargo:rerun-if-changed=bpf/telemetry.h");
-    let status = std::process::Command::new(&clang)
-        .args(["-target", "bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror", "-c", "bpf/telemetry.bpf.c", "-I"])
-        .arg(headers)
-        .arg("-o")
-        .arg(out_dir.join("telemetry.bpf.o"))
-        .status()
-        .with_context(|| format!("{} could not be started", clang.display()))?;
-    anyhow::ensure!(status.success(), "bpf/telemetry.bpf.c did not compile");
+    for name in ["telemetry", "landlock"] {
+        let source = format!("bpf/{name}.bpf.c");
+        println!("cargo:rerun-if-changed={source}");
+        let status = std::process::Command::new(&clang)
+            .args(["-target", "bpf", "-mcpu=v3", "-g", "-O2", "-Wall", "-Werror", "-c", &source, "-I"])
+            .arg(&headers)
+            .arg("-o")
+            .arg(out_dir.join(format!("{name}.bpf.o")))
+            .status()
+            .with_context(|| format!("{} could not be started", clang.display()))?;
+        anyhow::ensure!(status.success(), "{source} did not compile");
+    }
     Ok(())
 }

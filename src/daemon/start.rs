@@ -40,7 +40,7 @@ use crate::{
     node::{self, Machine, NodeError, NodeInfo, NodeInfoParams, NodeLoad, Sampler, SchedExtState},
     placement,
     scheduler::{Backoff, Scheduler},
-    telemetry::{Telemetry, TelemetryConfig, TelemetryError},
+    telemetry::{Telemetry, TelemetryConfig, TelemetryError, landlock},
 };
 
 /// Where the gossip epoch outlives a reboot.
@@ -134,6 +134,7 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     let scheduler = start_scheduler(settings.sched_ext);
     let hints = scheduler.as_ref().map(Scheduler::hints);
     let (telemetry, events) = Telemetry::start(TelemetryConfig::default())?;
+    publish_confined().await;
     let scheduler_state = scheduler.as_ref().map_or_else(
         || watch::channel(crate::scheduler::State::Off { reason: "switched off by --no-sched-ext".into() }).1,
         Scheduler::state,
@@ -268,6 +269,17 @@ fn start_scheduler(wanted: bool) -> Option<Scheduler> {
             tracing::warn!(%error, "the kernel's own scheduler stays in force");
             None
         }
+    }
+}
+
+/// Lets agents know, also when this daemon is gone, which programs Landlock confines.
+async fn publish_confined() {
+    let published = tokio::task::spawn_blocking(landlock::publish).await;
+    if let Err(error) = published.map_err(|error| error.to_string()).and_then(|made| made.map_err(|e| e.to_string())) {
+        tracing::warn!(
+            error,
+            "programs confined by Landlock cannot be told from others: those that cannot gain privileges will not move"
+        );
     }
 }
 

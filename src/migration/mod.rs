@@ -24,6 +24,7 @@ pub mod machine;
 pub mod movable;
 pub mod pages;
 pub mod process;
+mod rights;
 pub mod source;
 pub mod target;
 pub mod wire;

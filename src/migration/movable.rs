@@ -1,8 +1,8 @@
 //! What this version cannot move, found before anything is frozen: one readable reason, or the facts about the body.
 //!
-//! Everything here is read from /proc; nothing of the program is touched. Descriptors of a job at home are judged by
-//! [`crate::home::descriptors`]; here is the rest: the shape of the tree, threads, namespaces, memory, locks. The checks are made
-//! again once the body stands still, because it may have changed meanwhile.
+//! Everything here is read from /proc or asked of the kernel; nothing of the program is touched. Descriptors of a job at home are judged by
+//! [`crate::home::descriptors`], what a process may do by [`super::rights`]; here is the rest: the shape of the tree, threads,
+//! namespaces, memory, locks. The checks are made again once the body stands still, because it may have changed meanwhile.
 
 use std::{
     collections::BTreeSet,
@@ -13,11 +13,13 @@ use std::{
 
 use super::{
     process::{Process, is_gone, members},
+    rights,
     source::{Body, Place},
 };
 use crate::{
     control::BodyFacts,
     home::inject::{pidfd_getfd, pidfd_open},
+    telemetry::landlock::Confined,
 };
 
 /// Why a body cannot move: words that complete "cannot move: …".
@@ -46,8 +48,9 @@ pub fn check(body: &Body) -> Result<BodyFacts, CannotMove> {
     };
     let in_guest = matches!(body.place, Place::Guest { .. });
     let root = root_of(body.root_pid).map_err(unreadable)?;
+    let confined = Confined::look();
     for process in processes.iter().filter(|process| process.state != 'Z') {
-        match check_process(process, &place, root, in_guest) {
+        match check_process(process, &place, root, in_guest, &confined) {
             // It may end while we look; then there is nothing to refuse.
             Err(Problem::Io(error)) if is_gone(&error) => {}
             Err(Problem::Io(error)) => return Err(unreadable(error)),
@@ -129,7 +132,13 @@ fn root_of(pid: i32) -> io::Result<(u64, u64)> {
     Ok((root.dev(), root.ino()))
 }
 
-fn check_process(process: &Process, place: &Path, root: (u64, u64), in_guest: bool) -> Result<(), Problem> {
+fn check_process(
+    process: &Process,
+    place: &Path,
+    root: (u64, u64),
+    in_guest: bool,
+    confined: &Confined,
+) -> Result<(), Problem> {
     let Process { pid, comm, .. } = process;
     let bad = |why: String| Err(Problem::Refused(format!("process {pid} ({comm}) {why}")));
     if process.tracer != 0 {
@@ -139,6 +148,9 @@ fn check_process(process: &Process, place: &Path, root: (u64, u64), in_guest: bo
     let stat = fs::read_to_string(process.proc(&format!("task/{pid}/stat")))?;
     if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')) && process.threads > 0 {
         return bad("has threads that outlive its first".into());
+    }
+    if let Some(why) = rights::check(process, confined)? {
+        return bad(why);
     }
     for namespace in NAMESPACES {
         let own = fs::read_link(process.proc("ns").join(namespace))?;
@@ -330,11 +342,12 @@ mod tests {
         let pid = i32::try_from(std::process::id()).unwrap();
         let process = Process::read(pid).unwrap().unwrap();
         let root = root_of(pid).unwrap();
-        match check_process(&process, Path::new("/proc/self"), root, false) {
+        match check_process(&process, Path::new("/proc/self"), root, false, &Confined::Never) {
             Ok(()) => {}
             Err(Problem::Refused(why)) => panic!("{why}"),
             Err(Problem::Io(error)) => panic!("{error}"),
         }
-        assert!(matches!(check_process(&process, Path::new("/proc/self"), (0, 0), false), Err(Problem::Refused(_))));
+        let elsewhere = check_process(&process, Path::new("/proc/self"), (0, 0), false, &Confined::Never);
+        assert!(matches!(elsewhere, Err(Problem::Refused(_))));
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn start(
     Ok((BpfTasks { ebpf, page_bytes, buffer: Vec::new() }, reader))
 }
 
-fn refused(what: &str, error: &dyn std::error::Error) -> TelemetryError {
+pub(super) fn refused(what: &str, error: &dyn std::error::Error) -> TelemetryError {
     let mut reason = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
@@ -64,7 +64,7 @@ fn refused(what: &str, error: &dyn std::error::Error) -> TelemetryError {
     TelemetryError::Refused { what: what.to_owned(), reason }
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, TelemetryError>
+pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, TelemetryError>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error: std::error::Error>,
 {

@@ -19,6 +19,7 @@ mod bpf;
 mod cgroup;
 pub mod decay;
 mod events;
+pub mod landlock;
 mod node;
 mod proc;
 mod sample;
