@@ -39,6 +39,9 @@ const NAMESPACES: [&str; 7] = ["mnt", "pid", "ipc", "uts", "net", "user", "cgrou
 /// # Errors
 /// The first reason found why it cannot.
 pub fn check(body: &Body) -> Result<BodyFacts, CannotMove> {
+    if let Some(why) = rights::bad_place(body.place) {
+        return refuse(why);
+    }
     let processes = members(&body.cgroup).map_err(unreadable)?;
     check_tree(&processes, body.root_pid)?;
     check_strangers(&processes).map_err(unreadable)??;

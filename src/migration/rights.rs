@@ -2,16 +2,61 @@
 
 use std::{fs, io};
 
-use super::process::Process;
+use super::{
+    process::{Process, is_gone},
+    source::Place,
+};
 use crate::telemetry::landlock::Confined;
+
+/// Which memory files may be executed: 2 is none.
+const MEMFD_NOEXEC: &str = "/proc/sys/vm/memfd_noexec";
 
 /// What is wrong with what a process may do: words that follow its name.
 ///
 /// # Errors
 /// If /proc cannot be read, as when it has ended.
 pub(super) fn check(process: &Process, confined: &Confined) -> io::Result<Option<String>> {
-    let status = fs::read_to_string(process.proc("status"))?;
-    Ok(bad_confinement(process.pid, &status, confined).map(str::to_owned))
+    for entry in fs::read_dir(process.proc("task"))? {
+        let status = match fs::read_to_string(entry?.path().join("status")) {
+            // Threads come and go while the program runs.
+            Err(error) if is_gone(&error) => continue,
+            status => status?,
+        };
+        let bad = bad_confinement(process.pid, &status, confined).or_else(|| bad_seccomp(&status));
+        if bad.is_some() {
+            return Ok(bad.map(str::to_owned));
+        }
+    }
+    Ok(None)
+}
+
+/// Why nothing can leave this place, if that is so. Looked at each time, since root may change it at any time.
+pub(super) fn bad_place(place: Place) -> Option<&'static str> {
+    // Before Linux 6.3 there was no such setting.
+    let setting = fs::read_to_string(MEMFD_NOEXEC).unwrap_or_default();
+    match place {
+        Place::Here => bad_memfd(&setting),
+        // No deputy takes a guest's place.
+        Place::Guest { .. } => None,
+    }
+}
+
+/// The deputy that stays behind is started from a memory file.
+fn bad_memfd(setting: &str) -> Option<&'static str> {
+    (setting.trim() == "2").then_some(
+        "this node forbids to execute memory files (sysctl vm.memfd_noexec=2), so that no deputy could stay behind",
+    )
+}
+
+/// The deputy takes a process's place by system calls made in its name, and CRIU looks at it in the same way; a filter may forbid
+/// any of them, would bind the deputy too, and may kill.
+fn bad_seccomp(status: &str) -> Option<&'static str> {
+    match field(status, "Seccomp") {
+        // Nothing, or a kernel without it.
+        "0" | "" => None,
+        "1" => Some("has confined itself to reading and writing by seccomp's strict mode"),
+        _ => Some("has its system calls filtered by seccomp, and what moving needs might be forbidden"),
+    }
 }
 
 /// CRIU does not know Landlock: it would fail with the program frozen, or the program would be free at the target.
@@ -47,5 +92,22 @@ mod tests {
         assert_eq!(bad_confinement(204, sworn, &Confined::Never), None);
         assert!(bad_confinement(204, sworn, &Confined::Unknown).unwrap().contains("may have"));
         assert_eq!(bad_confinement(204, plain, &Confined::Unknown), None);
+    }
+
+    #[test]
+    fn filtered_programs_stay() {
+        assert_eq!(bad_seccomp("Seccomp:\t0\nSeccomp_filters:\t0\n"), None);
+        assert_eq!(bad_seccomp(""), None);
+        assert!(bad_seccomp("Seccomp:\t1\n").unwrap().contains("strict"));
+        assert!(bad_seccomp("Seccomp:\t2\nSeccomp_filters:\t1\n").unwrap().contains("filtered"));
+    }
+
+    #[test]
+    fn a_deputy_must_be_executable() {
+        for fine in ["0\n", "1\n", ""] {
+            assert_eq!(bad_memfd(fine), None, "{fine:?}");
+        }
+        assert!(bad_memfd("2\n").unwrap().contains("vm.memfd_noexec"));
+        assert_eq!(bad_place(Place::Guest { init: 1 }), None);
     }
 }

@@ -82,6 +82,12 @@ pub fn check(info: &NodeInfo) -> Vec<CheckItem> {
             "set sysctl kernel.yama.ptrace_scope to 2 or less and reboot: 3 forbids what moving needs",
         ),
         (
+            "memory files",
+            features.memfd_exec,
+            CheckState::Warn,
+            "set sysctl vm.memfd_noexec to 1 or less: with 2 this node hosts, but its own programs cannot leave",
+        ),
+        (
             "pagemap_scan",
             features.pagemap_scan,
             CheckState::Warn,
@@ -167,6 +173,7 @@ mod tests {
             time_namespace: true,
             pagemap_scan: true,
             ptrace: true,
+            memfd_exec: true,
             root: true,
         }
     }
@@ -183,12 +190,12 @@ mod tests {
         for item in items.iter().filter(|item| item.state != CheckState::Ok) {
             assert!(item.remedy.is_some_and(|text| text.len() > 20), "{item:?}");
         }
-        assert!(items.iter().filter(|item| item.state != CheckState::Ok).count() >= 11);
+        assert!(items.iter().filter(|item| item.state != CheckState::Ok).count() >= 12);
     }
 
     #[test]
     fn can_migrate_and_the_check_agree() {
-        let breakers: [fn(&mut Features); 9] = [
+        let breakers: [fn(&mut Features); 10] = [
             |f| f.criu = None,
             |f| f.criu = Some(CriuVersion { major: 3, minor: 17, patch: 1 }),
             |f| f.userfaultfd = false,
@@ -198,6 +205,7 @@ mod tests {
             |f| f.ptrace = false,
             |f| f.root = false,
             |f| f.sched_ext = SchedExtState::Unsupported,
+            |f| f.memfd_exec = false,
         ];
         for (n, breaker) in breakers.iter().enumerate() {
             let mut features = complete();

@@ -52,12 +52,14 @@ pub struct Features {
     pub pagemap_scan: bool,
     /// ptrace of other processes is not forbidden altogether (`kernel.yama.ptrace_scope` below 3).
     pub ptrace: bool,
+    /// Memory files may be executed (`vm.memfd_noexec` below 2), as the deputies of this node's own programs are.
+    pub memfd_exec: bool,
     /// The caller has root's rights.
     pub root: bool,
 }
 
 impl Features {
-    /// Whether this node can host guests and give processes away.
+    /// Whether this node can host guests and give processes away; without [`Self::memfd_exec`] it only hosts.
     pub fn can_migrate(&self) -> bool {
         self.criu.is_some_and(CriuVersion::is_enough)
             && self.userfaultfd

@@ -37,6 +37,7 @@ impl Features {
             time_namespace: machine.exists("/proc/self/ns/time_for_children"),
             pagemap_scan: kernel >= (6, 7),
             ptrace: machine.line("/proc/sys/kernel/yama/ptrace_scope").map_or(true, |scope| scope != "3"),
+            memfd_exec: machine.line("/proc/sys/vm/memfd_noexec").map_or(true, |setting| setting != "2"),
             root: rustix::process::geteuid().is_root(),
         }
     }
@@ -107,11 +108,13 @@ mod tests {
         assert_eq!(seen.sched_ext, SchedExtState::Available);
         assert!(seen.btf && seen.cgroup2 && seen.fuse && seen.ptrace && seen.pagemap_scan);
         assert!(!seen.psi && !seen.time_namespace);
+        assert!(seen.memfd_exec, "a kernel before 6.3 has no such setting");
 
-        let (_dir, without) = machine(&[("/proc/sys/kernel/yama/ptrace_scope", "3\n")]);
+        let (_dir, without) =
+            machine(&[("/proc/sys/kernel/yama/ptrace_scope", "3\n"), ("/proc/sys/vm/memfd_noexec", "2\n")]);
         let seen = Features::probe(&without);
         assert_eq!(seen.sched_ext, SchedExtState::Unsupported);
-        assert!(!(seen.btf || seen.cgroup2 || seen.fuse || seen.ptrace || seen.pagemap_scan));
+        assert!(!(seen.btf || seen.cgroup2 || seen.fuse || seen.ptrace || seen.pagemap_scan || seen.memfd_exec));
     }
 
     #[test]
