@@ -125,6 +125,8 @@ pub struct GuestReservation {
     pub root_pid: i32,
     /// The name of the program.
     pub comm: String,
+    /// Whether its owner wants it to stay where it is: it moves by hand only.
+    pub stay: bool,
     /// Facts about the body.
     pub body: BodyFacts,
     /// What it needs.

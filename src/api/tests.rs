@@ -100,6 +100,7 @@ fn reservation(source: &str, resident_bytes: u64) -> GuestReservation {
         home_address: "127.0.0.1:1".into(),
         root_pid: 7,
         comm: "xz".into(),
+        stay: false,
         body: BodyFacts {
             resident_bytes,
             processes: 1,

@@ -134,6 +134,9 @@ pub struct GuestRole {
     pub root_pid: i32,
     /// The name of the program, for cgroup and log.
     pub comm: String,
+    /// Whether its owner wants it to stay where it is: this node's daemon moves it by hand only.
+    #[serde(default)]
+    pub stay: bool,
     /// `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` as the body saw them, in ns, when the source asked for the reservation.
     pub monotonic_ns: i64,
     /// See `monotonic_ns`.
@@ -325,6 +328,9 @@ pub enum AgentState {
         moving: Option<(SessionId, String)>,
         /// Why it cannot move now, if that is so.
         cannot_move: Option<String>,
+        /// Whether it moves by hand only.
+        #[serde(default)]
+        stay: bool,
     },
 }
 

@@ -161,11 +161,6 @@ impl Jobs {
         self.by_pid.get(&pid)
     }
 
-    /// The job with this home session.
-    pub fn by_session(&self, session: SessionId) -> Option<&Job> {
-        self.iter().find(|job| job.session == session)
-    }
-
     /// The job to which process `pid` belongs, be it the root or a descendant.
     pub fn containing(&self, pid: i32) -> Option<&Job> {
         self.get(pid).or_else(|| {

@@ -58,6 +58,8 @@ pub struct Order {
     pub home_address: String,
     /// The name of the program.
     pub comm: String,
+    /// Whether its owner wants it to move by hand only.
+    pub stay: bool,
     /// The target's name.
     pub target: String,
     /// Who wanted it.
@@ -325,6 +327,7 @@ impl Moves {
             home_address: order.home_address.clone(),
             root_pid: order.process.pid,
             comm: order.comm.clone(),
+            stay: order.stay,
             body,
             requirements,
         }

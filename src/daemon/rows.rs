@@ -61,6 +61,8 @@ pub struct GuestView {
     pub moving: bool,
     /// Why it cannot move.
     pub cannot_move: Option<String>,
+    /// Whether it moves by hand only.
+    pub stay: bool,
 }
 
 impl AgentView {
@@ -83,6 +85,7 @@ impl AgentView {
                     epoch: Some(epoch),
                     moving,
                     cannot_move,
+                    stay,
                 } => {
                     let guest = GuestView {
                         session,
@@ -93,6 +96,7 @@ impl AgentView {
                         epoch,
                         moving: moving.is_some(),
                         cannot_move,
+                        stay,
                     };
                     view.guests.insert(migration, guest);
                 }
@@ -170,6 +174,7 @@ impl RowContext<'_> {
             row.state = ProcessState::Moving;
         }
         row.cannot_move.clone_from(&guest.cannot_move);
+        row.stay = guest.stay;
         row.migration = self.migrations.get(&name).copied();
         row
     }
@@ -310,3 +315,33 @@ fn node(entry: &NodeEntry, local: bool, own: &Own, has_port: bool) -> NodeSummar
 
 /// How long what a hosting node said of a job is shown.
 pub const AWAY_ROWS_VALID: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_is_to_stay_is_known_as_such_to_its_host() {
+        let migration = SessionId::random();
+        let state = |stay| AgentState::Guest {
+            migration,
+            session: SessionId::random(),
+            home_node: "n1".into(),
+            root_pid: 7,
+            host_pid: Some(700),
+            cgroup: "/nonexistent".into(),
+            epoch: Some(1),
+            moving: None,
+            cannot_move: None,
+            stay,
+        };
+        let (figures, users, migrations) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let context =
+            RowContext { node: "n2", memory_bytes: 1, figures: &figures, users: &users, migrations: &migrations };
+        for stay in [true, false] {
+            let view = AgentView::new([state(stay)]);
+            assert_eq!(view.guests[&migration].stay, stay);
+            assert_eq!(context.guest(&view.guests[&migration]).stay, stay);
+        }
+    }
+}

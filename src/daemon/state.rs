@@ -180,8 +180,6 @@ impl State {
         }
         for (migration, guest) in &agents.guests {
             let figures = measured.figures.get(&guest.cgroup).cloned().unwrap_or_default();
-            // Its owner's wish is known here only if this is its home.
-            let stays = guest.home == self.node && self.jobs().by_session(guest.session).is_some_and(|job| job.stay);
             let since = measured.arrived.get(migration).map_or(0, |at| at.elapsed().as_millis() as u64);
             views.push(JobView {
                 id: format!("{}/{}", guest.home, guest.root_pid).into(),
@@ -196,7 +194,7 @@ impl State {
                 moves: u32::try_from(guest.epoch).unwrap_or(u32::MAX),
                 threads: figures.threads,
                 movable: guest.cannot_move.clone().map_or(Ok(()), |why| Err(why.into())),
-                pinned: stays,
+                pinned: guest.stay,
                 allowed_nodes: None,
             });
         }

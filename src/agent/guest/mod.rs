@@ -152,6 +152,7 @@ fn first_state(role: &GuestRole) -> AgentState {
         epoch: None,
         moving: None,
         cannot_move: None,
+        stay: role.stay,
     }
 }
 

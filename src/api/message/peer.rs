@@ -92,6 +92,7 @@ impl From<&GuestReservation> for peer::ReserveGuestRequest {
                 monotonic_ns: body.monotonic_ns,
                 boottime_ns: body.boottime_ns,
                 hostname: body.hostname.clone(),
+                stay: reservation.stay,
             }),
             requirements: Some(peer::Requirements {
                 protocol: requirements.protocol,
@@ -123,6 +124,7 @@ impl TryFrom<peer::ReserveGuestRequest> for GuestReservation {
             home_address: home.address,
             root_pid: home.root_pid,
             comm: body.comm,
+            stay: body.stay,
             body: BodyFacts {
                 resident_bytes: requirements.resident_bytes,
                 processes: body.processes,
@@ -182,6 +184,7 @@ mod tests {
             home_address: "10.0.0.1:7470".into(),
             root_pid: 4711,
             comm: "xz".into(),
+            stay: true,
             body: BodyFacts {
                 resident_bytes: 1 << 30,
                 processes: 2,
