@@ -9,7 +9,7 @@ mod support;
 
 use std::{
     io::{BufRead, BufReader},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     sync::Mutex,
@@ -141,6 +141,9 @@ fn start(cgroup: &Path) -> Child {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        // Root's programs do not move.
+        .uid(1000)
+        .gid(1000)
         .spawn()
         .unwrap();
     std::fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).unwrap();

@@ -306,6 +306,8 @@ fn offset_ns(offsets: &str, clock: &str) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt;
+
     use super::*;
 
     fn process(pid: i32, parent: i32, state: char) -> Process {
@@ -341,8 +343,15 @@ mod tests {
     }
 
     #[test]
-    fn this_test_runs_in_namespaces_of_its_node() {
-        let pid = i32::try_from(std::process::id()).unwrap();
+    fn a_child_of_this_test_runs_in_namespaces_of_its_node() {
+        let mut command = std::process::Command::new("sleep");
+        command.arg("100").current_dir("/");
+        if rustix::process::geteuid().is_root() {
+            // Root's programs do not move.
+            command.uid(65534).gid(65534);
+        }
+        let mut child = command.spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
         let process = Process::read(pid).unwrap().unwrap();
         let root = root_of(pid).unwrap();
         match check_process(&process, Path::new("/proc/self"), root, false, &Confined::Never) {
@@ -351,6 +360,8 @@ mod tests {
             Err(Problem::Io(error)) => panic!("{error}"),
         }
         let elsewhere = check_process(&process, Path::new("/proc/self"), (0, 0), false, &Confined::Never);
+        child.kill().unwrap();
+        child.wait().unwrap();
         assert!(matches!(elsewhere, Err(Problem::Refused(_))));
     }
 }

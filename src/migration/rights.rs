@@ -23,6 +23,7 @@ pub(super) fn check(process: &Process, confined: &Confined) -> io::Result<Option
             status => status?,
         };
         let bad = bad_confinement(process.pid, &status, confined).or_else(|| bad_seccomp(&status));
+        let bad = bad.or_else(|| bad_capabilities(&status));
         if bad.is_some() {
             return Ok(bad.map(str::to_owned));
         }
@@ -74,6 +75,30 @@ fn bad_confinement(pid: i32, status: &str, confined: &Confined) -> Option<&'stat
     }
 }
 
+/// A guest has namespaces of its own but for users: a capability that it holds is good for all of the hosting node. What is
+/// listed here ends at the files and processes that a guest can see, which are home's and its own. Not in it are those by which
+/// others could be had: `CAP_SETUID`, `CAP_SETPCAP`, `CAP_SETFCAP`.
+const HARMLESS: u64 = 1 << 0 // CAP_CHOWN
+    | 1 << 1 // CAP_DAC_OVERRIDE
+    | 1 << 3 // CAP_FOWNER
+    | 1 << 4 // CAP_FSETID
+    | 1 << 5 // CAP_KILL
+    | 1 << 10; // CAP_NET_BIND_SERVICE
+
+/// Capabilities are not taken away for a move, because the program could see it and would lack them when it is home again.
+fn bad_capabilities(status: &str) -> Option<&'static str> {
+    let too_much = |name| u64::from_str_radix(field(status, name), 16).is_ok_and(|held| held & !HARMLESS != 0);
+    // Whatever root executes gets all that its bounding set has.
+    let is_root = field(status, "Uid").split_ascii_whitespace().any(|uid| uid == "0");
+    if is_root && too_much("CapBnd") {
+        return Some("runs as root, which could do anything to the node that hosts it");
+    }
+    ["CapPrm", "CapEff", "CapInh", "CapAmb"]
+        .into_iter()
+        .any(too_much)
+        .then_some("holds capabilities that are good for all of the node that hosts it")
+}
+
 /// The value of a field in the text of /proc/PID/status; empty if it is not there.
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
     status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim).unwrap_or_default()
@@ -100,6 +125,25 @@ mod tests {
         assert_eq!(bad_seccomp(""), None);
         assert!(bad_seccomp("Seccomp:\t1\n").unwrap().contains("strict"));
         assert!(bad_seccomp("Seccomp:\t2\nSeccomp_filters:\t1\n").unwrap().contains("filtered"));
+    }
+
+    #[test]
+    fn the_mighty_stay() {
+        let status = |uids: &str, held: u64, bounds: u64| {
+            format!(
+                "Uid:\t{uids}\nCapInh:\t0000000000000000\nCapPrm:\t{held:016x}\nCapEff:\t{held:016x}\nCapBnd:\t{bounds:016x}\n"
+            )
+        };
+        let (all, admin, chown) = (0x1ff_ffff_ffff, 1 << 21, 1);
+        assert_eq!(bad_capabilities(&status("1000\t1000\t1000\t1000", 0, all)), None);
+        assert_eq!(bad_capabilities(&status("1000\t1000\t1000\t1000", chown, all)), None);
+        assert_eq!(bad_capabilities(&status("0\t0\t0\t0", HARMLESS, HARMLESS)), None);
+        let says = |uids, held, bounds, word| bad_capabilities(&status(uids, held, bounds)).unwrap().contains(word);
+        assert!(says("0\t0\t0\t0", all, all, "as root"));
+        // It has put its rights aside and could take them up again.
+        assert!(says("1000\t1000\t0\t1000", 0, all, "as root"));
+        assert!(says("1000\t1000\t1000\t1000", admin, all, "capabilities"));
+        assert_eq!(bad_capabilities(""), None);
     }
 
     #[test]

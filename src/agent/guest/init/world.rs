@@ -44,7 +44,8 @@ const LINKS: [(&str, &str); 5] = [
 /// Group of terminals in devpts, `tty` in every distribution.
 const TTY_GROUP: u32 = 5;
 /// What of /proc concerns the hosting node as a whole: read only, even for root.
-const READ_ONLY: [&str; 5] = ["proc/sys", "proc/sysrq-trigger", "proc/irq", "proc/bus", "proc/fs"];
+const READ_ONLY: [&str; 8] =
+    ["proc/sys", "proc/sysrq-trigger", "proc/irq", "proc/bus", "proc/fs", "proc/acpi", "proc/mtrr", "proc/scsi"];
 /// What of /proc is nobody's business here.
 const HIDDEN: [&str; 4] = ["proc/kcore", "proc/keys", "proc/timer_list", "proc/kmsg"];
 /// What CRIU has found out about this node's kernel; the guest's CRIU must not take home's for it.
@@ -72,7 +73,9 @@ pub(super) fn enter(root: &Path, hostname: &str) -> Result<()> {
     // The old root lies on the new one now, at the same place.
     umount2(".", MntFlags::MNT_DETACH).map_err(cannot("let go of this node's root"))?;
     chdir("/").map_err(cannot("enter the new root"))?;
-    Ok(())
+    // A set-user-id program of home's must not become root here, and a device of home's would be this node's.
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(none, "/", none, flags, none).map_err(cannot("settle the root"))
 }
 
 /// Takes away what of /proc a guest must not change or see. After it nobody here can choose numbers of new processes.
