@@ -37,6 +37,7 @@ use crate::{
     cluster::{self, ClusterError, ClusterHandle, LocalState, NodeSummary, Transport},
     control::{FromAgent, MoveState, ToAgent},
     keys::{KeyError, TlsConfigs, TlsPurpose},
+    migration::criu::Program,
     node::{self, Machine, NodeError, NodeInfo, NodeInfoParams, NodeLoad, Sampler, SchedExtState},
     placement,
     scheduler::{Backoff, Scheduler},
@@ -186,6 +187,9 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     tasks.spawn(note_ended(state.clone(), ended));
     tasks.spawn(drain_events(events, stop.clone()));
     tasks.spawn(tick::run(state.clone(), telemetry, hints, settings.balance));
+    if let Ok(program) = Program::find() {
+        tokio::spawn(async move { program.learn_kernel().await });
+    }
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 

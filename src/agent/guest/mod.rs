@@ -164,6 +164,11 @@ async fn prepare(
 ) -> Result<(Program, World, mpsc::Receiver<Told>), String> {
     let program = Program::find().map_err(explain)?;
     let begun = Instant::now();
+    // The daemon has seen to it, unless it has only just started.
+    let learning = tokio::spawn({
+        let program = program.clone();
+        async move { program.learn_kernel().await }
+    });
     match timeout(REACH_TIMEOUT, reach.wait_for(|reach| *reach != Reach::Dialling)).await {
         Ok(Ok(reach)) => match &*reach {
             Reach::Lost(reason) => return Err(reason.clone()),
@@ -173,6 +178,8 @@ async fn prepare(
             return Err(format!("home ({}) cannot be reached at {}", role.home_node, role.home_address));
         }
     }
+    // Best effort: the guest works without.
+    let _ = learning.await;
     let (world, told) = World::make(&start.run_dir, role, files).await.map_err(explain)?;
     tracing::info!(migration = %role.migration, ms = begun.elapsed().as_millis(), "the guest's world is made");
     Ok((program, world, told))

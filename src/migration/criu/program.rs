@@ -10,10 +10,13 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
 
 use super::{Connection, CriuError, Features, Step};
 use crate::{migration::fork::go_on_as_child, proto::criu::RequestType};
@@ -52,6 +55,11 @@ const ENVIRONMENT: [(&str, &str); 2] =
 
 /// How long questions that need no work may take; a kernel under emulation is slow at CRIU's first probes.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What CRIU has found out about this kernel; gone after a reboot.
+const KERNEL_FACTS: &str = "/run/criu.kdat";
+/// How long finding it out may take.
+const LEARN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A version of CRIU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,6 +101,21 @@ impl Program {
     fn at(binary: PathBuf) -> Option<Self> {
         let root = binary.ancestors().skip(1).find(|root| root.join(LOADER).exists())?.to_owned();
         Some(Self { root, binary })
+    }
+
+    /// Has CRIU find out what this kernel can do, unless it knows. It tries a hundred things for that, which takes longer than
+    /// all else of a restore; without this it would do so in each guest again, while the body stands still.
+    pub async fn learn_kernel(&self) {
+        if Path::new(KERNEL_FACTS).exists() {
+            return;
+        }
+        let line = self.command_line(Path::new("/"));
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]).args(["check", "--feature", "mem_dirty_track"]).env_clear().envs(ENVIRONMENT);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let begun = Instant::now();
+        let learnt = timeout(LEARN_TIMEOUT, command.status()).await;
+        tracing::debug!(?learnt, ms = begun.elapsed().as_millis(), "criu has looked at this kernel");
     }
 
     /// The command line of a `criu swrk` in a guest, which must have [`HOST_ROOT_FD`] and [`RPC_FD`], and its environment.
