@@ -20,7 +20,7 @@ use super::{
 use crate::{
     control::{MoveProgress, MoveState},
     migration::{
-        criu::{self, DumpRequest, Program},
+        criu::{DumpRequest, Dumper, Program},
         freeze::{Frozen, freeze, is_frozen},
         hold::hold,
         images::ImageDir,
@@ -69,7 +69,7 @@ const OUT_OF_TURN: &str = "the target answered out of turn";
 
 /// All that is needed before the freeze.
 struct Ready<S> {
-    program: Program,
+    dumper: Dumper,
     images: ImageDir,
     target: Target,
     writer: WriteHalf<S>,
@@ -95,8 +95,16 @@ impl Engine<'_> {
             .await
             .map_err(|_| format!("the target did not answer within {} s", DIAL_TIMEOUT.as_secs()))??;
         let (reader, writer) = split(stream);
+        let body = &self.plan.body;
+        let request = DumpRequest {
+            enter: matches!(body.place, Place::Guest { .. }).then_some(body.root_pid),
+            cgroup: body.cgroup.clone(),
+            images: images.path().into(),
+            limit: DUMP_TIMEOUT,
+        };
+        let dumper = Dumper::start(&program, request).map_err(explain)?;
         hold(&self.plan.run_dir, MoveState::Precopy).await;
-        Ok(Ready { program, images, target: Target::listen(reader), writer })
+        Ok(Ready { dumper, images, target: Target::listen(reader), writer })
     }
 
     /// Freeze to the end.
@@ -104,7 +112,7 @@ impl Engine<'_> {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Ready { program, images, mut target, mut writer } = ready;
+        let Ready { dumper, images, mut target, mut writer } = ready;
         self.enter(MoveState::Freeze);
         let frozen_at = Instant::now();
         let frozen = match freeze(&self.plan.body.cgroup, || self.owner.freezing()).await {
@@ -115,7 +123,7 @@ impl Engine<'_> {
                 return self.give_up(&reason).await;
             }
         };
-        let failure = match self.transfer(&program, &images, &mut target, &mut writer, cancel).await {
+        let failure = match self.transfer(dumper, &images, &mut target, &mut writer, cancel).await {
             Ok(()) => {
                 self.enter(MoveState::Restore);
                 self.await_decision(&mut target, cancel).await
@@ -137,7 +145,7 @@ impl Engine<'_> {
     /// Dump and stream; an error is the reason of an abort.
     async fn transfer<S>(
         &mut self,
-        program: &Program,
+        dumper: Dumper,
         images: &ImageDir,
         target: &mut Target,
         writer: &mut WriteHalf<S>,
@@ -156,15 +164,8 @@ impl Engine<'_> {
         self.enter(MoveState::Dump);
         let processes = members(&body.cgroup).map_err(explain)?;
         let root_pid = inner_root(&processes, body)?;
-        // Not to be cancelled, see `criu::dump`.
-        let request = DumpRequest {
-            pid: root_pid,
-            enter: matches!(body.place, Place::Guest { .. }).then_some(body.root_pid),
-            cgroup: &body.cgroup,
-            images: images.path(),
-            limit: DUMP_TIMEOUT,
-        };
-        criu::dump(program, &request).await.map_err(explain)?;
+        // Not to be cancelled, see there.
+        dumper.dump(root_pid).await.map_err(explain)?;
         hold(run_dir, MoveState::Dump).await;
         if !is_frozen(&body.cgroup).map_err(explain)? {
             return Err("criu has not left the program as it was: frozen".into());
