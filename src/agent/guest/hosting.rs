@@ -38,6 +38,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(500);
 /// How long home may take to say that it has everything, after the end of the body.
 const DONE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long home may take to do what a process asked of its files before it ended.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a daemon may take from `Begin` to `Move`: the target makes a guest's world meanwhile.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// `si_code` of a signal that the kernel sent, as a terminal does to its foreground group.
@@ -225,11 +227,21 @@ impl Hosting<'_> {
             ExitStatus::Exited(0)
         });
         self.relays.drain().await;
+        self.sync().await;
         let home = &self.agent.home;
         if !self.files.is_empty() {
             home.tell(GuestToHome::Offsets { offsets: offsets(&self.files) }).await;
         }
         home.tell(GuestToHome::Exited { pid, status }).await;
+    }
+
+    /// Brings home's files up to date, so that whoever waits for the end of a process finds what it wrote.
+    async fn sync(&self) {
+        let mounted = self.world.files.clone();
+        let synced = tokio::task::spawn_blocking(move || mounted.sync(SYNC_TIMEOUT)).await;
+        if !matches!(synced, Ok(Ok(()))) {
+            tracing::warn!(?synced, "home may not have all that an ended process wrote");
+        }
     }
 
     /// Pid 1 has ended and so everything else: nobody but the kernel's out-of-memory killer or root does that.
