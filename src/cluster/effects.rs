@@ -148,7 +148,8 @@ pub(super) fn swim_config() -> Config {
         probe_rtt: Duration::from_millis(400),
         num_indirect_probes: THREE,
         max_transmissions: const { NonZeroU8::new(10).unwrap() },
-        suspect_to_down_after: Duration::from_millis(4000),
+        // So long that a daemon which waits for a CPU can still contradict.
+        suspect_to_down_after: Duration::from_millis(10_000),
         // Until then `nodes` shows it. Coming back is possible at any time, in a new incarnation.
         remove_down_after: Some(Duration::from_secs(3600)),
         max_packet_size: const { NonZeroUsize::new(MAX_PAYLOAD_BYTES - wire::MEMBERSHIP_HEAD_BYTES).unwrap() },
