@@ -88,3 +88,53 @@ open('ready', 'w').close(); time.sleep(1000)""#,
         assert!(guest.try_sh(&guest.home(""), "./program").status.success());
     }
 }
+
+#[test]
+fn what_was_believed_while_nothing_ran_is_asked_anew_once_it_runs() {
+    let guest = Guest::new();
+    fs::create_dir(guest.home("dir")).unwrap();
+    fs::write(guest.home("dir/file"), "old").unwrap();
+    std::os::unix::fs::symlink("dir/file", guest.home("link")).unwrap();
+    guest.mounted().stands_still();
+    let see = |path: &str| fs::read_to_string(guest.guest(path));
+    assert_eq!(see("link").unwrap(), "old");
+    assert!(see("dir/none").is_err());
+    // Home's own changes are not seen for as long as there is nobody to see them.
+    fs::write(guest.home("dir/file"), "longer than it was").unwrap();
+    fs::write(guest.home("dir/none"), "new").unwrap();
+    fs::remove_file(guest.home("link")).unwrap();
+    std::os::unix::fs::symlink("dir/none", guest.home("link")).unwrap();
+    assert_eq!(fs::metadata(guest.guest("dir/file")).unwrap().len(), 3);
+    assert!(see("dir/none").is_err());
+    // What the guest changes itself is seen at once, and others' changes with it.
+    fs::write(guest.guest("dir/own"), "own").unwrap();
+    assert_eq!(see("dir/own").unwrap(), "own");
+    assert_eq!(see("dir/none").unwrap(), "new");
+    fs::rename(guest.home("dir/own"), guest.home("dir/other")).unwrap();
+    fs::write(guest.home("dir/none"), "newer").unwrap();
+    guest.mounted().runs();
+    assert_eq!(see("dir/file").unwrap(), "longer than it was");
+    assert_eq!(see("link").unwrap(), "newer");
+    assert_eq!(see("dir/other").unwrap(), "own");
+    assert!(see("dir/own").is_err());
+    fs::write(guest.home("dir/own"), "again").unwrap();
+    assert_eq!(see("dir/own").unwrap(), "again");
+}
+
+#[test]
+fn files_that_were_seen_while_nothing_ran_stay_known_as_long_as_the_kernel_knows_them() {
+    let guest = Guest::new();
+    fs::write(guest.home("file"), "contents").unwrap();
+    guest.mounted().stands_still();
+    for _ in 0..20 {
+        assert_eq!(fs::metadata(guest.guest("file")).unwrap().len(), 8);
+    }
+    let open = File::open(guest.guest("file")).unwrap();
+    guest.mounted().runs();
+    for _ in 0..2 {
+        // The kernel forgets whatever it can.
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        assert_eq!(open.metadata().unwrap().len(), 8);
+        assert_eq!(fs::read_to_string(guest.guest("file")).unwrap(), "contents");
+    }
+}

@@ -109,6 +109,8 @@ impl<'a> Arriving<'a> {
 #[async_trait]
 impl Host for Arriving<'_> {
     async fn start_criu(&self, arrival: &Arrival<'_>) -> Result<StartedCriu, String> {
+        // The body stands still elsewhere by now, which it did not when the world was made: what was heard then is forgotten.
+        self.world.files.stands_still();
         let descriptors = &arrival.begin.descriptors;
         let (mut ends, bodies) = Ends::make(&descriptors.relayed).map_err(explain)?;
         let started = restore::start(&self.world.init, self.program, &self.world.cgroup, arrival, bodies).await?;
@@ -133,6 +135,7 @@ impl Host for Arriving<'_> {
         self.home.tell(GuestToHome::Restored { migration: self.migration }).await;
         match self.home.decision(self.migration).await {
             Decision::Run(epoch) => {
+                self.world.files.runs();
                 relays.arm().await;
                 Ok(epoch)
             }

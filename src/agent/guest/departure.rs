@@ -121,6 +121,12 @@ struct Going<'a> {
     migration: SessionId,
 }
 
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        self.leaving.mounted.runs();
+    }
+}
+
 #[async_trait]
 impl Owner for Going<'_> {
     fn progress(&self, progress: MoveProgress) {
@@ -136,11 +142,14 @@ impl Owner for Going<'_> {
         if let Some(lock) = mounted.held_locks().first() {
             return Err(format!("it holds a lock on a file (inode {})", lock.inode));
         }
+        // Until it is dumped, or thawed because it cannot be.
+        mounted.stands_still();
         let processes = members(&body.cgroup).map_err(explain)?;
         descriptors(relayed, files, &processes).map_err(explain)
     }
 
     async fn dumped(&self) -> Result<(), String> {
+        self.leaving.mounted.runs();
         self.leaving.relays.pause().await;
         let mounted = self.leaving.mounted.clone();
         let synced = tokio::task::spawn_blocking(move || mounted.sync(SYNC_TIMEOUT)).await.map_err(explain)?;
@@ -160,6 +169,7 @@ impl Owner for Going<'_> {
     }
 
     async fn abort(&self, reason: &str) -> Verdict {
+        self.leaving.mounted.runs();
         self.leaving.give_up(self.migration, reason).await;
         match self.leaving.home.decision(self.migration).await {
             Decision::Gone => Verdict::Committed { epoch: self.leaving.epoch + 1 },

@@ -87,6 +87,8 @@ impl World {
         let mounted =
             mounted.map_err(|error| WorldError::Directory { path: mountpoint.0.clone(), source: error.into() })?;
         let files = Arc::new(mounted?);
+        // Pid 1 looks at the directories on which it mounts, many times.
+        files.stands_still();
         let (init, told) = Init::start(&mountpoint.0, &role.hostname).await?;
         Ok((Self { init, cgroup: cgroup.keep(), files, mountpoint: mountpoint.keep() }, told))
     }

@@ -19,10 +19,13 @@
 //! heard for [`SILENCE_LIMIT_MS`] while requests wait, the channel is cut: everything under way and everything later fails
 //! with `EIO`. Home says that it is alive while it works, so an operation may take as long as home's disk takes.
 //!
-//! *Consistency.* Names and attributes are never cached (time to live 0), so each step of a path and each `stat` asks home.
+//! *Consistency.* The kernel caches no names and attributes (time to live 0), so each step of a path and each `stat` asks home.
 //! Page contents are dropped when a file is opened, when its size or modification time turns out to have changed (looked at
 //! before each `read`), and when a lock on it is taken or given back. Writes go through to home before `write` returns. The
 //! attributes looked at before a `read` are believed for up to 50 ms if nothing else was heard from home meanwhile.
+//!
+//! *While nothing of the guest runs*, being restored or dumped, what home has said once is believed until it runs
+//! ([`Mounted::stands_still`]): then CRIU, which looks at the same paths again and again, waits for home only once for each.
 //!
 //! *Permissions* are checked by the hosting kernel (`default_permissions`, POSIX ACLs), which knows the caller's groups and
 //! capabilities. The server acts under the caller's user and group, so that what it makes has the right owner.

@@ -68,6 +68,15 @@ pub(super) fn opened(answer: Answer, reply: ReplyOpen) {
     }
 }
 
+/// While nothing of the body runs, the pages that the kernel has are as good as what else is believed; dropping them would
+/// take them away from the body too.
+pub(super) fn opened_at_standstill(answer: Answer, reply: ReplyOpen) {
+    match answer {
+        Ok(Reply::Opened { handle }) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+        other => reply.error(errno(other)),
+    }
+}
+
 pub(super) fn created(answer: Answer, reply: ReplyCreate) {
     match answer {
         Ok(Reply::Created { node, attr, handle }) => {

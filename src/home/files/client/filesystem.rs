@@ -74,7 +74,10 @@ impl Filesystem for HomeFs {
     }
 
     fn forget(&self, req: &Request, node: INodeNo, count: u64) {
-        self.ask(req, Op::Forget { node: node.0, count }, (), |_, ()| {});
+        match self.standstill().forget(node.0, count) {
+            0 => {}
+            count => self.ask(req, Op::Forget { node: node.0, count }, (), |_, ()| {}),
+        }
     }
 
     fn getattr(&self, req: &Request, node: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
@@ -82,12 +85,17 @@ impl Filesystem for HomeFs {
         let Some(handle) = handle else {
             return self.ask(req, Op::Getattr { node: node.0 }, reply, answer::attr);
         };
+        if let Some(known) = self.standstill().recall(&Op::Getattr { node: node.0 }) {
+            return answer::attr(Ok(known), reply);
+        }
         let (asked, before) = (Instant::now(), self.channel().news_count());
         if let Some(attr) = self.0.recent.of(handle.0, asked, before) {
             return answer::attr(Ok(Reply::Attr { attr }), reply);
         }
+        let question = self.standstill().ask(&Op::Getattr { node: node.0 });
         let fs = self.clone();
         let done = move |answer| {
+            fs.standstill().hear(question, &answer);
             if let Ok(Reply::Attr { attr }) = &answer {
                 fs.0.recent.hear(handle.0, *attr, asked, before, fs.channel().news_count());
             }
@@ -170,7 +178,8 @@ impl Filesystem for HomeFs {
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.ask(req, Op::Open { node: node.0, flags: flags.0 }, reply, answer::opened);
+        let respond = if self.standstill().is_on() { answer::opened_at_standstill } else { answer::opened };
+        self.ask(req, Op::Open { node: node.0, flags: flags.0 }, reply, respond);
     }
 
     fn create(

@@ -7,6 +7,7 @@ mod locks;
 mod locktable;
 mod mount;
 mod recent;
+mod standstill;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -16,6 +17,7 @@ use fuser::{INodeNo, Notifier, Request};
 use self::listing::Listings;
 use self::locktable::LockTable;
 use self::recent::Recent;
+use self::standstill::Standstill;
 use super::channel::FileChannel;
 use super::wire::{Caller, Lock, Op};
 
@@ -31,6 +33,7 @@ struct Shared {
     channel: Arc<FileChannel>,
     listings: Listings,
     recent: Recent,
+    standstill: Standstill,
     locks: Mutex<LockTable>,
     /// Counts the calls of `interrupt_waits`.
     wait_rounds: AtomicU64,
@@ -43,6 +46,7 @@ impl HomeFs {
             channel,
             listings: Listings::default(),
             recent: Recent::default(),
+            standstill: Standstill::default(),
             locks: Mutex::default(),
             wait_rounds: AtomicU64::new(0),
             notifier: OnceLock::new(),
@@ -84,13 +88,26 @@ impl HomeFs {
         }
     }
 
+    fn standstill(&self) -> &Standstill {
+        &self.0.standstill
+    }
+
     fn with_locks<T>(&self, use_them: impl FnOnce(&mut LockTable) -> T) -> T {
         use_them(&mut self.0.locks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Asks home; `respond` turns its answer into the kernel's.
+    /// Asks home, unless it has said so already and nothing of the body runs; `respond` turns its answer into the kernel's.
     fn ask<R: Send + 'static>(&self, req: &Request, op: Op, reply: R, respond: fn(answer::Answer, R)) {
-        self.0.channel.submit(caller(req), op, Box::new(move |answer| respond(answer, reply)));
+        if let Some(known) = self.0.standstill.recall(&op) {
+            return respond(Ok(known), reply);
+        }
+        let question = self.0.standstill.ask(&op);
+        let fs = self.clone();
+        let done = move |answer| {
+            fs.0.standstill.hear(question, &answer);
+            respond(answer, reply);
+        };
+        self.0.channel.submit(caller(req), op, Box::new(done));
     }
 }
 

@@ -118,6 +118,17 @@ impl Mounted {
         self.fs.held_locks()
     }
 
+    /// To be called when it is sure that no program of this guest runs until [`Self::runs`]: what home says of names and
+    /// attributes from now on, and what the kernel has of files' contents, is believed until then. Called again, it begins anew.
+    pub fn stands_still(&self) {
+        self.fs.standstill().begin();
+    }
+
+    /// To be called before the first instruction of a program of this guest: from now on each of its questions is put to home.
+    pub fn runs(&self) {
+        self.fs.standstill().end();
+    }
+
     /// Lets every program that waits for a lock be frozen: call it after the freeze was ordered, as often as it takes. They
     /// ask again when they are thawed.
     pub fn interrupt_waits(&self) {

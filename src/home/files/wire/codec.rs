@@ -18,7 +18,7 @@ pub(crate) trait Field: Sized {
 }
 
 /// One name in a directory: 1 to 255 bytes, no `/`, no NUL, neither `.` nor `..`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Name(Bytes);
 
 /// Bytes without NUL, at most 4096 of them: a link's target, an attribute's name.
