@@ -165,38 +165,4 @@ mod tests {
         assert_eq!(parse_list("204\n7\n204\n"), Some(BTreeSet::from([7, 204])));
         assert_eq!(parse_list("204\n?\n"), None);
     }
-
-    /// Needs root, BTF and a kernel with Landlock: `cargo test -- --ignored confined`.
-    #[test]
-    #[ignore = "loads a program into the kernel and pins it"]
-    fn a_confined_process_is_known() {
-        publish().unwrap();
-        publish().unwrap();
-        let own = i32::try_from(std::process::id()).unwrap();
-        let Confined::Known(before) = Confined::look() else { panic!("not known") };
-        assert!(!before.contains(&own));
-        // A thread of its own: the confinement is the thread's and ends with it.
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                confine_this_thread();
-                let list = fs::read_to_string(LIST);
-                assert!(list.is_ok_and(|text| parse_list(&text).unwrap().contains(&own)));
-            });
-        });
-    }
-
-    fn confine_this_thread() {
-        // Handles one right, making block devices, and allows it nowhere.
-        let ruleset: u64 = 1 << 11;
-        // SAFETY: the ruleset lives until the call returns, and its size is right.
-        let fd = unsafe {
-            libc::syscall(libc::SYS_landlock_create_ruleset, &raw const ruleset, size_of_val(&ruleset), 0usize)
-        };
-        assert!(fd >= 0);
-        // SAFETY: plain system calls.
-        unsafe {
-            assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-            assert_eq!(libc::syscall(libc::SYS_landlock_restrict_self, fd, 0usize), 0);
-        }
-    }
 }
