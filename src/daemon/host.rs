@@ -59,6 +59,8 @@ impl AgentSettings {
 struct Reservation {
     source: String,
     resident_bytes: u64,
+    /// Its agent has made the guest's world. Until then `reserve` looks after it.
+    is_prepared: bool,
 }
 
 /// The guests that are on their way.
@@ -104,12 +106,17 @@ impl Host {
                     available_bytes >> 20
                 )));
             }
-            let reservation =
-                Reservation { source: want.source_node.clone(), resident_bytes: want.body.resident_bytes };
+            let resident_bytes = want.body.resident_bytes;
+            let reservation = Reservation { source: want.source_node.clone(), resident_bytes, is_prepared: false };
             reservations.insert(want.migration, reservation);
         }
         match self.prepare(want).await {
-            Ok(()) => Ok(self.stream_address.clone()),
+            Ok(()) => {
+                if let Some(reservation) = self.lock().get_mut(&key.1) {
+                    reservation.is_prepared = true;
+                }
+                Ok(self.stream_address.clone())
+            }
             Err(why) => {
                 self.lock().remove(&key.1);
                 if let Some(agent) = self.agents.get(key) {
@@ -147,11 +154,12 @@ impl Host {
 
     /// Forgets the reservations whose guest runs, or whose agent has ended.
     pub fn settle(&self) {
-        self.lock().retain(|migration, _| {
-            let agent = self.agents.get((StreamKind::Move, *migration));
-            let state = agent.and_then(|agent| agent.state());
-            // An agent that is not in the table yet is being started; `reserve` removes it if that fails.
-            !matches!(state, Some(AgentState::Guest { epoch: Some(_), .. }))
+        self.lock().retain(|migration, reservation| {
+            match self.agents.get((StreamKind::Move, *migration)).map(|agent| agent.state()) {
+                Some(state) => !matches!(state, Some(AgentState::Guest { epoch: Some(_), .. })),
+                // It has ended: its source fell silent, or could not say that it gave up.
+                None => !reservation.is_prepared,
+            }
         });
     }
 

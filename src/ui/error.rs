@@ -44,7 +44,7 @@ impl UiError {
     pub(super) fn of_call(run_dir: &RunDir) -> impl Fn(CallError) -> Self {
         let socket = run_dir.socket();
         move |error| match error {
-            CallError::Unreachable { .. } => Self::NoDaemon { socket: socket.clone(), why: root_cause(&error) },
+            CallError::Unreachable { why, .. } => Self::NoDaemon { socket: socket.clone(), why },
             other => Self::Call(other),
         }
     }
@@ -57,15 +57,6 @@ impl UiError {
             Self::Call(_) | Self::Key(_) | Self::Node(_) | Self::Output(_) | Self::Runtime(_) => FAILED,
         })
     }
-}
-
-/// What a broken connection tells is in its last cause.
-fn root_cause(error: &dyn Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
 
 /// An error and what it comes from, in one line.

@@ -13,12 +13,12 @@ pub enum CallError {
     #[error(transparent)]
     Refused(#[from] ApiError),
     /// The other side cannot be reached, or the connection was lost.
-    #[error("no connection to {to}")]
+    #[error("no connection to {to}: {why}")]
     Unreachable {
         /// Whom the call was for.
         to: String,
-        /// Why.
-        source: Box<Status>,
+        /// Why, in the words of whatever failed first.
+        why: String,
     },
     /// It took too long; whether it had an effect is not known.
     #[error("{to} did not answer in time")]
@@ -51,7 +51,7 @@ impl CallError {
             Some(error) => Self::Refused(error),
             None if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) => Self::TimedOut { to },
             None if status.code() == Code::Unavailable || status.source().is_some() => {
-                Self::Unreachable { to, source: Box::new(status) }
+                Self::Unreachable { to, why: root_cause(&status) }
             }
             None => Self::Failed { to, message: status.message().to_owned() },
         }
@@ -62,9 +62,21 @@ impl CallError {
     pub fn into_api_error(self, node: &str) -> ApiError {
         match self {
             Self::Refused(error) => error,
+            Self::Unreachable { why, .. } => ApiError::Unreachable { node: node.to_owned(), why },
             other => ApiError::Unreachable { node: node.to_owned(), why: chain(&other) },
         }
     }
+}
+
+/// The innermost of a status' causes: all around it is how the call was made, in words meant for programmers.
+fn root_cause(status: &Status) -> String {
+    let mut innermost = None;
+    let mut source = status.source();
+    while let Some(error) = source {
+        innermost = Some(error.to_string());
+        source = error.source();
+    }
+    innermost.unwrap_or_else(|| status.message().to_owned())
 }
 
 /// An error with its sources, in one line.
@@ -76,4 +88,18 @@ fn chain(error: &dyn Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_cause_of_a_lost_connection_is_told() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = CallError::new("node n2", Status::from_error(Box::new(refused)));
+        assert_eq!(error.to_string(), "no connection to node n2: connection refused");
+        let error = CallError::new("node n2", Status::unavailable("shutting down")).into_api_error("n2");
+        assert_eq!(error.to_string(), "n2 does not answer: shutting down");
+    }
 }
