@@ -53,7 +53,12 @@ impl Job {
         let mut parent = cluster.spawn("n1", "user", &["bash", "-c", &line]);
         let said = parent.wait_for(".", Duration::from_secs(60));
         let pid = said.trim().trim_start_matches("PID ").trim_end_matches('.').to_owned();
-        Self { number, pid, harm, parent }
+        let job = Self { number, pid, harm, parent };
+        eventually("the program has begun", Duration::from_secs(60), || match job.step(cluster) {
+            0 => Err("no output yet".into()),
+            _ => Ok(()),
+        });
+        job
     }
 
     /// The node that it moves to.
@@ -217,7 +222,7 @@ fn daemons_come_and_go(cluster: &Cluster, job: &Job) {
     eventually("the daemons find the program again", COURSE_LIMIT, || {
         let rows = cluster.scx_mosix("n1", &["ps", "--output", "json"]);
         let rows: serde_json::Value = serde_json::from_str(&rows.stdout).unwrap_or_default();
-        let row = rows.as_array().into_iter().flatten().find(|row| row["pid"].to_string() == job.pid);
+        let row = rows.as_array().into_iter().flatten().find(|row| row["pid"] == job.pid.parse::<i64>().unwrap());
         if row.is_some_and(|row| row["runs_on"] == "n2") { Ok(()) } else { Err(rows.to_string()) }
     });
     eventually("it can be moved again", COURSE_LIMIT, || {

@@ -100,14 +100,14 @@ fn tour(cluster: &Cluster, work_ms: u32, arguments: &[&str]) {
 #[test]
 #[ignore = "boots virtual machines"]
 fn moved_programs_do_what_unmoved_ones_do() {
-    // n3's kernel has no sched_ext: it hosts guests all the same, and says so.
-    let plain_kernel = vec!["n3".to_owned()];
+    // n4's kernel has no sched_ext: it hosts guests all the same, and says so.
+    let plain_kernel = vec!["n4".to_owned()];
     let options = Options { cpus: Some(1), memory_mib: Some(640), plain_kernel, ..Options::default() };
-    let cluster = Cluster::up("migration", 3, &options);
+    let cluster = Cluster::up("migration", 4, &options);
     let nodes = cluster.json("n1", &["nodes"]);
     let sched_ext =
         |name: &str| nodes.as_array().unwrap().iter().find(|row| row["node"] == name).unwrap()["sched_ext"].clone();
-    assert_eq!((sched_ext("n1"), sched_ext("n3")), ("attached".into(), "unsupported".into()), "{nodes}");
+    assert_eq!((sched_ext("n1"), sched_ext("n4")), ("attached".into(), "unsupported".into()), "{nodes}");
     cluster.push_example("workload");
     cluster.sh("n1", "seq 1 20000 >/home/user/in.txt; chown user: /home/user/in.txt");
     tour(&cluster, 5, &["threads", "--threads", "8"]);
@@ -118,7 +118,7 @@ fn moved_programs_do_what_unmoved_ones_do() {
     let mut terminal = cluster.spawn_in_terminal("n1", "user", command);
     terminal.wait_for("step 2 ", Duration::from_secs(60));
     let pid = cluster.json("n1", &["ps"])[0]["pid"].to_string();
-    migrate(&cluster, &pid, "n2");
+    migrate(&cluster, &pid, "n4");
     terminal.send("\x03");
     assert_eq!(terminal.finish_within(Duration::from_secs(120)).code(), 130, "Ctrl-C ends it by SIGINT");
 }
