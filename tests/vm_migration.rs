@@ -32,7 +32,7 @@ fn migrate(cluster: &Cluster, pid: &str, to: &str) {
 /// `work_ms` is the CPU time of each of its threads or processes at each step. With `--echo` it also prints to a terminal.
 fn tour(cluster: &Cluster, work_ms: u32, arguments: &[&str]) {
     let in_terminal = arguments.contains(&"--echo");
-    let errors = if in_terminal { "/dev/tty" } else { "err" };
+    let errors = if in_terminal { "&2" } else { "err" };
     let line = format!(
         "cd /home/user; exec 5> >(exec cat >out); \
          scx_mosix run --stay -- workload {} --steps 700 --work-ms {work_ms} --exit 7 >&5 5>&- 2>{errors} & \

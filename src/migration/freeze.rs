@@ -27,6 +27,9 @@ pub enum FreezeError {
     /// Some process did not stop.
     #[error("a process did not stop within {} s; it waits in the kernel for something that does not come", FREEZE_TIMEOUT.as_secs())]
     TimedOut,
+    /// Each time that it stood still some thread was in code that belongs to the node.
+    #[error("a thread never leaves the kernel's own code in the program (vDSO) for long enough")]
+    InVdso,
 }
 
 /// A frozen cgroup. Thaws it when dropped, unless [`Frozen::keep`] was called.

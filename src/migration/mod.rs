@@ -27,4 +27,5 @@ pub mod process;
 mod rights;
 pub mod source;
 pub mod target;
+pub mod vdso;
 pub mod wire;

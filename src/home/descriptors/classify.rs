@@ -89,10 +89,16 @@ pub struct Plan {
 const OWN_DIRECTORIES: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
 /// Devices that every guest has: null, zero, full, random, urandom.
 const COMMON_DEVICES: [(u32, u32); 5] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9)];
+/// The name of whatever terminal controls the process that opens it.
+const ANY_TERMINAL: &str = "/dev/tty";
 /// Anonymous inodes that CRIU carries.
 const CARRIED: [&str; 5] = ["eventpoll", "eventfd", "timerfd", "signalfd", "eventfd-file"];
 /// CRIU carries the contents of files without a name up to this size, in bytes.
 pub const NAMELESS_LIMIT_BYTES: u64 = 1 << 20;
+
+fn names_terminal(descriptor: &Descriptor) -> bool {
+    matches!(descriptor.what, What::Tty { .. }) && descriptor.target != ANY_TERMINAL
+}
 
 /// Decides what becomes of `descriptors`; `outside` has the inodes of pipes and sockets that processes outside the job hold.
 ///
@@ -122,6 +128,10 @@ pub fn classify(descriptors: &[Descriptor], outside: &BTreeSet<u64>) -> Result<P
             What::Fifo => return refuse(&format!("the named pipe {target}")),
             What::Tty { is_controlling: false, .. } => {
                 return refuse(&format!("the terminal {target}, which is not its controlling terminal"));
+            }
+            // CRIU finds a /dev/tty's terminal by the descriptors that name it.
+            What::Tty { .. } if target == ANY_TERMINAL && !descriptors.iter().any(names_terminal) => {
+                return refuse("the terminal, which it knows as /dev/tty only");
             }
             What::Tty { device, .. } => match terminal {
                 Some((other, _)) if other != *device => return refuse(&format!("a second terminal, {target}")),
@@ -220,6 +230,9 @@ mod tests {
         assert_eq!(plan.channels, [(ChannelKind::Tty, String::new(), 1)]);
         let second = descriptor(3, Access::Both, What::Tty { device: 34817, is_controlling: true }, "/dev/pts/1");
         assert!(classify(&[tty(0, Access::Both), second], &BTreeSet::new()).unwrap_err().contains("second terminal"));
+        let own = || descriptor(4, Access::Both, What::Tty { device: 34816, is_controlling: true }, "/dev/tty");
+        classify(&[tty(0, Access::Both), own()], &BTreeSet::new()).unwrap();
+        assert!(classify(&[own()], &BTreeSet::new()).unwrap_err().contains("as /dev/tty only"));
     }
 
     #[test]

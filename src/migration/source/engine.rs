@@ -21,12 +21,13 @@ use crate::{
     control::{MoveProgress, MoveState},
     migration::{
         criu::{DumpRequest, Dumper, Program},
-        freeze::{Frozen, freeze, is_frozen},
+        freeze::{Frozen, is_frozen},
         hold::hold,
         images::ImageDir,
         machine::Machine,
         movable,
         process::{Process, members},
+        vdso::freeze_outside,
         wire::{Begin, Control, Frame, VERSION},
     },
 };
@@ -115,7 +116,7 @@ impl Engine<'_> {
         let Ready { dumper, images, mut target, mut writer } = ready;
         self.enter(MoveState::Freeze);
         let frozen_at = Instant::now();
-        let frozen = match freeze(&self.plan.body.cgroup, || self.owner.freezing()).await {
+        let frozen = match freeze_outside(&self.plan.body.cgroup, || self.owner.freezing()).await {
             Ok(frozen) => frozen,
             Err(error) => {
                 let reason = explain(error);
