@@ -168,7 +168,11 @@ impl Hosting<'_> {
                     Some(report) => self.hear_init(report).await,
                     None => return self.init_died().await,
                 },
-                Some((pid, status)) = exited.recv() => self.exited(pid, status).await,
+                Some((pid, status)) = exited.recv() => match status {
+                    // A kernel before 6.15 forgets it once pid 1, its parent, has asked: pid 1 tells it.
+                    None if pid == self.root_pid => {}
+                    status => self.exited(pid, status).await,
+                },
                 signal = ears.signals.recv() => match signal {
                     Some(signal) => self.signal(signal).await,
                     None => return End::Lost,
