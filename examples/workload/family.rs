@@ -34,7 +34,7 @@ fn live(
     common: &Common,
 ) -> Result<()> {
     let mut byte = [0];
-    let mut world = World::look()?;
+    let mut world = World::look(common)?;
     let value = values.get(index).context("no such child")?;
     while orders.read(&mut byte)? == 1 {
         value.store(work(value.load(Ordering::SeqCst), common)?, Ordering::SeqCst);
@@ -83,7 +83,7 @@ pub fn run(common: &Common) -> Result<()> {
     for index in 0..CHILDREN {
         children = have_child(index, values, children, common)?;
     }
-    let mut world = World::look()?;
+    let mut world = World::look(common)?;
     let mut byte = [1];
     for step in 1..=common.steps {
         for child in &mut children {

@@ -52,7 +52,7 @@ pub fn run(files: &Files, common: &Common) -> Result<()> {
     let mapped = unsafe { std::slice::from_raw_parts(map.cast::<u8>(), size) };
     let unfinished = files.output.with_extension("unfinished");
     let mut output = File::create(&unfinished).with_context(|| unfinished.display().to_string())?;
-    let mut world = World::look()?;
+    let mut world = World::look(common)?;
     let mut value = 0;
     let mut chunk = [0; CHUNK_BYTES];
     for step in 1..=common.steps {

@@ -50,6 +50,9 @@ struct Common {
     /// For how long to sleep at each step, in milliseconds, in each thread or child
     #[arg(long, global = true, default_value_t = 0)]
     pause_ms: u64,
+    /// The host's name may change: for programs that are moved by other means than scx_mosix
+    #[arg(long, global = true)]
+    any_host: bool,
     /// The exit status at the end
     #[arg(long, global = true, default_value_t = 0)]
     exit: u8,

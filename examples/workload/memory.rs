@@ -44,7 +44,7 @@ pub fn run(megabytes: usize, common: &Common) -> Result<()> {
     for page in 0..pages {
         write(&mut memory, page, 0)?;
     }
-    let mut world = World::look()?;
+    let mut world = World::look(common)?;
     let mut value = 0;
     let quarter = |step: u64| {
         let which = usize::try_from(step % QUARTERS).unwrap_or(0);

@@ -72,7 +72,8 @@ pub fn work(value: u64, common: &Common) -> Result<u64> {
 /// What a program takes for granted.
 pub struct World {
     pid: i32,
-    host: OsString,
+    /// None if it may change.
+    host: Option<OsString>,
     directory: PathBuf,
     clock: Duration,
 }
@@ -83,10 +84,14 @@ fn clock(id: ClockId) -> Result<Duration> {
 
 impl World {
     /// How it is now.
-    pub fn look() -> Result<Self> {
+    pub fn look(common: &Common) -> Result<Self> {
+        Self::seen(!common.any_host)
+    }
+
+    fn seen(with_host: bool) -> Result<Self> {
         Ok(Self {
             pid: getpid().as_raw(),
-            host: gethostname().context("no host name")?,
+            host: with_host.then(gethostname).transpose().context("no host name")?,
             directory: getcwd().context("no working directory")?,
             clock: clock(ClockId::Monotonic)?,
         })
@@ -97,7 +102,7 @@ impl World {
     /// # Errors
     /// [`Broken`] if anything is not as it was.
     pub fn check(&mut self) -> Result<()> {
-        let now = Self::look()?;
+        let now = Self::seen(self.host.is_some())?;
         if (now.pid, &now.host, &now.directory) != (self.pid, &self.host, &self.directory) {
             let what = format!(
                 "pid {}, host {:?}, directory {:?} became pid {}, host {:?}, directory {:?}",

@@ -33,7 +33,7 @@ fn step(index: usize, shared: &Shared, common: &Common) -> Result<()> {
 fn body(index: usize, shared: &Shared, common: &Common) -> Result<()> {
     OWN.set(shared.values.get(index).context("no such thread")?.load(Ordering::SeqCst));
     // Only the first thread answers for the process.
-    let mut world = if index == 0 { Some(World::look()?) } else { None };
+    let mut world = if index == 0 { Some(World::look(common)?) } else { None };
     let mut outcome = Ok(());
     for number in 1..=common.steps {
         outcome = step(index, shared, common);

@@ -67,16 +67,19 @@ struct Migration {
 
 /// Makes a node ready for a run. Programs start at high pids, which nothing at the other node has.
 const CLEAN: &str = r#"
-rm -rf /root/bench /dev/shm/bench
-mkdir -p /root/bench /dev/shm/bench"#;
+rm -rf /home/user/bench /dev/shm/bench
+mkdir -p /home/user/bench /dev/shm/bench
+chown user: /home/user/bench"#;
 
-/// Starts the program at $1 MiB with the words after it before its own, and waits until its memory is there.
+/// Starts the program at $1 MiB with the words after it before its own, as an ordinary user (root's programs are not moved), and waits
+/// until its memory is there.
 const START: &str = r#"
 start() {
-    cd /root/bench
+    cd /home/user/bench
     size=$1; shift
     echo $((20000 + RANDOM / 4)) >/proc/sys/kernel/ns_last_pid
-    setsid "$@" /usr/local/bin/workload memory --megabytes "$size" --steps 1000000 --work-ms 1 >out 2>&1 </dev/null &
+    setsid setpriv --reuid user --regid user --init-groups "$@" \
+        /usr/local/bin/workload memory --megabytes "$size" --any-host --steps 1000000 --work-ms 1 >out 2>&1 </dev/null &
     until grep -q '^step 1 ' out; do
         kill -0 $! || { cat out >&2; exit 1; }
         sleep 0.05
@@ -88,7 +91,7 @@ start() {
 /// Waits until process $1, whose output is here, has done three more steps: they check three quarters of the memory that moved.
 const GOES_ON: &str = r#"
 goes_on() {
-    cd /root/bench
+    cd /home/user/bench
     from=$(wc -l <out)
     while [ "$(wc -l <out)" -lt $((from + 3)) ]; do
         kill -0 "$1" || { tail -n 3 out >&2; exit 1; }
@@ -121,7 +124,7 @@ until ss -Hltn 'sport = :7101' | grep -q .; do sleep 0.05; done
 t0=${EPOCHREALTIME/./}
 criu dump -t $pid -D . -v3 -o dump.log --manage-cgroups=ignore || { kill $!; tail -n 5 dump.log >&2; exit 1; }
 t1=${EPOCHREALTIME/./}
-tar c -C / root/bench/out dev/shm/bench | nc -N 10.77.0.2 7100
+tar c -C / home/user/bench dev/shm/bench | nc -N 10.77.0.2 7100
 wait $!
 t2=${EPOCHREALTIME/./}
 before=$(sed -n '/Seized task/{s/^(\([0-9]*\)\.\([0-9]*\)).*/\1\2/p;q}' dump.log)

@@ -61,7 +61,7 @@ pub enum Output {
 struct Outcome {
     program: &'static str,
     nodes: Vec<String>,
-    moves: u32,
+    moves: usize,
     downtime_ms: Vec<u64>,
     exit_status: i32,
     identical: bool,

@@ -28,8 +28,6 @@ struct Process {
     comm: String,
     cwd: String,
     command_line: Vec<String>,
-    visited: Vec<String>,
-    moves: u32,
     cannot_move: Option<String>,
 }
 
@@ -37,6 +35,8 @@ struct Process {
 struct Migration {
     id: String,
     process: String,
+    source: String,
+    target: String,
     state: String,
     downtime_us: Option<u64>,
     create_time_ms: u64,
@@ -55,7 +55,7 @@ pub struct Seen {
 #[derive(Default)]
 pub struct Story {
     pub nodes: Vec<String>,
-    pub moves: u32,
+    pub moves: usize,
     pub downtime_ms: Vec<u64>,
 }
 
@@ -79,15 +79,27 @@ impl Seen {
         let Some(process) = self.processes.values().find(|process| program_of(process) == Some(name)) else {
             return Story::default();
         };
-        let suffix = format!("/{}", process.pid);
-        let mut moves: Vec<&Migration> = self.moved.values().filter(|m| m.process.ends_with(&suffix)).collect();
-        moves.sort_by_key(|migration| migration.create_time_ms);
+        let moves = self.moves_of(process);
         Story {
-            nodes: process.visited.clone(),
-            moves: process.moves.max(moves.len() as u32),
+            nodes: route(process, &moves),
+            moves: moves.len(),
             downtime_ms: moves.iter().filter_map(|migration| migration.downtime_us).map(|us| us / 1_000).collect(),
         }
     }
+
+    /// Its moves that came about, in order. They are known longer than the process, which may end right after one.
+    fn moves_of(&self, process: &Process) -> Vec<&Migration> {
+        let suffix = format!("/{}", process.pid);
+        let mut moves: Vec<&Migration> = self.moved.values().filter(|m| m.process.ends_with(&suffix)).collect();
+        moves.sort_by_key(|migration| migration.create_time_ms);
+        moves
+    }
+}
+
+/// The nodes on which it ran, in order.
+fn route(process: &Process, moves: &[&Migration]) -> Vec<String> {
+    let start = moves.first().map_or(&process.runs_on, |migration| &migration.source);
+    std::iter::once(start).chain(moves.iter().map(|migration| &migration.target)).cloned().collect()
 }
 
 /// Which of the demo's programs a job is: each has an input file of its own name.
@@ -158,9 +170,10 @@ fn picture(seen: &Seen, ended: usize) -> String {
         ]);
     }
     let mut processes = Table::new();
-    processes.load_style(UTF8_BORDERS_ONLY).set_header(["pid", "program", "runs on", "was on", "moves", "note"]);
+    processes.load_style(UTF8_BORDERS_ONLY).set_header(["pid", "program", "runs on", "has been on", "moves", "note"]);
     for pid in &seen.running {
         let process = &seen.processes[pid];
+        let moves = seen.moves_of(process);
         let note = match (&process.cannot_move, process.state.as_str()) {
             (Some(why), _) => format!("cannot move: {why}"),
             (None, "moving") => "moving".into(),
@@ -170,8 +183,8 @@ fn picture(seen: &Seen, ended: usize) -> String {
             pid.to_string(),
             program_of(process).unwrap_or(&process.comm).to_owned(),
             process.runs_on.clone(),
-            process.visited.join(" → "),
-            process.moves.to_string(),
+            route(process, &moves).join(" → "),
+            moves.len().to_string(),
             note,
         ]);
     }
