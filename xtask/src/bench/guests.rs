@@ -98,8 +98,21 @@ impl Guests {
         match cmd::shell_status(status) {
             0 => Ok(out),
             124 => bail!("not done on {node} within {seconds} s: {}", cmd::tail(&err, 10)),
+            // ssh's own: it does not say which signal.
+            255 => bail!(
+                "a signal ended it on {node}, or the connection broke; {node}'s kernel says: {}",
+                self.kernel_log(node)
+            ),
             status => bail!("failed on {node} with status {status}: {}", cmd::tail(&err, 15)),
         }
+    }
+
+    fn kernel_log(&self, node: &str) -> String {
+        let tail =
+            self.cluster.node(&self.state, node).and_then(|node| self.cluster.access(node, "root")).and_then(
+                |access| cmd::output(&mut access.command(&["sh", "-c", "dmesg | tail -n 5"].map(str::to_owned))),
+            );
+        tail.unwrap_or_else(|error| format!("{error:#}"))
     }
 }
 

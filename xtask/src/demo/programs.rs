@@ -51,9 +51,19 @@ pub const PROGRAMS: [Program; 8] = [
     Program { name: "python3", command: PYTHON, work: Work::Rounds(64), sample: 200 },
     Program { name: "gzip", command: "gzip -9 -n -c $IN", work: Work::Input, sample: 1_536 },
     Program { name: "openssl", command: OPENSSL, work: Work::Rounds(64), sample: 20_000 },
-    Program { name: "zstd", command: "zstd -q -17 --single-thread -c $IN", work: Work::Input, sample: 512 },
+    Program {
+        name: "zstd",
+        command: "zstd -q -17 --single-thread --zstd=wlog=19,clog=18,hlog=17 -c $IN",
+        work: Work::Input,
+        sample: 512,
+    },
     Program { name: "perl", command: PERL, work: Work::Rounds(64), sample: 100 },
-    Program { name: "zstd-threads", command: "zstd -q -15 -T2 -c $IN", work: Work::Input, sample: 1_024 },
+    Program {
+        name: "zstd-threads",
+        command: "zstd -q -17 -T2 --zstd=wlog=19,clog=18,hlog=17 -c $IN",
+        work: Work::Input,
+        sample: 1_024,
+    },
 ];
 
 /// KiB of the text that the inputs are cut from: the most work that a program can be given.
