@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// QEMU's program.
@@ -52,8 +53,26 @@ pub struct Files {
 pub fn accel_options(accel: Accel) -> [&'static str; 4] {
     match accel {
         Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
-        Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        Accel::Tcg => ["-accel", tcg(), "-cpu", "max"],
     }
+}
+
+/// Emulation, as QEMU's option. Before QEMU 8.1 a virtual CPU could go on with code that another had just patched, as it read code
+/// without locking its page: a kernel that switches static keys (perf, sched_ext) then died of an int3 that was no longer there, now and
+/// then. There, all virtual CPUs of a guest take turns in one thread.
+pub fn tcg() -> &'static str {
+    static OPTION: LazyLock<&str> = LazyLock::new(|| {
+        let said = cmd::output(Command::new(QEMU).arg("--version")).unwrap_or_default();
+        if patches_code_safely(&said) { "tcg,thread=multi" } else { "tcg,thread=single" }
+    });
+    *OPTION
+}
+
+/// Whether a QEMU that says `version` of itself translates code safely while another CPU patches it.
+fn patches_code_safely(version: &str) -> bool {
+    let number = version.split_once("version ").map_or("", |(_, rest)| rest);
+    let mut parts = number.split(['.', ' ']).map(|part| part.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (8, 1)
 }
 
 /// Starts the guest; QEMU goes on in the background by itself. Returns as soon as QEMU has all its devices.
@@ -186,6 +205,15 @@ mod tests {
             SendQ\\r\\n  TCP[HOST_FORWARD]  11       127.0.0.1 35829       10.0.2.15    22     0     0\\r\\n\"}";
         assert_eq!(parse_usernet(table), Some(35829));
         assert_eq!(parse_usernet("{\"return\": \"\"}"), None);
+    }
+
+    #[test]
+    fn old_emulators_run_one_virtual_cpu_at_a_time() {
+        assert!(!patches_code_safely("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright"));
+        assert!(!patches_code_safely("QEMU emulator version 8.0.5"));
+        assert!(patches_code_safely("QEMU emulator version 8.1.0"));
+        assert!(patches_code_safely("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)"));
+        assert!(!patches_code_safely(""));
     }
 
     #[test]

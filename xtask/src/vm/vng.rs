@@ -4,6 +4,7 @@
 
 use super::accel::{self, Accel};
 use super::image::{self, Image, Kernel, Locked, cache_dir};
+use super::qemu;
 use crate::cmd;
 use crate::progress::Progress;
 use crate::setup;
@@ -62,7 +63,12 @@ fn command(vng: &Vng, image: &Image, accel: Accel, program: &Path) -> Result<std
         .arg("--run")
         .arg(image.kernel(Kernel::Scx))
         .args(["--user", "root", "--cpus", &vng.cpus.to_string(), "--memory", &format!("{}M", vng.mem)])
-        .args((accel == Accel::Tcg).then_some("--disable-kvm"))
+        .args(
+            (accel == Accel::Tcg)
+                .then(|| ["--disable-kvm".into(), format!("--qemu-opts=-accel {}", qemu::tcg())])
+                .into_iter()
+                .flatten(),
+        )
         .args(["--", &script])
         .env("PATH", path)
         .stdout(Stdio::piped())
