@@ -6,6 +6,7 @@ use super::accel::{self, Accel};
 use super::image::{self, Image, Kernel, Locked, cache_dir};
 use super::qemu;
 use crate::cmd;
+use crate::product;
 use crate::progress::Progress;
 use crate::setup;
 use anyhow::{Context, Result};
@@ -57,7 +58,7 @@ fn command(vng: &Vng, image: &Image, accel: Accel, program: &Path) -> Result<std
             .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()))
             .chain(["/usr/sbin", "/sbin"].map(PathBuf::from)),
     )?;
-    let script = format!("mount -t tmpfs tmpfs /tmp; {}", cmd::quote_all(&vng.command));
+    let script = format!("{}; {}", own_tmp(&product::root()), cmd::quote_all(&vng.command));
     let mut command = Command::new(program);
     command
         .arg("--run")
@@ -74,6 +75,18 @@ fn command(vng: &Vng, image: &Image, accel: Accel, program: &Path) -> Result<std
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command.spawn().context("cannot start virtme-ng")
+}
+
+/// The shell text that gives the guest a /tmp of its own, in which a work tree that lies in this host's /tmp is still there.
+fn own_tmp(tree: &Path) -> String {
+    let mount = "mount -t tmpfs tmpfs /tmp";
+    if !tree.starts_with("/tmp") {
+        return mount.to_owned();
+    }
+    let tree = cmd::quote(&tree.display().to_string());
+    format!(
+        "mkdir -p /run/tree; mount --bind {tree} /run/tree; {mount}; mkdir -p {tree}; mount --bind /run/tree {tree}"
+    )
 }
 
 /// Puts virtme-ng into the cache, once, and returns its program.
