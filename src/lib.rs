@@ -17,5 +17,6 @@ pub mod node;
 pub mod placement;
 pub mod proto;
 pub mod scheduler;
+pub mod sim;
 pub mod telemetry;
 pub mod ui;

@@ -38,6 +38,7 @@ mod eligible;
 mod input;
 mod reason;
 mod request;
+pub mod slowdown;
 mod state;
 mod units;
 

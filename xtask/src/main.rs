@@ -53,6 +53,13 @@ enum Task {
     },
     /// What a move, the scheduler and the daemon cost, beside what one has without scx_mosix
     Bench(bench::Bench),
+    /// Simulate a cluster: all policies on the same jobs; without a scenario, list those that there are
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// What the simulator is told: `cargo xtask sim --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn run(task: Task) -> Result<()> {
@@ -70,6 +77,7 @@ fn run(task: Task) -> Result<()> {
         Task::Vm(command) => vm::run(command),
         Task::Demo { output, keep } => demo::run(output, keep),
         Task::Bench(wanted) => bench::run(&wanted),
+        Task::Sim { arguments } => set_up().and_then(|()| product::simulate(&arguments)),
     }
 }
 

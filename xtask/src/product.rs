@@ -6,6 +6,7 @@
 use crate::cmd;
 use crate::setup::CLANGS;
 use anyhow::{Context, Result};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -64,4 +65,12 @@ pub fn build(release: bool) -> Result<PathBuf> {
     cmd::run(&mut command).context("cannot build scx_mosix")?;
     let profile = if release { "release" } else { "debug" };
     Ok(target_dir().join(TARGET).join(profile).join("scx_mosix"))
+}
+
+/// Becomes the simulator. Our own code is optimised for it, which it is not for tests and guests; the dependencies are the same.
+pub fn simulate(arguments: &[String]) -> Result<()> {
+    let mut command = cargo("run");
+    command.args(["--package", "scx_mosix", "--example", "sim", "--"]).args(arguments);
+    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "3");
+    Err(command.exec()).context("cannot start cargo")
 }

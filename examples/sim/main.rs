@@ -1,0 +1,128 @@
+//! `cargo xtask sim`: runs a scenario under all policies on the same seeds, and prints what came of it.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, ValueEnum};
+use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
+use scx_mosix::sim::{Comparison, PolicyName, PolicyResult, Scenario, compare};
+
+/// Simulate a cluster: all policies on the same jobs
+#[derive(Parser)]
+#[command(name = "cargo xtask sim")]
+struct Cli {
+    /// A scenario that comes with the program, or a TOML file; without it, those are listed
+    scenario: Option<String>,
+    /// Runs of each policy
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u64).range(2..))]
+    runs: u64,
+    /// The first run's seed; the others follow
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// How the result is printed
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let Some(name) = &cli.scenario else {
+        for name in Scenario::names() {
+            println!("{name:12} {}", read(name)?.about);
+        }
+        return Ok(());
+    };
+    let scenario = read(name)?;
+    let comparison = run(&cli, &scenario);
+    match cli.output {
+        Output::Table => println!("{}", tables(&scenario, &comparison)),
+        Output::Json => println!("{}", serde_json::to_string(&comparison)?),
+    }
+    Ok(())
+}
+
+fn read(name: &str) -> Result<Scenario> {
+    if let Some(text) = Scenario::built_in(name) {
+        return Scenario::parse(text).with_context(|| format!("scenario {name}"));
+    }
+    let file: PathBuf = name.into();
+    if !file.exists() {
+        let names: Vec<&str> = Scenario::names().collect();
+        bail!("there is no scenario and no file {name}; the scenarios are {}", names.join(", "));
+    }
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {name}"))?;
+    Scenario::parse(&text).with_context(|| format!("scenario {}", Path::new(name).display()))
+}
+
+fn run(cli: &Cli, scenario: &Scenario) -> Comparison {
+    let (done, all) = (AtomicU64::new(0), cli.runs * PolicyName::ALL.len() as u64);
+    let is_terminal = std::io::stderr().is_terminal();
+    let progress = || {
+        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+        // On a terminal a bar; elsewhere a line at each tenth.
+        let (before, now) = ((done - 1) * 100 / all, done * 100 / all);
+        if is_terminal && before != now {
+            let filled = (now * 40 / 100) as usize;
+            eprint!("\r{} [{:40}] {now:3} %{}", scenario.name, "█".repeat(filled), if now == 100 { "\n" } else { "" });
+            let _ = std::io::stderr().flush();
+        } else if !is_terminal && before / 10 != now / 10 {
+            eprintln!("{}: {} %", scenario.name, now / 10 * 10);
+        }
+    };
+    compare(scenario, &PolicyName::ALL, cli.seed, cli.runs, &progress)
+}
+
+fn tables(scenario: &Scenario, comparison: &Comparison) -> String {
+    let mut slowdowns = Table::new();
+    slowdowns.load_style(UTF8_BORDERS_ONLY);
+    let fixed = ["policy", "slowdown by job", "by execution", "moves per job"].map(str::to_owned);
+    let others = scenario.context.iter().map(|context| context.source.clone());
+    slowdowns.set_header(fixed.into_iter().chain(others));
+    for result in &comparison.policies {
+        let context = scenario.context.iter().map(|context| {
+            let figures = context.slowdowns.get(&result.policy);
+            figures.map_or(String::new(), |(by_job, by_execution)| format!("{by_job:.1} / {by_execution:.1}"))
+        });
+        let own = [
+            result.policy.to_string(),
+            format!("{:.3} ± {:.3}", result.slowdown_by_job, result.slowdown_by_job_ci95),
+            format!("{:.3} ± {:.3}", result.slowdown_by_execution, result.slowdown_by_execution_ci95),
+            format!("{:.2}", result.moves_per_job),
+        ];
+        slowdowns.add_row(own.into_iter().chain(context));
+    }
+    let mut ratios = Table::new();
+    ratios.load_style(UTF8_BORDERS_ONLY);
+    ratios.set_header(
+        std::iter::once("by job, to:".to_owned()).chain(comparison.policies.iter().map(|to| to.policy.to_string())),
+    );
+    for result in &comparison.policies {
+        ratios.add_row(
+            std::iter::once(result.policy.to_string()).chain(comparison.policies.iter().map(|to| ratio(result, to))),
+        );
+    }
+    for table in [&mut slowdowns, &mut ratios] {
+        table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    }
+    format!(
+        "{}: {}; {} runs, seeds from {}; ± is the 95 % confidence interval\n{slowdowns}\npaired ratios of slowdowns by job\n{ratios}",
+        scenario.name, scenario.about, comparison.runs, comparison.seed
+    )
+}
+
+fn ratio(result: &PolicyResult, to: &PolicyResult) -> String {
+    let found = result.ratios.iter().find(|ratio| ratio.to == to.policy);
+    found.map_or("—".to_owned(), |ratio| format!("{:.3} ± {:.3}", ratio.ratio, ratio.ci95))
+}

@@ -1,0 +1,260 @@
+//! One machine: which jobs are on it, and how they share its CPUs.
+//!
+//! Between two events each job runs at a constant rate, its weight's share of the machine, but never more than one CPU; what is left over
+//! is shared by the others. A machine that thrashes loses the same factor of every rate.
+
+use super::scenario::{MachineKind, Thrashing};
+use super::workload::Part;
+
+/// How a machine's jobs share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// All alike.
+    Fair,
+    /// By weights that fall with the CPU time that a job has had: [`weight`].
+    AttainedService,
+    /// The shortest first; for a bound only, as nobody knows the rest of a job.
+    ShortestRemaining,
+}
+
+/// CPU time, in seconds at speed 1, up to which a job has its full weight. Each doubling begins a level.
+const FIRST_LEVEL_S: f64 = 1.0;
+/// A job's weight on each level in relation to that on the level before.
+const LEVEL_RATIO: f64 = 1.0 / 8.0;
+/// No job's weight is less: a guaranteed share for the old.
+const LEAST_WEIGHT: f64 = 1.0 / 512.0;
+
+/// The level of a job that has had so much CPU time.
+fn level(attained_s: f64) -> i32 {
+    if attained_s < FIRST_LEVEL_S { 0 } else { (attained_s / FIRST_LEVEL_S).log2() as i32 + 1 }
+}
+
+/// The CPU time at which a job leaves `level`.
+fn level_end_s(level: i32) -> f64 {
+    FIRST_LEVEL_S * f64::from(level).exp2()
+}
+
+fn weight(attained_s: f64) -> f64 {
+    LEVEL_RATIO.powi(level(attained_s)).max(LEAST_WEIGHT)
+}
+
+/// A part of a job on a machine.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Running {
+    /// Its number.
+    pub(super) id: usize,
+    /// The job's.
+    pub(super) job: usize,
+    /// CPU time that it still needs, in seconds at speed 1.
+    pub(super) remaining_s: f64,
+    /// CPU time that it has had.
+    pub(super) attained_s: f64,
+    /// Memory that it holds, in MiB.
+    pub(super) memory_mib: f64,
+    /// Memory that it changes in each second, as a share of all of it.
+    pub(super) dirty_share: f64,
+    /// CPU seconds at speed 1 per second, now.
+    rate: f64,
+}
+
+impl Running {
+    /// A part before its first second.
+    pub(super) fn new(id: usize, job: usize, part: Part) -> Self {
+        let Part { cpu_s, memory_mib, dirty_share } = part;
+        Self { id, job, remaining_s: cpu_s, attained_s: 0.0, memory_mib, dirty_share, rate: 0.0 }
+    }
+}
+
+/// One machine.
+#[derive(Debug, Clone)]
+pub(super) struct Machine {
+    pub(super) cpus: u32,
+    pub(super) speed: f64,
+    pub(super) memory_mib: f64,
+    pub(super) used_mib: f64,
+    pub(super) jobs: Vec<Running>,
+    sharing: Sharing,
+    thrashing: Thrashing,
+    now_s: f64,
+}
+
+/// What is left of a job by rounding is nothing. More than the clock's own rounding, or time would stand still: up to 10^9 s.
+const NOTHING_S: f64 = 1e-6;
+
+impl Machine {
+    pub(super) fn new(kind: &MachineKind, sharing: Sharing, thrashing: Thrashing) -> Self {
+        let MachineKind { cpus, speed, memory_mib, .. } = *kind;
+        Self { cpus, speed, memory_mib, used_mib: 0.0, jobs: Vec::new(), sharing, thrashing, now_s: 0.0 }
+    }
+
+    /// Runnable jobs per CPU, in terms of a CPU of speed 1: MOSIX's load.
+    pub(super) fn load(&self) -> f64 {
+        self.jobs.len() as f64 / (f64::from(self.cpus) * self.speed)
+    }
+
+    /// Lets time pass and returns the jobs of which parts have ended by now, one for each part.
+    pub(super) fn advance(&mut self, now_s: f64) -> Vec<usize> {
+        let passed_s = now_s - self.now_s;
+        self.now_s = now_s;
+        let mut ended = Vec::new();
+        self.jobs.retain_mut(|running| {
+            let got_s = running.rate * passed_s;
+            running.remaining_s -= got_s;
+            running.attained_s += got_s;
+            let is_over = running.remaining_s <= NOTHING_S;
+            if is_over {
+                ended.push(running.job);
+            }
+            !is_over
+        });
+        if !ended.is_empty() {
+            self.reckon();
+        }
+        ended
+    }
+
+    /// Takes a job in. Time must have been advanced to now.
+    pub(super) fn add(&mut self, running: Running) {
+        self.jobs.push(running);
+        self.reckon();
+    }
+
+    /// The job, if it is here.
+    pub(super) fn get(&self, id: usize) -> Option<&Running> {
+        self.jobs.iter().find(|running| running.id == id)
+    }
+
+    /// Lets a job go. Time must have been advanced to now.
+    pub(super) fn remove(&mut self, id: usize) -> Option<Running> {
+        let index = self.jobs.iter().position(|running| running.id == id)?;
+        let running = self.jobs.remove(index);
+        self.reckon();
+        Some(running)
+    }
+
+    /// When something changes here by itself: a job ends, or one comes to its next level.
+    pub(super) fn next_event_s(&mut self) -> Option<f64> {
+        self.share();
+        let wait = |running: &Running| {
+            let until_end = running.remaining_s / running.rate;
+            if self.sharing != Sharing::AttainedService || weight(running.attained_s) <= LEAST_WEIGHT {
+                return until_end;
+            }
+            // Rounding must not leave it just below the step for ever.
+            let step_s = (level_end_s(level(running.attained_s)) - running.attained_s).max(NOTHING_S);
+            until_end.min(step_s / running.rate)
+        };
+        let soonest = self.jobs.iter().filter(|running| running.rate > 0.0).map(wait).min_by(f64::total_cmp);
+        soonest.map(|wait_s| self.now_s + wait_s)
+    }
+
+    fn reckon(&mut self) {
+        self.used_mib = self.jobs.iter().map(|running| running.memory_mib).sum();
+    }
+
+    /// What thrashing leaves of the machine.
+    fn efficiency(&self) -> f64 {
+        if self.used_mib < self.memory_mib {
+            return 1.0;
+        }
+        match self.thrashing {
+            Thrashing::Multiply(by) => 1.0 / by,
+            Thrashing::Add(jobs) => self.jobs.len() as f64 / (self.jobs.len() as f64 + jobs),
+        }
+    }
+
+    /// Gives each job its rate.
+    fn share(&mut self) {
+        let full = self.speed * self.efficiency();
+        match self.sharing {
+            Sharing::Fair => {
+                let rate = full * (f64::from(self.cpus) / self.jobs.len() as f64).min(1.0);
+                self.jobs.iter_mut().for_each(|running| running.rate = rate);
+            }
+            Sharing::ShortestRemaining => {
+                self.jobs.sort_by(|a, b| a.remaining_s.total_cmp(&b.remaining_s).then(a.id.cmp(&b.id)));
+                for (index, running) in self.jobs.iter_mut().enumerate() {
+                    running.rate = if index < self.cpus as usize { full } else { 0.0 };
+                }
+            }
+            Sharing::AttainedService => {
+                // The heaviest first: whoever is due more than a CPU gets one, and the others share the rest.
+                self.jobs.sort_by(|a, b| a.attained_s.total_cmp(&b.attained_s).then(a.id.cmp(&b.id)));
+                let mut cpus = f64::from(self.cpus);
+                let mut weights: f64 = self.jobs.iter().map(|running| weight(running.attained_s)).sum();
+                for running in &mut self.jobs {
+                    let own = weight(running.attained_s);
+                    let part = (cpus * own / weights).min(1.0);
+                    running.rate = full * part;
+                    cpus = (cpus - part).max(0.0);
+                    weights -= own;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(cpus: u32, sharing: Sharing) -> Machine {
+        let kind = MachineKind { count: 1, cpus, speed: 1.0, memory_mib: 100.0 };
+        Machine::new(&kind, sharing, Thrashing::Multiply(10.0))
+    }
+
+    fn running(id: usize, cpu_s: f64, memory_mib: f64) -> Running {
+        Running::new(id, id, Part { cpu_s, memory_mib, dirty_share: 0.0 })
+    }
+
+    /// When each job ends.
+    fn ends(machine: &mut Machine) -> Vec<(usize, f64)> {
+        let mut all = Vec::new();
+        while let Some(at_s) = machine.next_event_s() {
+            all.extend(machine.advance(at_s).into_iter().map(|job| (job, (at_s * 1e6).round() / 1e6)));
+        }
+        all
+    }
+
+    #[test]
+    fn fair_jobs_share_alike_and_none_gets_more_than_a_cpu() {
+        let mut one = machine(1, Sharing::Fair);
+        one.add(running(0, 1.0, 1.0));
+        one.add(running(1, 2.0, 1.0));
+        assert_eq!(ends(&mut one), [(0, 2.0), (1, 3.0)]);
+        let mut two = machine(4, Sharing::Fair);
+        two.add(running(0, 1.0, 1.0));
+        two.add(running(1, 2.0, 1.0));
+        assert_eq!(ends(&mut two), [(0, 1.0), (1, 2.0)]);
+    }
+
+    #[test]
+    fn the_shortest_goes_first() {
+        let mut one = machine(1, Sharing::ShortestRemaining);
+        one.add(running(0, 2.0, 1.0));
+        one.add(running(1, 1.0, 1.0));
+        assert_eq!(ends(&mut one), [(1, 1.0), (0, 3.0)]);
+    }
+
+    #[test]
+    fn the_young_go_first_and_the_old_do_not_starve() {
+        let mut one = machine(1, Sharing::AttainedService);
+        one.add(Running { attained_s: 1_000.0, ..running(0, 1.0, 1.0) });
+        one.add(running(1, 0.5, 1.0));
+        let ends = ends(&mut one);
+        assert_eq!(ends[0].0, 1, "{ends:?}");
+        assert!(ends[0].1 < 0.502, "{ends:?}");
+        assert_eq!(ends[1], (0, 1.5), "no CPU time is lost");
+    }
+
+    #[test]
+    fn a_thrashing_machine_loses_what_the_scenario_says() {
+        let mut one = machine(1, Sharing::Fair);
+        one.add(running(0, 1.0, 100.0));
+        assert_eq!(ends(&mut one), [(0, 10.0)]);
+        let kind = MachineKind { count: 1, cpus: 1, speed: 1.0, memory_mib: 100.0 };
+        let mut added = Machine::new(&kind, Sharing::Fair, Thrashing::Add(10.0));
+        added.add(running(0, 1.0, 100.0));
+        assert_eq!(ends(&mut added), [(0, 11.0)]);
+    }
+}

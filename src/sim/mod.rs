@@ -1,0 +1,24 @@
+//! A simulator of placement: discrete events on a virtual clock, whole runs determined by a scenario and a seed.
+//!
+//! ```text
+//!   Scenario (TOML) ──┬─► machines                      ┌── place(job) ──────┐
+//!   seed ─────────────┴─► jobs ──► Engine: event queue ─┤                    ├─ Policy
+//!                                  machines share CPU   └── rebalance ───────┘
+//!                                        │
+//!                                        └─► Outcome: slowdown of each job ─► Comparison: policies on the same seeds, paired
+//! ```
+//!
+//! Machines are fluid: between two events every job gets CPU at a constant rate, so that completions are exact and nothing depends on
+//! a time step. All policies of a run see the same jobs; their random choices come from a stream of their own.
+
+mod compare;
+mod engine;
+mod machine;
+mod policy;
+mod scenario;
+mod workload;
+
+pub use compare::{Comparison, PolicyResult, Ratio, compare};
+pub use engine::{Outcome, run};
+pub use policy::PolicyName;
+pub use scenario::{Scenario, ScenarioError};

@@ -1,0 +1,77 @@
+//! E-PVM and E-MOSIX: the opportunity cost of Amir, Awerbuch, Barak, Borgstrom and Keren, IEEE TPDS 11(7), 2000.
+//!
+//! A machine costs `n^(used memory / memory) + n^(jobs / L)`, with `n` machines and `L` the smallest power of two above the most jobs
+//! seen on a machine. A job goes where it adds the least cost. E-MOSIX also compares each running job, in each period, with a few machines
+//! at random, and moves it if it adds less there.
+
+use super::{Cluster, Policy};
+use crate::sim::machine::Machine;
+
+/// Machines that a running job is compared with.
+const SAMPLE: usize = 2;
+
+pub(super) struct Opportunity {
+    moves: bool,
+    most_load: f64,
+}
+
+impl Opportunity {
+    pub(super) fn on_arrival() -> Self {
+        Self { moves: false, most_load: 1.0 }
+    }
+
+    pub(super) fn moving() -> Self {
+        Self { moves: true, most_load: 1.0 }
+    }
+
+    /// What a job of this memory adds at a machine with so many jobs and so much memory in use beside it.
+    fn marginal(&self, machines: usize, machine: &Machine, jobs: usize, used_mib: f64, memory_mib: f64) -> f64 {
+        let n = machines as f64;
+        let most = (self.most_load + 1e-9).log2().ceil().exp2();
+        let cost =
+            |jobs: f64, used_mib: f64| n.powf(used_mib / machine.memory_mib) + n.powf(jobs / machine.speed / most);
+        cost(jobs as f64 + 1.0, used_mib + memory_mib) - cost(jobs as f64, used_mib)
+    }
+
+    fn see(&mut self, cluster: &Cluster) {
+        let most = cluster.machines.iter().map(Machine::load).fold(1.0, f64::max);
+        self.most_load = self.most_load.max(most);
+    }
+}
+
+impl Policy for Opportunity {
+    fn place(&mut self, cluster: &mut Cluster, memory_mib: f64) -> usize {
+        self.see(cluster);
+        let n = cluster.machines.len();
+        let cost = |index: &usize| {
+            let machine = &cluster.machines[*index];
+            self.marginal(n, machine, machine.jobs.len(), machine.used_mib, memory_mib)
+        };
+        (0..n).min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(0)
+    }
+
+    fn rebalance(&mut self, cluster: &mut Cluster) {
+        if !self.moves {
+            return;
+        }
+        self.see(cluster);
+        let n = cluster.machines.len();
+        for from in 0..n {
+            let jobs: Vec<(usize, f64)> =
+                cluster.machines[from].jobs.iter().map(|running| (running.id, running.memory_mib)).collect();
+            for (job, memory_mib) in jobs {
+                let here = &cluster.machines[from];
+                let stay = self.marginal(n, here, here.jobs.len() - 1, here.used_mib - memory_mib, memory_mib);
+                let others = cluster.some_others(from, SAMPLE);
+                let go = |index: usize| {
+                    let there = &cluster.machines[index];
+                    (index, self.marginal(n, there, there.jobs.len(), there.used_mib, memory_mib))
+                };
+                let best = others.into_iter().map(go).min_by(|a, b| a.1.total_cmp(&b.1));
+                if let Some((to, _)) = best.filter(|(_, cost)| *cost < stay) {
+                    cluster.move_job(job, from, to);
+                }
+            }
+        }
+    }
+}

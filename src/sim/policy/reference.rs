@@ -1,0 +1,190 @@
+//! The policies of the literature that ours is compared with, and a bound.
+
+use rand::RngExt as _;
+
+use super::{Cluster, Policy};
+use crate::sim::machine::Machine;
+
+/// Each machine in turn.
+#[derive(Default)]
+pub(super) struct RoundRobin {
+    next: usize,
+}
+
+impl Policy for RoundRobin {
+    fn place(&mut self, cluster: &mut Cluster, _memory_mib: f64) -> usize {
+        let machine = self.next % cluster.machines.len();
+        self.next += 1;
+        machine
+    }
+}
+
+/// The load that a machine would have with one job more.
+fn load_with(machine: &Machine) -> f64 {
+    (machine.jobs.len() + 1) as f64 / (f64::from(machine.cpus) * machine.speed)
+}
+
+fn least_loaded(cluster: &Cluster, among: impl Iterator<Item = usize>) -> Option<usize> {
+    among.min_by(|a, b| load_with(&cluster.machines[*a]).total_cmp(&load_with(&cluster.machines[*b])))
+}
+
+pub(super) struct LeastLoaded;
+
+impl Policy for LeastLoaded {
+    fn place(&mut self, cluster: &mut Cluster, _memory_mib: f64) -> usize {
+        least_loaded(cluster, 0..cluster.machines.len()).unwrap_or(0)
+    }
+}
+
+pub(super) struct TwoChoices;
+
+impl Policy for TwoChoices {
+    fn place(&mut self, cluster: &mut Cluster, _memory_mib: f64) -> usize {
+        let first = cluster.random.random_range(0..cluster.machines.len());
+        let second = cluster.some_others(first, 1);
+        least_loaded(cluster, second.into_iter().chain([first])).unwrap_or(first)
+    }
+}
+
+/// MOSIX (mosix.md §2, after Barak, Guday and Wheeler, 1993): jobs begin where they come, each machine in turn. In each period each
+/// machine looks at some others at random; one whose memory is exhausted sends away the smallest job that cures it, to where there is
+/// room; else the job goes to the least loaded with room, if even 130 % of its own load leaves that below here.
+#[derive(Default)]
+pub(super) struct Mosix {
+    arrivals: RoundRobin,
+}
+
+/// Machines that each machine looks at.
+const SAMPLE: usize = 2;
+/// MOSIX's hysteresis.
+const HYSTERESIS: f64 = 1.3;
+
+fn has_room(machine: &Machine, memory_mib: f64) -> bool {
+    machine.used_mib + memory_mib < machine.memory_mib
+}
+
+impl Policy for Mosix {
+    fn place(&mut self, cluster: &mut Cluster, memory_mib: f64) -> usize {
+        self.arrivals.place(cluster, memory_mib)
+    }
+
+    fn rebalance(&mut self, cluster: &mut Cluster) {
+        for from in 0..cluster.machines.len() {
+            let others = cluster.some_others(from, SAMPLE);
+            let here = &cluster.machines[from];
+            let over_mib = here.used_mib - here.memory_mib;
+            let chosen = if over_mib >= 0.0 { usher(cluster, from, &others) } else { balance(cluster, from, &others) };
+            if let Some((job, to)) = chosen {
+                cluster.move_job(job, from, to);
+            }
+        }
+    }
+}
+
+fn usher(cluster: &Cluster, from: usize, others: &[usize]) -> Option<(usize, usize)> {
+    let here = &cluster.machines[from];
+    let over_mib = here.used_mib - here.memory_mib;
+    let mut jobs: Vec<(usize, f64)> = here.jobs.iter().map(|running| (running.id, running.memory_mib)).collect();
+    // The smallest that cures it; if none does, the largest first.
+    jobs.sort_by(|(_, a), (_, b)| {
+        let key = |mib: f64| if mib > over_mib { (0, mib) } else { (1, -mib) };
+        let (a, b) = (key(*a), key(*b));
+        a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+    });
+    jobs.into_iter().find_map(|(job, mib)| {
+        let roomy = others.iter().copied().filter(|to| has_room(&cluster.machines[*to], mib));
+        Some((job, least_loaded(cluster, roomy)?))
+    })
+}
+
+fn balance(cluster: &Cluster, from: usize, others: &[usize]) -> Option<(usize, usize)> {
+    let here = &cluster.machines[from];
+    // The oldest has the longest life before it.
+    let job = here.jobs.iter().max_by(|a, b| a.attained_s.total_cmp(&b.attained_s))?;
+    let roomy = others.iter().copied().filter(|to| has_room(&cluster.machines[*to], job.memory_mib));
+    let to = least_loaded(cluster, roomy)?;
+    let there = &cluster.machines[to];
+    let share = 1.0 / (f64::from(there.cpus) * there.speed);
+    (there.load() + HYSTERESIS * share < here.load()).then_some((job.id, to))
+}
+
+/// Work stealing (Blumofe and Leiserson, 1999): an idle machine takes a job of one at random that has more than it has CPUs.
+#[derive(Default)]
+pub(super) struct WorkStealing {
+    arrivals: RoundRobin,
+}
+
+impl Policy for WorkStealing {
+    fn place(&mut self, cluster: &mut Cluster, memory_mib: f64) -> usize {
+        self.arrivals.place(cluster, memory_mib)
+    }
+
+    fn rebalance(&mut self, cluster: &mut Cluster) {
+        for thief in 0..cluster.machines.len() {
+            if cluster.machines[thief].jobs.len() >= cluster.machines[thief].cpus as usize {
+                continue;
+            }
+            let others = cluster.some_others(thief, usize::MAX);
+            let victim = others.into_iter().find(|other| {
+                let machine = &cluster.machines[*other];
+                machine.jobs.len() > machine.cpus as usize
+            });
+            let Some(victim) = victim else { continue };
+            let fits = |memory_mib: f64| has_room(&cluster.machines[thief], memory_mib);
+            let jobs = cluster.machines[victim].jobs.iter().filter(|running| fits(running.memory_mib));
+            // The oldest work, as at the far end of a work-stealing queue.
+            let job = jobs.min_by_key(|running| running.id).map(|running| running.id);
+            if let Some(job) = job {
+                cluster.move_job(job, victim, thief);
+            }
+        }
+    }
+
+    fn at_each_event(&self) -> bool {
+        true
+    }
+}
+
+/// Greedy with full knowledge: at each event, the shortest job first, each to the machine where it ends soonest behind those that are
+/// there already, if its memory fits.
+pub(super) struct Clairvoyant;
+
+impl Policy for Clairvoyant {
+    fn place(&mut self, cluster: &mut Cluster, _memory_mib: f64) -> usize {
+        least_loaded(cluster, 0..cluster.machines.len()).unwrap_or(0)
+    }
+
+    fn rebalance(&mut self, cluster: &mut Cluster) {
+        let mut jobs: Vec<(f64, usize, f64, usize)> = Vec::new();
+        for (machine, state) in cluster.machines.iter().enumerate() {
+            jobs.extend(state.jobs.iter().map(|r| (r.remaining_s, r.id, r.memory_mib, machine)));
+        }
+        jobs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        // When each CPU has done what it was given, and each machine's memory.
+        let mut busy_until: Vec<Vec<f64>> =
+            cluster.machines.iter().map(|machine| vec![0.0; machine.cpus as usize]).collect();
+        let mut used_mib = vec![0.0; cluster.machines.len()];
+        for (remaining_s, job, memory_mib, from) in jobs {
+            let end = |to: usize| {
+                let free_at = busy_until[to].iter().copied().fold(f64::INFINITY, f64::min);
+                let end_s = free_at + remaining_s / cluster.machines[to].speed;
+                let fits = used_mib[to] + memory_mib < cluster.machines[to].memory_mib;
+                // Where it is, if that is as good.
+                (!fits, end_s, to != from, to)
+            };
+            let best = (0..cluster.machines.len())
+                .map(end)
+                .min_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)).then(a.3.cmp(&b.3)));
+            let Some((_, end_s, _, to)) = best else { return };
+            used_mib[to] += memory_mib;
+            if let Some(cpu) = busy_until[to].iter_mut().min_by(|a, b| a.total_cmp(b)) {
+                *cpu = end_s;
+            }
+            cluster.move_job(job, from, to);
+        }
+    }
+
+    fn at_each_event(&self) -> bool {
+        true
+    }
+}

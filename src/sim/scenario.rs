@@ -1,0 +1,258 @@
+//! What a simulation is of: machines, jobs, and how machines behave. Scenario files are TOML, in `src/sim/scenarios`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::PolicyName;
+
+/// A scenario file.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Its name.
+    pub name: String,
+    /// What it shows, for people.
+    pub about: String,
+    /// The machines, in kinds.
+    pub machines: Vec<MachineKind>,
+    /// The jobs that arrive.
+    pub arrivals: Arrivals,
+    /// What one job needs.
+    pub jobs: JobKind,
+    /// Jobs in parallel parts.
+    pub parallel: Option<Parallel>,
+    /// What memory demand beyond a machine's memory does.
+    pub thrashing: Thrashing,
+    /// How often policies may move jobs, in seconds.
+    pub rebalance_s: f64,
+    /// What a move costs, for the policies that pay for it.
+    pub moves: MoveCost,
+    /// What others found, to be printed beside.
+    #[serde(default)]
+    pub context: Vec<Context>,
+}
+
+/// What a move costs: the memory is copied while the job runs, and what it has changed meanwhile is copied once more while it stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoveCost {
+    /// The link's rate, in Mbit/s.
+    pub link_mbit: f64,
+    /// Memory that a job changes in each second, as a share of all of it: uniform between these.
+    pub dirty_share_per_s: (f64, f64),
+    /// How long a job stands still at least, in seconds.
+    pub freeze_s: f64,
+}
+
+impl MoveCost {
+    /// How long it takes to send so much memory, in seconds.
+    #[must_use]
+    pub fn send_s(&self, mib: f64) -> f64 {
+        mib * 8.0 * 1.048_576 / self.link_mbit
+    }
+
+    /// How long a job of this memory, which changes `dirty_share` of it in each second, stands still.
+    #[must_use]
+    pub fn downtime_s(&self, memory_mib: f64, dirty_share: f64) -> f64 {
+        let changed = (dirty_share * self.send_s(memory_mib)).min(1.0);
+        self.freeze_s + self.send_s(memory_mib * changed)
+    }
+}
+
+/// Figures that others found for the same or a like scenario.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Context {
+    /// Where they are from.
+    pub source: String,
+    /// Slowdown by job and by execution.
+    pub slowdowns: BTreeMap<PolicyName, (f64, f64)>,
+}
+
+/// Some machines of one kind.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachineKind {
+    /// How many.
+    pub count: usize,
+    /// CPUs of each.
+    pub cpus: u32,
+    /// Speed of a CPU; CPU seconds are those of a CPU of speed 1.
+    pub speed: f64,
+    /// Memory, in MiB.
+    pub memory_mib: f64,
+}
+
+/// When jobs arrive: a Poisson process.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arrivals {
+    /// The mean time between two arrivals, in seconds.
+    pub mean_gap_s: f64,
+    /// Until when, in seconds.
+    pub until_s: f64,
+    /// Each run's rate is multiplied by a number uniform between these.
+    pub rate_factor: Option<(f64, f64)>,
+}
+
+/// What one job needs: both demands are `least / u` with `u` uniform in (0, 1), a Pareto distribution with α = 1.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobKind {
+    /// The least CPU time, in seconds at speed 1.
+    pub least_cpu_s: f64,
+    /// The least memory, in MiB.
+    pub least_memory_mib: f64,
+    /// The most memory, in MiB.
+    pub most_memory_mib: f64,
+}
+
+/// Jobs that come in several parts.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parallel {
+    /// Which share of all jobs they are.
+    pub share: f64,
+    /// The most parts; their number is uniform from 1.
+    pub most_parts: u32,
+    /// By what their CPU demand is larger.
+    pub cpu_factor: f64,
+    /// Whether each part has all of the CPU demand, or its share of it.
+    pub full_cpu_each: bool,
+    /// Whether each part has all of the memory demand, or its share of it.
+    pub full_memory_each: bool,
+}
+
+/// How a machine slows down whose jobs demand all of its memory or more.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Thrashing {
+    /// Its load is multiplied.
+    Multiply(f64),
+    /// So many jobs' load is added.
+    Add(f64),
+}
+
+/// Why a scenario cannot be simulated.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// The file is not TOML, or not of this form.
+    #[error("the scenario is not understood")]
+    Toml(#[from] toml::de::Error),
+    /// A figure makes no sense.
+    #[error("the scenario's {name} is {value}; {wanted}")]
+    Figure {
+        /// Which.
+        name: &'static str,
+        /// What it is.
+        value: f64,
+        /// What it should be.
+        wanted: &'static str,
+    },
+}
+
+/// The scenarios that come with the program.
+const BUILT_IN: [(&str, &str); 2] =
+    [("oc-literal", include_str!("scenarios/oc-literal.toml")), ("oc-fit", include_str!("scenarios/oc-fit.toml"))];
+
+impl Scenario {
+    /// Reads and checks a scenario.
+    ///
+    /// # Errors
+    /// Text that is no scenario, or figures that make no sense.
+    pub fn parse(text: &str) -> Result<Self, ScenarioError> {
+        let scenario: Self = toml::from_str(text)?;
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    /// The text of a scenario that comes with the program.
+    #[must_use]
+    pub fn built_in(name: &str) -> Option<&'static str> {
+        BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+    }
+
+    /// The names of those.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name)
+    }
+
+    fn check(&self) -> Result<(), ScenarioError> {
+        let machines = self.machines.iter().flat_map(|kind| {
+            [
+                ("machine's count", kind.count as f64),
+                ("machine's cpus", f64::from(kind.cpus)),
+                ("machine's speed", kind.speed),
+                ("machine's memory_mib", kind.memory_mib),
+            ]
+        });
+        let (low, high) = self.arrivals.rate_factor.unwrap_or((1.0, 1.0));
+        let figures = [
+            ("number of machine kinds", self.machines.len() as f64),
+            ("mean_gap_s", self.arrivals.mean_gap_s),
+            ("until_s", self.arrivals.until_s),
+            ("lower rate_factor", low),
+            ("upper rate_factor", high),
+            ("least_cpu_s", self.jobs.least_cpu_s),
+            ("least_memory_mib", self.jobs.least_memory_mib),
+            ("most_memory_mib", self.jobs.most_memory_mib),
+            ("rebalance_s", self.rebalance_s),
+            ("link_mbit", self.moves.link_mbit),
+            ("freeze_s", self.moves.freeze_s),
+        ];
+        let parallel =
+            self.parallel.iter().flat_map(|p| [("cpu_factor", p.cpu_factor), ("most_parts", f64::from(p.most_parts))]);
+        let thrashing = match self.thrashing {
+            Thrashing::Multiply(by) => ("thrashing's factor", by),
+            Thrashing::Add(jobs) => ("thrashing's addition", jobs),
+        };
+        for (name, value) in machines.chain(figures).chain(parallel).chain([thrashing]) {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(ScenarioError::Figure { name, value, wanted: "it must be above 0" });
+            }
+        }
+        match &self.parallel {
+            Some(Parallel { share, .. }) if !(0.0..=1.0).contains(share) => Err(ScenarioError::Figure {
+                name: "share of parallel jobs",
+                value: *share,
+                wanted: "it must be from 0 to 1",
+            }),
+            _ if low > high => Err(ScenarioError::Figure {
+                name: "lower rate_factor",
+                value: low,
+                wanted: "it must not be above the upper one",
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_with_the_program_is_understood() {
+        for name in Scenario::names() {
+            let scenario = Scenario::parse(Scenario::built_in(name).unwrap()).unwrap();
+            assert_eq!(scenario.name, name);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_name() {
+        let text = Scenario::built_in("oc-fit").unwrap();
+        let refused = |from: &str, to: &str| Scenario::parse(&text.replace(from, to)).unwrap_err().to_string();
+        assert_eq!(
+            refused("mean_gap_s = 20", "mean_gap_s = -1"),
+            "the scenario's mean_gap_s is -1; it must be above 0"
+        );
+        assert_eq!(
+            refused("mean_gap_s = 20", "mean_gap_s = nan"),
+            "the scenario's mean_gap_s is NaN; it must be above 0"
+        );
+        assert!(refused("[0.5, 1.5]", "[1.5, 0.5]").contains("must not be above the upper"));
+        assert_eq!(refused("mean_gap_s", "mean_gap"), "the scenario is not understood");
+    }
+}
