@@ -73,8 +73,7 @@ impl Job {
 
     /// The number of its last complete step.
     fn step(&self, cluster: &Cluster) -> u64 {
-        let last = cluster.sh("n1", &format!("tail -n 2 /home/user/out{} | head -n 1", self.number));
-        last.split(' ').nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
+        steps(cluster, &[self])[0]
     }
 
     /// The state of its last move, of `moves` as `migrations` lists them, and why it is in it.
@@ -84,6 +83,14 @@ impl Job {
         let text = |key: &str| last.map(|row| row[key].as_str().unwrap_or_default().to_owned()).unwrap_or_default();
         (text("state"), text("reason"))
     }
+}
+
+/// The number of each job's last complete step; 0 before the first.
+fn steps(cluster: &Cluster, jobs: &[&Job]) -> Vec<u64> {
+    let files: Vec<String> = jobs.iter().map(|job| format!("/home/user/out{}", job.number)).collect();
+    let last = cluster
+        .sh("n1", &format!("for out in {}; do tail -n 2 $out | head -n 1 | grep . || echo; done", files.join(" ")));
+    last.lines().map(|line| line.split(' ').nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)).collect()
 }
 
 fn hold(cluster: &Cluster, node: &str, state: &str) {
@@ -164,21 +171,24 @@ fn walk(cluster: &Cluster, jobs: &[Job], state: &str) {
             release(cluster, node, state);
         }
     }
-    for job in &jobs {
+    let ends = eventually(&format!("all moves harmed at {state} have ended"), SETTLE_LIMIT, || {
+        let moves = cluster.json("n1", &["migrations"]);
+        let ends: Vec<_> = jobs.iter().map(|job| job.last_move(&moves)).collect();
+        let over = ends.iter().all(|(now, _)| ["aborted", "run", "failed"].contains(&now.as_str()));
+        if over { Ok(ends) } else { Err(format!("{ends:?}")) }
+    });
+    let before = steps(cluster, &jobs);
+    eventually("all programs go on", SETTLE_LIMIT, || {
+        let now = steps(cluster, &jobs);
+        if now.iter().zip(&before).all(|(now, before)| *now > before + 3) { Ok(()) } else { Err(format!("{now:?}")) }
+    });
+    let pids: Vec<&str> = jobs.iter().map(|job| &*job.pid).collect();
+    let why = cluster.sh("n1", &format!("for pid in {}; do scx_mosix why $pid; echo ===; done", pids.join(" ")));
+    for ((job, (end, reason)), why) in jobs.iter().zip(ends).zip(why.split("===")) {
         let (harm, target) = (job.harm, job.target());
-        let end = eventually(&format!("{harm:?} of {target} at {state}"), SETTLE_LIMIT, || {
-            let (now, reason) = job.last_move(&cluster.json("n1", &["migrations"]));
-            if ["aborted", "run", "failed"].contains(&now.as_str()) { Ok((now, reason)) } else { Err(now) }
-        });
-        eprintln!("{state}: {harm:?} of {target}: {}: {}", end.0, end.1);
-        assert_eq!(end.0, "aborted", "{harm:?} at {state}: {}", end.1);
-        let before = job.step(cluster);
-        eventually("the program goes on", SETTLE_LIMIT, || {
-            let now = job.step(cluster);
-            if now > before + 3 { Ok(()) } else { Err(format!("step {now}")) }
-        });
-        let why = cluster.scx_mosix("n1", &["why", &job.pid]).success();
-        assert!(!end.1.is_empty() && why.contains(&end.1), "{harm:?} at {state}: no reason in `why`:\n{why}");
+        eprintln!("{state}: {harm:?} of {target}: {end}: {reason}");
+        assert_eq!(end, "aborted", "{harm:?} at {state}: {reason}");
+        assert!(!reason.is_empty() && why.contains(&reason), "{harm:?} at {state}: no reason in `why`:\n{why}");
     }
     thread::scope(|scope| {
         for job in &jobs {

@@ -43,13 +43,22 @@ const MAX_NAME_BYTES: usize = 200;
 pub enum WireError {
     /// The connection broke.
     #[error("migration stream")]
-    Io(#[from] std::io::Error),
+    Io(#[source] std::io::Error),
     /// The bytes make no sense.
     #[error("migration stream not understood: {0}")]
     Bad(String),
-    /// The other end closed in the middle of a frame.
-    #[error("migration stream ended in the middle of a message")]
+    /// The other end closed in the middle of a frame, or died: it did not end the stream as TLS wants it.
+    #[error("the migration stream was cut off")]
     CutOff,
+}
+
+impl From<std::io::Error> for WireError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Self::CutOff,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 fn bad<T>(what: impl ToString) -> Result<T, WireError> {
@@ -248,10 +257,7 @@ impl Frame {
             return bad(format!("a frame of {length} bytes is too long"));
         }
         let mut bytes = BytesMut::zeroed(length);
-        from.read_exact(&mut bytes).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => WireError::CutOff,
-            _ => WireError::Io(error),
-        })?;
+        from.read_exact(&mut bytes).await?;
         Self::decode(bytes.freeze()).map(Some)
     }
 }

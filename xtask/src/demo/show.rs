@@ -68,7 +68,13 @@ impl Seen {
             serde_json::from_str(migrations).with_context(|| format!("`migrations` said {migrations}"))?;
         self.nodes = nodes;
         self.running = now.iter().map(|process| process.pid).collect();
-        self.processes.extend(now.into_iter().map(|process| (process.pid, process)));
+        for mut process in now {
+            // A process that is just ending has no command line any more.
+            if let Some(known) = self.processes.remove(&process.pid).filter(|_| program_of(&process).is_none()) {
+                (process.cwd, process.command_line) = (known.cwd, known.command_line);
+            }
+            self.processes.insert(process.pid, process);
+        }
         let over = moves.into_iter().filter(|migration| migration.state == "run");
         self.moved.extend(over.map(|migration| (migration.id.clone(), migration)));
         Ok(())
@@ -208,4 +214,25 @@ pub fn table(outcomes: &[Outcome]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ps(command_line: &str) -> String {
+        format!(
+            r#"[{{"pid":7,"runs_on":"n1","state":"running","comm":"gzip","cwd":"/home/user/demo","command_line":[{command_line}],"cannot_move":null}}]"#
+        )
+    }
+
+    #[test]
+    fn a_program_keeps_its_name_while_it_ends_and_its_route_is_told_by_its_moves() {
+        let mut seen = Seen::default();
+        seen.note("[]", &ps(r#""gzip","gzip.in""#), "[]").unwrap();
+        let moved = r#"[{"id":"a","process":"n1/7","source":"n1","target":"n3","state":"run","downtime_us":2500,"create_time_ms":1}]"#;
+        seen.note("[]", &ps(""), moved).unwrap();
+        let story = seen.of("gzip");
+        assert_eq!((story.nodes, story.moves, story.downtime_ms), (vec!["n1".into(), "n3".into()], 1, vec![2]));
+    }
 }
