@@ -9,7 +9,7 @@ use super::{
     view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary, Trigger},
 };
 use crate::{
-    control::{BodyFacts, SessionId},
+    control::{BodyFacts, JobPast, SessionId},
     node::CpuFeatures,
 };
 
@@ -127,6 +127,12 @@ pub struct GuestReservation {
     pub comm: String,
     /// Whether its owner wants it to stay where it is: it moves by hand only.
     pub stay: bool,
+    /// What it did so far.
+    pub past: JobPast,
+    /// Whether a user asked for the move.
+    pub by_request: bool,
+    /// What it may cost at the target at most, in thousandths of its own slowdown; `None` if it is to go whatever it costs.
+    pub limit_milli: Option<u32>,
     /// Facts about the body.
     pub body: BodyFacts,
     /// What it needs.

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     api::backend::{Destination, GuestReservation, Requirements},
-    control::{BodyFacts, MoveState, SessionId},
+    control::{BodyFacts, JobPast, MoveState, SessionId},
     keys::{ClusterKey, NodeIdentity, TlsPurpose},
     proto::v1::{
         ListNodesRequest, RegisterProcessRequest, WatchNodesRequest, cluster_service_client::ClusterServiceClient,
@@ -101,6 +101,9 @@ fn reservation(source: &str, resident_bytes: u64) -> GuestReservation {
         root_pid: 7,
         comm: "xz".into(),
         stay: false,
+        past: JobPast::default(),
+        by_request: false,
+        limit_milli: None,
         body: BodyFacts {
             resident_bytes,
             processes: 1,

@@ -183,7 +183,9 @@ impl LoadEntry {
         out.put_u32(load.load_milli);
         out.put_u32(load.load_upper_milli);
         out.put_u32(load.nr_running);
+        out.put_u64(load.weight_nano);
         out.put_u32(in_mib(load.memory_free_bytes));
+        out.put_u32(in_mib(load.swapped_bytes));
         out.put_u32(load.guests);
         if let Some(p) = load.pressure {
             for value in [p.cpu_some_centi, p.memory_some_centi, p.memory_full_centi, p.io_some_centi, p.io_full_centi]
@@ -215,7 +217,9 @@ impl LoadEntry {
             load_milli: buf.try_get_u32()?,
             load_upper_milli: buf.try_get_u32()?,
             nr_running: buf.try_get_u32()?,
+            weight_nano: buf.try_get_u64()?,
             memory_free_bytes: u64::from(buf.try_get_u32()?) * MIB,
+            swapped_bytes: u64::from(buf.try_get_u32()?) * MIB,
             guests: buf.try_get_u32()?,
             accepting: is_set(ACCEPTING),
             pressure: if is_set(HAS_PRESSURE) {
@@ -277,7 +281,7 @@ pub(super) mod tests {
 
     prop_compose! {
         fn any_entry()(
-            id in any_node_id(), v: [u32; 11], flags: [bool; 3], sched_ext in 0..4u8, features_hash: u64,
+            id in any_node_id(), v: [u32; 12], weight_nano: u64, flags: [bool; 3], sched_ext in 0..4u8, features_hash: u64,
             pressure in prop::option::of(any_pressure()), kernel_release in "[a-z0-9.+-]{0,40}", software_version in "[0-9.]{0,16}",
         ) -> LoadEntry {
             let sched_ext = [SchedExtState::Unsupported, SchedExtState::Available, SchedExtState::Attached, SchedExtState::Ejected]
@@ -290,7 +294,7 @@ pub(super) mod tests {
                 },
                 load: NodeLoad {
                     load_milli: v[6], load_upper_milli: v[7], nr_running: v[8], memory_free_bytes: u64::from(v[9]) * MIB,
-                    pressure, guests: v[10], accepting: flags[2],
+                    swapped_bytes: u64::from(v[11]) * MIB, weight_nano, pressure, guests: v[10], accepting: flags[2],
                 },
             }
         }
@@ -303,7 +307,7 @@ pub(super) mod tests {
             prop_assert!(bytes.len() <= MAX_PAYLOAD_BYTES);
             let Payload::Load(read) = Payload::decode(&bytes).unwrap() else { panic!("another kind") };
             prop_assert_eq!(&read[..], &entries[..read.len()]);
-            // The longest possible entry has 194 bytes: at least five fit.
+            // The longest possible entry has 206 bytes: at least five fit.
             prop_assert!(read.len() >= entries.len().min(5));
         }
 

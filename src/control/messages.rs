@@ -119,6 +119,17 @@ pub struct HomeRole {
     pub cgroup: PathBuf,
 }
 
+/// What a job did before it came to the node where it is: its kernel counts from its arrival on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobPast {
+    /// CPU time that it had had, in ms.
+    pub attained_ms: u64,
+    /// Time since it was started, in ms.
+    pub age_ms: u64,
+    /// CPU that it asked for lately, in thousandths of a CPU.
+    pub demand_milli: u32,
+}
+
 /// What a guest agent is told at its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GuestRole {
@@ -137,6 +148,9 @@ pub struct GuestRole {
     /// Whether its owner wants it to stay where it is: this node's daemon moves it by hand only.
     #[serde(default)]
     pub stay: bool,
+    /// What it did before.
+    #[serde(default)]
+    pub past: JobPast,
     /// `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` as the body saw them, in ns, when the source asked for the reservation.
     pub monotonic_ns: i64,
     /// See `monotonic_ns`.
@@ -331,6 +345,9 @@ pub enum AgentState {
         /// Whether it moves by hand only.
         #[serde(default)]
         stay: bool,
+        /// What it did before it came here.
+        #[serde(default)]
+        past: JobPast,
     },
 }
 

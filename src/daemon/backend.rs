@@ -155,7 +155,14 @@ impl PeerBackend for Daemon {
             return Err(ApiError::TargetRefused { node: state.node.clone(), why });
         }
         tracing::info!(peer, migration = %reservation.migration, comm = reservation.comm, "a guest is announced");
-        state.host.reserve(reservation, state.available_bytes()).await
+        let job = state.announced(&reservation);
+        let admitted = state.placing.admit(state.node_views(), state.in_flight(), &job, &reservation);
+        admitted.map_err(|why| ApiError::TargetFull { node: state.node.clone(), why: why.to_string() })?;
+        let reserved = state.host.reserve(reservation).await;
+        if reserved.is_err() {
+            state.placing.released(&job.id);
+        }
+        reserved
     }
 
     async fn release_guest(&self, peer: &str, migration: SessionId, reason: &str) -> Result<(), ApiError> {

@@ -105,6 +105,60 @@ impl Summing {
     }
 }
 
+/// A figure that jumps, smoothed: half of it is what it was before.
+#[derive(Default)]
+pub struct Smoothed(f64);
+
+impl Smoothed {
+    /// Takes the next value.
+    pub fn step(&mut self, new: f64) {
+        self.0 = f64::midpoint(self.0, new);
+    }
+
+    /// The smoothed value.
+    pub fn get(&self) -> f64 {
+        self.0
+    }
+}
+
+/// By how much free memory gets less.
+#[derive(Default)]
+pub struct MemoryFalls {
+    last_bytes: Option<u64>,
+    bytes_per_s: Smoothed,
+}
+
+impl MemoryFalls {
+    /// Takes what is free now, `interval_ms` after it was told before.
+    pub fn step(&mut self, free_bytes: u64, interval_ms: u64) {
+        let fallen = self.last_bytes.replace(free_bytes).map_or(0, |last| last.saturating_sub(free_bytes));
+        self.bytes_per_s.step(fallen as f64 * 1_000.0 / interval_ms.max(1) as f64);
+    }
+
+    /// Bytes per second, smoothed; 0 if memory does not get less.
+    pub fn bytes_per_s(&self) -> u64 {
+        self.bytes_per_s.get() as u64
+    }
+}
+
 fn milli(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_falls_is_seen_within_seconds_and_memory_that_comes_back_is_no_fall() {
+        let mut falls = MemoryFalls::default();
+        for free_mib in [900_u64, 850, 800, 750, 700] {
+            falls.step(free_mib << 20, 1_000);
+        }
+        assert_eq!(falls.bytes_per_s() >> 20, 46);
+        for _ in 0..8 {
+            falls.step(900 << 20, 1_000);
+        }
+        assert!(falls.bytes_per_s() < 1 << 20);
+    }
 }

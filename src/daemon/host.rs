@@ -1,7 +1,7 @@
 //! This node as a host: takes reservations for guests, keeps room for them, gives them back.
 //!
 //! ```text
-//!   reserve ─► preflight ─► memory left over by other reservations? ─► guest agent started ─► it says Prepared ─► yes
+//!   preflight ─► placement admits it ─► reserve ─► guest agent started ─► it says Prepared ─► yes
 //! ```
 //!
 //! A reservation counts until its guest runs (then telemetry sees its memory) or its agent ends. An agent that gets no
@@ -17,7 +17,7 @@ use std::{
 use super::{agents::Agents, jobs::CGROUP_ROOT};
 use crate::{
     agent::process,
-    api::{ApiError, backend::GuestReservation},
+    api::{ApiError, backend::GuestReservation, name::ProcessName},
     control::{AgentRole, AgentStart, AgentState, FromAgent, GuestRole, SessionId, StreamKind, ToAgent},
     keys::NodeIdentity,
 };
@@ -26,11 +26,8 @@ use crate::{
 /// round trips, and nothing is frozen meanwhile.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many guests may be on their way here at a time: each one's pages compete for the same link and CPUs.
+/// How many guests may be on their way here at a time, also if users asked for it: each one's pages compete for the same link and CPUs.
 const MAX_ARRIVALS: usize = 4;
-
-/// The memory that stays free beside a new guest, in bytes: page tables, its agent, the next few seconds.
-const MEMORY_MARGIN_BYTES: u64 = 64 << 20;
 
 /// A node's identity as agents are given it: the JSON of its bundle. Secret.
 pub fn identity_text(identity: &NodeIdentity) -> String {
@@ -57,6 +54,7 @@ impl AgentSettings {
 }
 
 struct Reservation {
+    job: ProcessName,
     source: String,
     resident_bytes: u64,
     /// Its agent has made the guest's world. Until then `reserve` looks after it.
@@ -82,32 +80,29 @@ impl Host {
         self.lock().values().map(|reservation| reservation.resident_bytes).sum()
     }
 
-    /// Takes a guest if there is room: `available_bytes` is what this node could give to programs now.
-    ///
-    /// The caller has done the preflight: the guest could run here.
-    pub async fn reserve(&self, want: GuestReservation, available_bytes: u64) -> Result<String, ApiError> {
+    /// The guests that are on their way: the job, and the node that it comes from.
+    pub fn arriving(&self) -> Vec<(ProcessName, String)> {
+        self.lock().values().map(|reservation| (reservation.job.clone(), reservation.source.clone())).collect()
+    }
+
+    /// Takes a guest. The caller has done the preflight: the guest could run here; and placement has admitted it: there is room.
+    pub async fn reserve(&self, want: GuestReservation) -> Result<String, ApiError> {
         let key = (StreamKind::Move, want.migration);
-        let full = |why: String| ApiError::TargetFull { node: self.settings.node.clone(), why };
         {
             let mut reservations = self.lock();
             if reservations.contains_key(&want.migration) {
                 return Ok(self.stream_address.clone());
             }
             if reservations.len() >= MAX_ARRIVALS {
-                return Err(full(format!("{MAX_ARRIVALS} programs are on their way here already")));
+                let why = format!("{MAX_ARRIVALS} programs are on their way here already");
+                return Err(ApiError::TargetFull { node: self.settings.node.clone(), why });
             }
-            let promised: u64 = reservations.values().map(|reservation| reservation.resident_bytes).sum();
-            let needed = want.body.resident_bytes + promised + MEMORY_MARGIN_BYTES;
-            if needed > available_bytes {
-                return Err(full(format!(
-                    "it needs {} MiB, {} MiB are promised to others, {} MiB are available",
-                    want.body.resident_bytes >> 20,
-                    promised >> 20,
-                    available_bytes >> 20
-                )));
-            }
-            let resident_bytes = want.body.resident_bytes;
-            let reservation = Reservation { source: want.source_node.clone(), resident_bytes, is_prepared: false };
+            let reservation = Reservation {
+                job: ProcessName { node: want.home_node.clone(), pid: want.root_pid },
+                source: want.source_node.clone(),
+                resident_bytes: want.body.resident_bytes,
+                is_prepared: false,
+            };
             reservations.insert(want.migration, reservation);
         }
         match self.prepare(want).await {
@@ -178,6 +173,7 @@ impl Host {
             root_pid: want.root_pid,
             comm: want.comm,
             stay: want.stay,
+            past: want.past,
             monotonic_ns: want.body.monotonic_ns,
             boottime_ns: want.body.boottime_ns,
             hostname: want.body.hostname,

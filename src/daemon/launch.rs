@@ -10,7 +10,7 @@ use crate::{
         name::ProcessName,
         view::{MigrationSummary, Trigger},
     },
-    control::{AgentRole, HomeRole, SessionId, StreamKind},
+    control::{AgentRole, HomeRole, JobPast, SessionId, StreamKind},
     keys::NodeName,
     placement::{Action, Decision, Exclusion, Reason, Wish},
 };
@@ -67,7 +67,7 @@ impl State {
             Action::Stay => Err(self.refusal(&name, &decision)),
             Action::Move { target, cause } => {
                 let why = reason.map_or_else(|| placing::summary(&decision), str::to_owned);
-                self.launch(process, target, placing::trigger(*cause), why, migration)
+                self.launch(process, target, placing::trigger(*cause), why, decision.limit_milli, migration)
             }
         }
     }
@@ -79,6 +79,7 @@ impl State {
         target: &str,
         trigger: Trigger,
         reason: String,
+        limit_milli: Option<u32>,
         migration: SessionId,
     ) -> Result<MigrationSummary, ApiError> {
         let unknown = || ApiError::ProcessUnknown { process: process.to_string() };
@@ -106,12 +107,25 @@ impl State {
             home_address,
             comm: comm.trim_end().to_owned(),
             stay,
+            past: self.past(process),
+            limit_milli,
             target: target.into(),
             trigger,
             reason,
         };
         let owner = self.clone().owner(process.clone());
         self.moves.start(order, self.requirements(), owner)
+    }
+
+    /// What a job whose body is here did so far.
+    fn past(&self, process: &ProcessName) -> JobPast {
+        let name = process.to_string();
+        let job = self.job_views().into_iter().find(|job| *job.id == *name);
+        job.map_or_else(JobPast::default, |job| JobPast {
+            attained_ms: job.attained_ms,
+            age_ms: job.age_ms,
+            demand_milli: job.demand_milli,
+        })
     }
 
     /// The agent that owns the body of a job; a job that never moved gets its home agent now.

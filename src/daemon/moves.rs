@@ -32,7 +32,7 @@ use crate::{
         name::ProcessName,
         view::{MigrationStep, MigrationSummary, Trigger},
     },
-    control::{BodyFacts, FromAgent, MoveProgress, MoveState, SessionId, ToAgent},
+    control::{BodyFacts, FromAgent, JobPast, MoveProgress, MoveState, SessionId, ToAgent},
     migration::hold::hold,
 };
 
@@ -62,6 +62,10 @@ pub struct Order {
     pub stay: bool,
     /// The target's name.
     pub target: String,
+    /// What the job did so far.
+    pub past: JobPast,
+    /// See [`GuestReservation`].
+    pub limit_milli: Option<u32>,
     /// Who wanted it.
     pub trigger: Trigger,
     /// Why, one sentence.
@@ -75,7 +79,15 @@ pub struct Moves {
     peers: Arc<dyn Peers>,
     run_dir: PathBuf,
     active: Mutex<HashMap<SessionId, Active>>,
-    ended: mpsc::Sender<MigrationSummary>,
+    ended: mpsc::Sender<Ended>,
+}
+
+/// A move that has ended.
+pub struct Ended {
+    /// Its record.
+    pub record: MigrationSummary,
+    /// It was not begun, as the target had its hands full.
+    pub was_busy: bool,
 }
 
 struct Active {
@@ -89,11 +101,12 @@ struct Active {
 struct GivenUp {
     state: MoveState,
     reason: String,
+    was_busy: bool,
 }
 
 impl GivenUp {
     fn aborted(reason: impl ToString) -> Self {
-        Self { state: MoveState::Aborted, reason: reason.to_string() }
+        Self { state: MoveState::Aborted, reason: reason.to_string(), was_busy: false }
     }
 }
 
@@ -104,7 +117,7 @@ impl Moves {
         views: Arc<Views>,
         peers: Arc<dyn Peers>,
         run_dir: PathBuf,
-        ended: mpsc::Sender<MigrationSummary>,
+        ended: mpsc::Sender<Ended>,
     ) -> Arc<Self> {
         Arc::new(Self { node: node.into(), views, peers, run_dir, active: Mutex::default(), ended })
     }
@@ -212,7 +225,9 @@ impl Moves {
         F: Future<Output = Result<Arc<Agent>, String>> + Send,
     {
         let migration = order.migration;
-        if let Err(GivenUp { state, reason }) = self.attempt(&order, requirements, owner, &cancel).await {
+        let mut busy = false;
+        if let Err(GivenUp { state, reason, was_busy }) = self.attempt(&order, requirements, owner, &cancel).await {
+            busy = was_busy;
             let asked = self.lock().get_mut(&migration).and_then(|active| active.reason.take());
             if let Some(mut record) = self.record(migration).filter(|record| !record.is_over()) {
                 record.reason = asked.unwrap_or(reason);
@@ -224,7 +239,7 @@ impl Moves {
         let outcome = (record.state, record.downtime_us.map(|us| us / 1_000), &record.reason);
         tracing::info!(%migration, process = %record.process, target = record.target, ?outcome, "move ended");
         self.forget_old();
-        let _ = self.ended.send(record).await;
+        let _ = self.ended.send(Ended { record, was_busy: busy }).await;
     }
 
     async fn attempt<F>(
@@ -243,20 +258,22 @@ impl Moves {
         hold(&self.run_dir, MoveState::Reserve).await;
         self.advance(*migration, MoveState::Prepare);
         let reserved = tokio::select! {
-            reserved = self.peers.reserve(target, self.reservation(order, requirements, body)) => reserved,
-            () = cancel.cancelled() => Err("cancelled before anything was frozen".into()),
+            reserved = self.peers.reserve(target, self.reservation(order, requirements, body)) => {
+                reserved.map_err(|error| (error.to_string(), matches!(error, ApiError::TargetFull { .. })))
+            }
+            () = cancel.cancelled() => Err(("cancelled before anything was frozen".into(), false)),
         };
         let target_address = match reserved {
             Ok(address) => address,
-            Err(reason) => {
-                self.give_up(&owner, order, &reason).await;
-                return Err(GivenUp::aborted(reason));
+            Err((why, was_busy)) => {
+                self.give_up(&owner, order, &why).await;
+                return Err(GivenUp { was_busy, ..GivenUp::aborted(why) });
             }
         };
         hold(&self.run_dir, MoveState::Prepare).await;
         self.advance(*migration, MoveState::Precopy);
         let result = self.execute(&owner, *migration, target_address, cancel).await;
-        if let Err(GivenUp { state: MoveState::Aborted, reason }) = &result {
+        if let Err(GivenUp { state: MoveState::Aborted, reason, .. }) = &result {
             self.peers.release(target, *migration, reason).await;
         }
         result
@@ -294,7 +311,7 @@ impl Moves {
                     MoveState::Run => return Ok(()),
                     state @ (MoveState::Aborted | MoveState::Failed) => {
                         let reason = progress.reason.unwrap_or_else(|| "no reason was given".into());
-                        return Err(GivenUp { state, reason });
+                        return Err(GivenUp { state, ..GivenUp::aborted(reason) });
                     }
                     _ => {}
                 },
@@ -307,7 +324,7 @@ impl Moves {
     fn silent(&self, migration: SessionId, error: &AgentError) -> GivenUp {
         let committed = self.record(migration).is_some_and(|record| record.state >= MoveState::Commit);
         let state = if committed { MoveState::Failed } else { MoveState::Aborted };
-        GivenUp { state, reason: error.to_string() }
+        GivenUp { state, ..GivenUp::aborted(error) }
     }
 
     async fn give_up(&self, owner: &Agent, order: &Order, reason: &str) {
@@ -328,6 +345,9 @@ impl Moves {
             root_pid: order.process.pid,
             comm: order.comm.clone(),
             stay: order.stay,
+            past: order.past,
+            by_request: order.trigger == Trigger::Request,
+            limit_milli: order.limit_milli,
             body,
             requirements,
         }

@@ -25,8 +25,8 @@ use crate::{
 /// The other nodes, by name. Behind it are gRPC clients with this node's certificate; tests put a twin in their place.
 #[async_trait]
 pub trait Peers: Send + Sync + 'static {
-    /// Asks a node to take a guest; returns where its stream is expected. An error is one readable sentence.
-    async fn reserve(&self, node: &str, reservation: GuestReservation) -> Result<String, String>;
+    /// Asks a node to take a guest; returns where its stream is expected.
+    async fn reserve(&self, node: &str, reservation: GuestReservation) -> Result<String, ApiError>;
 
     /// Gives a reservation back; a node that cannot be reached gives it up by itself.
     async fn release(&self, node: &str, migration: SessionId, reason: &str);
@@ -104,9 +104,8 @@ impl GrpcPeers {
 
 #[async_trait]
 impl Peers for GrpcPeers {
-    async fn reserve(&self, node: &str, reservation: GuestReservation) -> Result<String, String> {
-        let mut client = self.client(node).map_err(|error| error.to_string())?;
-        client.reserve_guest(&reservation).await.map_err(|error| error.into_api_error(node).to_string())
+    async fn reserve(&self, node: &str, reservation: GuestReservation) -> Result<String, ApiError> {
+        self.client(node)?.reserve_guest(&reservation).await.map_err(|error| error.into_api_error(node))
     }
 
     async fn release(&self, node: &str, migration: SessionId, reason: &str) {

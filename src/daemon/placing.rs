@@ -10,11 +10,13 @@ use std::{
 use super::now_ms;
 use crate::{
     api::{
+        backend::GuestReservation,
         name::ProcessName,
-        view::{PlacementCandidate, PlacementDecision, PlacementReason, PlacementReasons, Trigger},
+        view::{MigrationSummary, PlacementCandidate, PlacementDecision, PlacementReason, PlacementReasons, Trigger},
     },
     placement::{
-        Action, Cause, Config, ConfigError, Decision, InFlight, Input, JobView, NodeView, Placement, Reason, Wish,
+        Action, Cause, Config, ConfigError, Decision, InFlight, Input, JobView, MoveTimes, NodeView, Placement, Reason,
+        Wish,
     },
 };
 
@@ -29,14 +31,23 @@ struct Inner {
     placement: Placement,
     seeds: RandomState,
     decided: HashMap<Arc<str>, (u64, Decision)>,
+    /// What moves to each node took, and to any.
+    times: HashMap<Arc<str>, MoveTimes>,
+    all_times: MoveTimes,
 }
 
 impl Placing {
     /// Placement for the node `here`.
     pub fn new(here: &str, config: Config) -> Result<Self, ConfigError> {
         let placement = Placement::new(config)?;
-        let inner = Mutex::new(Inner { placement, seeds: RandomState::new(), decided: HashMap::new() });
-        Ok(Self { here: here.into(), started: Instant::now(), inner })
+        let inner = Inner {
+            placement,
+            seeds: RandomState::new(),
+            decided: HashMap::new(),
+            times: HashMap::new(),
+            all_times: MoveTimes::default(),
+        };
+        Ok(Self { here: here.into(), started: Instant::now(), inner: Mutex::new(inner) })
     }
 
     /// The decisions for all jobs that run here. Jobs that are no longer here are forgotten.
@@ -45,6 +56,7 @@ impl Placing {
         let mut inner = self.lock();
         let seed = inner.seeds.hash_one(input.now_ms);
         let decisions = inner.placement.decide(&input, seed);
+        inner.times.retain(|node, _| input.node(node).is_some());
         inner.decided.retain(|id, _| input.jobs.iter().any(|job| job.id == *id));
         for decision in &decisions {
             inner.note(decision);
@@ -69,10 +81,45 @@ impl Placing {
         decision
     }
 
-    /// A move that placement had decided did not come about.
-    pub fn failed(&self, job: &str, target: &str) {
+    /// Whether a guest that was announced may come here.
+    pub fn admit(
+        &self,
+        nodes: Vec<NodeView>,
+        in_flight: Vec<InFlight>,
+        job: &JobView,
+        want: &GuestReservation,
+    ) -> Result<(), Reason> {
+        let input = self.input(nodes, Vec::new(), in_flight);
+        let cause = if want.by_request { Cause::Request } else { Cause::Load };
+        self.lock().placement.admit(&input, job, cause, want.limit_milli)
+    }
+
+    /// A guest that was admitted does not come.
+    pub fn released(&self, job: &str) {
+        self.lock().placement.released(job, &self.here);
+    }
+
+    /// A move that placement had decided did not come about; `was_busy` if the target had its hands full, or knew better.
+    pub fn failed(&self, job: &str, target: &str, was_busy: bool) {
         let now_ms = self.now_ms();
-        self.lock().placement.failed(job, target, now_ms);
+        let placement = &mut self.lock().placement;
+        if was_busy { placement.busy(job, target, now_ms) } else { placement.failed(job, target, now_ms) }
+    }
+
+    /// A move has succeeded: what it took is what the next one will be expected to take.
+    pub fn moved(&self, record: &MigrationSummary) {
+        let Some(downtime_us) = record.downtime_us else { return };
+        let inner = &mut *self.lock();
+        let to_target = inner.times.entry(record.target.as_str().into()).or_insert_with(|| inner.all_times.clone());
+        for times in [to_target, &mut inner.all_times] {
+            times.note(record.memory_bytes, downtime_us / 1_000);
+        }
+    }
+
+    /// What a move to a node is expected to take.
+    pub fn times(&self, target: &str) -> MoveTimes {
+        let inner = self.lock();
+        inner.times.get(target).unwrap_or(&inner.all_times).clone()
     }
 
     /// What was decided last about a job, as the API shows it; its migrations are left to the caller.
@@ -170,12 +217,14 @@ fn without_node(text: &str, node: &str) -> String {
 fn figures(reason: &Reason) -> Vec<crate::api::view::Figure> {
     let Reason::Compared(c) = reason else { return Vec::new() };
     let named = [
-        ("load there, tasks per standard cpu", c.load),
-        ("charged there, tasks per standard cpu", c.charged),
-        ("this job there, tasks per standard cpu", c.job),
-        ("margin, tasks per standard cpu", c.margin),
-        ("cost there, tasks per standard cpu", c.total),
-        ("cost here, tasks per standard cpu", c.here),
+        ("its own slowdown there", c.stretch),
+        ("what it adds to the slowdown of others there", c.others),
+        ("being away from home", c.away),
+        ("the move", c.price),
+        ("predicted downtime, seconds", c.downtime_s),
+        ("least gain", c.least_gain),
+        ("cost there", c.total),
+        ("cost here", c.here),
     ];
     named.into_iter().map(|(name, value)| crate::api::view::Figure { name: name.into(), value }).collect()
 }

@@ -14,7 +14,7 @@ use crate::{
         view::{NodeState, NodeSummary, Pressure, ProcessState, ProcessSummary, SchedExt},
     },
     cluster::{self, ClusterView, NodeEntry},
-    control::{AgentState, SessionId},
+    control::{AgentState, JobPast, SessionId},
     node::SchedExtState,
 };
 
@@ -63,6 +63,8 @@ pub struct GuestView {
     pub cannot_move: Option<String>,
     /// Whether it moves by hand only.
     pub stay: bool,
+    /// What it did before it came here.
+    pub past: JobPast,
 }
 
 impl AgentView {
@@ -86,6 +88,7 @@ impl AgentView {
                     moving,
                     cannot_move,
                     stay,
+                    past,
                 } => {
                     let guest = GuestView {
                         session,
@@ -97,6 +100,7 @@ impl AgentView {
                         moving: moving.is_some(),
                         cannot_move,
                         stay,
+                        past,
                     };
                     view.guests.insert(migration, guest);
                 }
@@ -334,6 +338,7 @@ mod tests {
             moving: None,
             cannot_move: None,
             stay,
+            past: JobPast::default(),
         };
         let (figures, users, migrations) = (HashMap::new(), HashMap::new(), HashMap::new());
         let context =

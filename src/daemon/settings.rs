@@ -102,8 +102,8 @@ mod tests {
     fn a_misspelt_setting_is_an_error_that_names_it() {
         let error = toml::from_str::<SettingsFile>("[placement]\nhysterisis_percent = 120\n").err().unwrap();
         assert!(error.to_string().contains("hysterisis_percent"), "{error}");
-        let file: SettingsFile = toml::from_str("[placement]\nhysteresis_percent = 120\n").unwrap();
-        assert_eq!(file.placement.hysteresis_percent, 120);
+        let file: SettingsFile = toml::from_str("[placement]\nleast_gain_percent = 12\n").unwrap();
+        assert_eq!(file.placement.least_gain_percent, 12);
         assert_eq!(file.placement.lease_ms, placement::Config::default().lease_ms);
     }
 }

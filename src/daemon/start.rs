@@ -24,7 +24,7 @@ use super::{
     backend::Daemon,
     host::{AgentSettings, Host},
     jobs::{Jobs, RegisterError},
-    moves::Moves,
+    moves::{Ended, Moves},
     now_ms,
     peers::GrpcPeers,
     placing::Placing,
@@ -33,7 +33,7 @@ use super::{
     tick,
 };
 use crate::{
-    api::{self, ApiServer, ServeError, backend::Views, view::MigrationSummary},
+    api::{self, ApiServer, ServeError, backend::Views},
     cluster::{self, ClusterError, ClusterHandle, LocalState, NodeSummary, Transport},
     control::{FromAgent, MoveState, ToAgent},
     keys::{KeyError, TlsConfigs, TlsPurpose},
@@ -297,6 +297,7 @@ async fn watch_load(state: Arc<State>) {
             load.guests = u32::try_from(state.agent_view().guests.len()).unwrap_or(u32::MAX);
             load.accepting = !state.stop.is_cancelled();
             load.memory_free_bytes = load.memory_free_bytes.saturating_sub(state.host.reserved_bytes());
+            load.weight_nano = state.weight_nano();
         }
     };
     let publish = async {
@@ -370,15 +371,16 @@ async fn note_reports(state: Arc<State>, mut reports: mpsc::Receiver<(AgentKey, 
 }
 
 /// Lets placement learn from moves that did not come about.
-async fn note_ended(state: Arc<State>, mut ended: mpsc::Receiver<MigrationSummary>) {
+async fn note_ended(state: Arc<State>, mut ended: mpsc::Receiver<Ended>) {
     loop {
-        let record = tokio::select! {
-            record = ended.recv() => record,
+        let ended = tokio::select! {
+            ended = ended.recv() => ended,
             () = state.stop.cancelled() => return,
         };
-        let Some(record) = record else { return };
-        if record.state != MoveState::Run {
-            state.placing.failed(&record.process.to_string(), &record.target);
+        let Some(Ended { record, was_busy }) = ended else { return };
+        match record.state {
+            MoveState::Run => state.placing.moved(&record),
+            _ => state.placing.failed(&record.process.to_string(), &record.target, was_busy),
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     agents::Agents,
-    figures::Figures,
+    figures::{Figures, MemoryFalls, Smoothed},
     host::{AgentSettings, Host},
     jobs::Jobs,
     moves::Moves,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     api::{
-        backend::{Requirements, Views},
+        backend::{GuestReservation, Requirements, Views},
         view::ProcessSummary,
     },
     cluster::ClusterHandle,
@@ -80,6 +80,10 @@ pub struct Measured {
     pub arrived: HashMap<SessionId, Instant>,
     /// How busy this node's CPUs are, in percent.
     pub cpu_busy_percent: f64,
+    /// The weights of all that belongs to no job, in 1/s.
+    pub others_weight: Smoothed,
+    /// By how much free memory gets less.
+    pub memory_falls: MemoryFalls,
 }
 
 impl State {
@@ -116,6 +120,12 @@ impl State {
         view.my_entry().and_then(|entry| entry.report.as_ref()).map_or(0, |report| report.load.memory_free_bytes)
     }
 
+    /// The sum of the weights of all that runs here, in thousand-millionths per second.
+    pub fn weight_nano(&self) -> u64 {
+        let jobs: f64 = self.job_views().iter().filter(|job| job.demand_milli > 0).map(|job| job.load().weight).sum();
+        ((jobs + self.measured().others_weight.get()) * 1e9) as u64
+    }
+
     /// The nodes as placement sees them.
     pub fn node_views(&self) -> Vec<NodeView> {
         let view = self.cluster.view();
@@ -131,17 +141,25 @@ impl State {
             } else {
                 Ok(())
             };
+            let is_here = entry.name == view.me;
+            let times = self.placing.times(entry.name.as_str());
             Some(NodeView {
                 name: entry.name.as_str().into(),
                 cpus: summary.cpus,
                 speed_milli: summary.speed_permille,
                 load_milli: load.load_milli,
-                free_memory_bytes: load.memory_free_bytes,
+                weight_nano: if is_here { self.weight_nano() } else { load.weight_nano },
+                // What is reserved here placement knows by itself.
+                free_memory_bytes: load.memory_free_bytes + if is_here { self.host.reserved_bytes() } else { 0 },
                 total_memory_bytes: summary.memory_total_bytes,
-                age_ms: if entry.name == view.me { 0 } else { report.age_ms },
+                swapped_bytes: load.swapped_bytes,
+                memory_falls_bytes_per_s: if is_here { self.measured().memory_falls.bytes_per_s() } else { 0 },
+                memory_stall_centi: load.pressure.map_or(0, |pressure| pressure.memory_full_centi),
+                link_bytes_per_s: times.bytes_per_s(),
+                freeze_ms: times.freeze_ms(),
+                age_ms: if is_here { 0 } else { report.age_ms },
                 accepting: load.accepting,
                 alive: entry.state == crate::cluster::NodeState::Alive,
-                sched_ext: summary.sched_ext == crate::node::SchedExtState::Attached,
                 features_ok,
             })
         };
@@ -163,16 +181,15 @@ impl State {
             let cannot = measured.cannot_move.get(&job.session).cloned();
             views.push(JobView {
                 id: format!("{}/{}", self.node, job.root_pid).into(),
-                root_pid: job.root_pid,
                 home: here.clone(),
                 running_on: here.clone(),
-                cpu_milli: figures.cpu_milli,
                 demand_milli: figures.demand_milli,
+                attained_ms: figures.cpu_time_ms,
                 rss_bytes: figures.resident_bytes,
+                // All of its memory crosses while it stands still.
+                frozen_bytes: figures.resident_bytes,
                 age_ms: super::now_ms().saturating_sub(job.registered_ms),
                 since_last_move_ms: None,
-                moves: 0,
-                threads: figures.threads,
                 movable: cannot.map_or(Ok(()), |why| Err(why.into())),
                 pinned: job.stay,
                 allowed_nodes: None,
@@ -183,16 +200,14 @@ impl State {
             let since = measured.arrived.get(migration).map_or(0, |at| at.elapsed().as_millis() as u64);
             views.push(JobView {
                 id: format!("{}/{}", guest.home, guest.root_pid).into(),
-                root_pid: guest.root_pid,
                 home: guest.home.as_str().into(),
                 running_on: here.clone(),
-                cpu_milli: figures.cpu_milli,
                 demand_milli: figures.demand_milli,
+                attained_ms: guest.past.attained_ms + figures.cpu_time_ms,
                 rss_bytes: figures.resident_bytes,
-                age_ms: figures.age_ms.max(since),
+                frozen_bytes: figures.resident_bytes,
+                age_ms: guest.past.age_ms + since,
                 since_last_move_ms: Some(since),
-                moves: u32::try_from(guest.epoch).unwrap_or(u32::MAX),
-                threads: figures.threads,
                 movable: guest.cannot_move.clone().map_or(Ok(()), |why| Err(why.into())),
                 pinned: guest.stay,
                 allowed_nodes: None,
@@ -201,17 +216,37 @@ impl State {
         views
     }
 
-    /// The moves out of here that are under way, as placement sees them.
+    /// A job that another node wants to send here, as placement sees it.
+    pub fn announced(&self, guest: &GuestReservation) -> JobView {
+        JobView {
+            id: format!("{}/{}", guest.home_node, guest.root_pid).into(),
+            home: guest.home_node.as_str().into(),
+            running_on: guest.source_node.as_str().into(),
+            demand_milli: guest.past.demand_milli,
+            attained_ms: guest.past.attained_ms,
+            rss_bytes: guest.body.resident_bytes,
+            frozen_bytes: guest.body.resident_bytes,
+            age_ms: guest.past.age_ms,
+            since_last_move_ms: None,
+            movable: Ok(()),
+            pinned: guest.stay,
+            allowed_nodes: None,
+        }
+    }
+
+    /// The moves out of here and to here that are under way, as placement sees them.
     pub fn in_flight(&self) -> Vec<InFlight> {
         let here: Arc<str> = self.node.as_str().into();
-        let under_way = self.moves.under_way();
-        under_way
-            .into_iter()
-            .map(|(_, process, target)| InFlight {
-                job: process.to_string().into(),
-                source: here.clone(),
-                target: target.into(),
-            })
-            .collect()
+        let leaving = self.moves.under_way().into_iter().map(|(_, process, target)| InFlight {
+            job: process.to_string().into(),
+            source: here.clone(),
+            target: target.into(),
+        });
+        let arriving = self.host.arriving().into_iter().map(|(process, source)| InFlight {
+            job: process.to_string().into(),
+            source: source.into(),
+            target: here.clone(),
+        });
+        leaving.chain(arriving).collect()
     }
 }

@@ -26,9 +26,9 @@ use crate::{
         movable,
         source::{Body, Place},
     },
-    placement::Action,
+    placement::{Action, slowdown},
     scheduler::{HintTarget, Tier, TierHints},
-    telemetry::TelemetryHandle,
+    telemetry::{TaskLoad, TelemetryHandle},
 };
 
 /// The step of MOSIX's decays, and so of everything that follows from them.
@@ -58,9 +58,17 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
                 let jobs: Vec<PathBuf> = state.jobs().iter().map(|job| job.cgroup.clone()).collect();
                 let wanted = |cgroup: &Path| cgroup.starts_with(&guests) || jobs.iter().any(|job| job == cgroup);
                 let figures = summing.update(&snapshot, wanted);
+                let others = snapshot
+                    .tasks
+                    .iter()
+                    .filter(|task| !wanted(&Path::new(CGROUP_ROOT).join(task.cgroup.trim_start_matches('/'))));
+                let others_weight = others.map(weight).sum();
+                let free_bytes = state.available_bytes() + state.host.reserved_bytes();
                 let busy: u64 = snapshot.tasks.iter().map(|task| task.cpu_now_milli).sum();
                 let mut measured = state.measured();
                 measured.figures = figures;
+                measured.others_weight.step(others_weight);
+                measured.memory_falls.step(free_bytes, snapshot.interval_ms);
                 measured.cpu_busy_percent = busy as f64 / 10.0 / f64::from(state.info.cpus.max(1));
             }
             Err(error) => tracing::warn!(%error, "no figures this second"),
@@ -87,6 +95,12 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
     }
 }
 
+/// What a second matters to a process that belongs to no job, in 1/s.
+fn weight(task: &TaskLoad) -> f64 {
+    let demand = (task.cpu_now_milli + task.wait_now_milli) as f64 / 1_000.0;
+    slowdown::weight(demand, task.cpu_ms_total as f64 / 1_000.0)
+}
+
 /// Lets placement look at every job here and starts the moves that it wants.
 fn decide(state: &Arc<State>) {
     let decisions = state.placing.decide(state.node_views(), state.job_views(), state.in_flight());
@@ -95,10 +109,11 @@ fn decide(state: &Arc<State>) {
         let Some(process) = parse_job(&decision.job) else { continue };
         let why = decision.reasons.iter().rev().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         tracing::info!(%process, %target, %cause, why, "placement moves a job");
-        let started = state.launch(&process, target, placing::trigger(*cause), why, SessionId::random());
+        let started =
+            state.launch(&process, target, placing::trigger(*cause), why, decision.limit_milli, SessionId::random());
         if let Err(error) = started {
             tracing::warn!(%process, %target, %error, "move not started");
-            state.placing.failed(&decision.job, target);
+            state.placing.failed(&decision.job, target, false);
         }
     }
 }

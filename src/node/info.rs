@@ -9,7 +9,7 @@ use crate::keys::NodeName;
 
 /// Version of what nodes say to each other (gossip, peer services, streams). Nodes of different versions share a cluster's list but
 /// move nothing between each other.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// All that is to be known of a node; too much for gossip, which carries a summary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ impl NodeInfo {
             Some(name) => name,
             None => default_name(machine)?,
         };
-        let (_, memory_total_bytes) = machine.memory_bytes()?;
+        let (_, memory_total_bytes, _) = machine.memory_bytes()?;
         Ok(Self {
             name,
             addresses: params.addresses,

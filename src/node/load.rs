@@ -21,8 +21,12 @@ pub struct NodeLoad {
     pub load_upper_milli: u32,
     /// Runnable tasks now, neither decayed nor scaled.
     pub nr_running: u32,
+    /// The sum of its tasks' weights, in thousand-millionths per second: what a second matters to them. The daemon fills this in.
+    pub weight_nano: u64,
     /// Memory that programs can get without swapping (`MemAvailable`), in bytes.
     pub memory_free_bytes: u64,
+    /// What programs have in swap, in bytes.
+    pub swapped_bytes: u64,
     /// Pressure stall figures; `None` where the kernel keeps none.
     pub pressure: Option<Pressure>,
     /// Guests that run here. The daemon fills this in.

@@ -83,14 +83,14 @@ impl Machine {
         Ok(load.cur.saturating_sub(1))
     }
 
-    /// Memory that programs can get without swapping (`MemAvailable`), and all of it, in bytes.
+    /// Memory that programs can get without swapping (`MemAvailable`), all of it, and what is in swap, in bytes.
     ///
     /// # Errors
     /// As [`Self::nr_running`], and [`NodeError::Missing`].
-    pub fn memory_bytes(&self) -> Result<(u64, u64), NodeError> {
+    pub fn memory_bytes(&self) -> Result<(u64, u64, u64), NodeError> {
         let memory: Meminfo = self.parse("/proc/meminfo")?;
         let available = memory.mem_available.ok_or(NodeError::Missing("MemAvailable"))?;
-        Ok((available, memory.mem_total))
+        Ok((available, memory.mem_total, memory.swap_total.saturating_sub(memory.swap_free)))
     }
 
     /// Pressure stall figures; `None` if the kernel does not keep them (`psi=0`, or not configured).
@@ -175,7 +175,7 @@ pub(super) mod tests {
     #[test]
     fn this_machine_can_be_read() {
         let machine = Machine::this();
-        let (available, total) = machine.memory_bytes().unwrap();
+        let (available, total, _) = machine.memory_bytes().unwrap();
         assert!(available > 0 && available <= total);
         machine.nr_running().unwrap();
     }

@@ -42,12 +42,14 @@ impl Sampler {
         }
         self.taken = 0;
         self.tracker.end_second();
-        let (memory_free_bytes, _) = self.machine.memory_bytes()?;
+        let (memory_free_bytes, _, swapped_bytes) = self.machine.memory_bytes()?;
         Ok(Some(NodeLoad {
             load_milli: self.tracker.load_milli(),
             load_upper_milli: self.tracker.load_upper_milli(),
             nr_running,
+            weight_nano: 0,
             memory_free_bytes,
+            swapped_bytes,
             pressure: self.machine.pressure()?,
             guests: 0,
             accepting: true,

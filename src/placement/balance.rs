@@ -1,25 +1,25 @@
-//! The balancer: guards, comparison, choice; memory before load.
+//! The balancer: guards, comparison, choice.
 //!
 //! ```text
-//!   for each job:  guards ──> compare with every node ──> proposal (job, target)
-//!   memory short?  proposals by memory; if there are none, by load
-//!   then:          one proposal is taken, its target charged; every other job stays, with the reason
+//!   for each job:  guards ──> compare with other nodes ──> proposal (job, target)
+//!   memory short?  guards that are for the sake of load do not hold; if no cost is lower elsewhere, any node with room will do
+//!   then:          the proposal that gains most per second of its move is taken, its target charged; every other job stays, with the reason
 //! ```
 
-use super::candidates::{Survey, choose};
+use super::candidates::{Choice, Survey};
 use super::config::Config;
-use super::cost::{self, Margin};
-use super::decision::{Action, Cause, Decision};
-use super::eligible;
-use super::input::{Input, JobView, NodeName, NodeView};
-use super::reason::Reason;
+use super::cost::{self, Scales};
+use super::decision::{Cause, Decision};
+use super::input::{Input, JobView, NodeView};
+use super::reason::{Reason, Shortage};
+use super::slowdown::Occupancy;
 use super::state::State;
 
 /// What was found out about one job.
 struct Verdict {
     reasons: Vec<Reason>,
-    /// Where it could go, and the number of equally good nodes.
-    proposal: Option<(NodeName, usize)>,
+    /// Where it could go.
+    proposal: Option<Choice>,
 }
 
 impl Verdict {
@@ -29,42 +29,37 @@ impl Verdict {
 }
 
 pub(super) fn decide(input: &Input, config: &Config, state: &mut State, seed: u64) -> Vec<Decision> {
-    let usable = input.node(&input.here).filter(|node| node.cpus > 0 && node.speed_milli > 0);
-    let Some(here) = usable else {
-        let stay = |job: &JobView| stays(job, vec![Reason::NoFigures { node: input.here.clone() }]);
+    let Some(here) = usable_here(input) else {
+        let stay = |job: &JobView| Decision::stays(job, vec![Reason::NoFigures { node: input.here.clone() }]);
         return input.jobs.iter().map(stay).collect();
     };
-    let balancer = Balancer { input, config, state, here, seed };
-    let shortage = balancer.shortage();
-    let mut cause = if shortage.is_some() { Cause::Memory } else { Cause::Load };
-    let mut verdicts = balancer.verdicts(cause, shortage.as_ref());
-    if cause == Cause::Memory && verdicts.iter().all(|verdict| verdict.proposal.is_none()) {
-        // No job can relieve memory; load goes on being balanced, which may help too.
-        cause = Cause::Load;
-        verdicts = balancer.verdicts(cause, shortage.as_ref());
+    let balancer = Balancer::new(input, config, state, here, seed);
+    let mut verdicts = balancer.verdicts(false);
+    if balancer.shortage.is_some() && !config.overcommit && verdicts.iter().all(|verdict| verdict.proposal.is_none()) {
+        // Whatever it costs: what comes next is that the kernel kills one of them.
+        verdicts = balancer.verdicts(true);
     }
     let hold = balancer.hold();
-    let winner = if hold.is_some() { None } else { balancer.first(&verdicts, cause) };
+    let winner = if hold.is_some() { None } else { first(&verdicts) };
+    let cause = if balancer.shortage.is_some() { Cause::Memory } else { Cause::Load };
     let mut decisions = Vec::with_capacity(input.jobs.len());
     for (index, (job, mut verdict)) in input.jobs.iter().zip(verdicts).enumerate() {
         let decision = match (verdict.proposal, &hold, winner) {
-            (None, _, _) => stays(job, verdict.reasons),
-            (Some((node, among)), _, Some(first)) if first == index => {
-                verdict.reasons.push(Reason::Chosen { node: node.clone(), among });
-                state.grant(job, &node, input.now_ms);
-                let cause = if cause == Cause::Load && node == job.home { Cause::Home } else { cause };
-                Decision { job: job.id.clone(), action: Action::Move { target: node, cause }, reasons: verdict.reasons }
+            (None, _, _) => Decision::stays(job, verdict.reasons),
+            (Some(choice), _, Some(first)) if first == index => {
+                verdict.reasons.push(Reason::Chosen { node: choice.node.clone(), among: choice.among });
+                state.grant(job, &choice.node, input.now_ms);
+                let cause = if cause == Cause::Load && choice.node == job.home { Cause::Home } else { cause };
+                Decision::moves(job, choice, cause, verdict.reasons)
             }
             (Some(_), Some(hold), _) => {
                 verdict.reasons.push(hold.clone());
-                stays(job, verdict.reasons)
+                Decision::stays(job, verdict.reasons)
             }
             (Some(_), None, first) => {
-                let moving = first
-                    .and_then(|first| input.jobs.get(first))
-                    .map_or_else(|| job.id.clone(), |first| first.id.clone());
+                let moving = first.and_then(|first| input.jobs.get(first)).unwrap_or(job).id.clone();
                 verdict.reasons.push(Reason::Busy { node: input.here.clone(), moving, limit: config.moves_per_source });
-                stays(job, verdict.reasons)
+                Decision::stays(job, verdict.reasons)
             }
         };
         decisions.push(decision);
@@ -72,8 +67,9 @@ pub(super) fn decide(input: &Input, config: &Config, state: &mut State, seed: u6
     decisions
 }
 
-fn stays(job: &JobView, reasons: Vec<Reason>) -> Decision {
-    Decision { job: job.id.clone(), action: Action::Stay, reasons }
+/// This node, if it knows its own figures.
+pub(super) fn usable_here(input: &Input) -> Option<&NodeView> {
+    input.node(&input.here).filter(|node| node.cpus > 0 && node.speed_milli > 0)
 }
 
 /// What holds for any mover, user or balancer: the job must be here, still, and movable.
@@ -87,10 +83,9 @@ pub(super) fn fixed(job: &JobView, input: &Input, state: &State) -> Option<Reaso
     job.movable.as_ref().err().map(|why| Reason::CannotMove { why: why.clone() })
 }
 
-/// This node's threshold rule for `job`, if the node is below it. `charged` is load that is certain to come.
-pub(super) fn below_threshold(job: &JobView, here: &NodeView, charged: f64, config: &Config) -> Option<Reason> {
+/// This node's threshold rule for `job`, if the node, whose runnable tasks are given per CPU, is below it.
+pub(super) fn below_threshold(job: &JobView, here: &NodeView, tasks_per_cpu: f64, config: &Config) -> Option<Reason> {
     let threshold = f64::from(config.home_threshold_milli) / 1_000.0;
-    let tasks_per_cpu = cost::tasks_per_cpu(here) + charged * f64::from(here.speed_milli) / 1_000.0;
     (tasks_per_cpu < threshold).then(|| Reason::BelowThreshold {
         node: here.name.clone(),
         tasks_per_cpu,
@@ -99,24 +94,45 @@ pub(super) fn below_threshold(job: &JobView, here: &NodeView, charged: f64, conf
     })
 }
 
+/// The proposal that gains most for each second that it takes; of equals the first.
+fn first(verdicts: &[Verdict]) -> Option<usize> {
+    let gains = verdicts.iter().map(|verdict| verdict.proposal.as_ref().map(|choice| choice.gain_per_s));
+    let proposed = gains.enumerate().filter_map(|(index, gain)| Some((index, gain?)));
+    proposed.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).map(|(index, _)| index)
+}
+
 struct Balancer<'a> {
     input: &'a Input,
     config: &'a Config,
     state: &'a State,
     here: &'a NodeView,
-    seed: u64,
+    survey: Survey<'a>,
+    /// This node without what is on its way out, and with memory as it will be when something could have left.
+    occupancy: Occupancy,
+    shortage: Option<Reason>,
 }
 
-impl Balancer<'_> {
-    /// Whether memory runs out here.
-    fn shortage(&self) -> Option<Reason> {
-        let below_bytes = eligible::usher_below_bytes(self.here, self.config);
-        let free_bytes = self.here.free_memory_bytes;
-        (free_bytes < below_bytes).then(|| Reason::MemoryShort {
-            node: self.here.name.clone(),
-            free_bytes,
-            below_bytes,
-        })
+impl<'a> Balancer<'a> {
+    fn new(input: &'a Input, config: &'a Config, state: &'a State, here: &'a NodeView, seed: u64) -> Self {
+        let survey = Survey::new(input, config, state, Cause::Load, seed);
+        let leaving = state.leaving(&input.here, input.now_ms).map(|lease| lease.load);
+        let now = leaving.fold(cost::occupancy(here, config, state), Occupancy::without);
+        let ahead_s = cost::ahead_s(&input.jobs, survey.targets());
+        let occupancy = Occupancy { used: now.used + here.memory_falls_bytes_per_s as f64 * ahead_s, ..now };
+        let below_bytes = cost::usher_below_bytes(here, config);
+        let free_bytes = here.free_memory_bytes;
+        let how = occupancy.is_exhausted().then(|| {
+            if cost::is_stalled(here, config) {
+                Shortage::Stall { stall_centi: here.memory_stall_centi, limit_percent: config.usher_stall_percent }
+            } else if now.is_exhausted() {
+                Shortage::Now { free_bytes, below_bytes }
+            } else {
+                let ahead_ms = (ahead_s * 1_000.0) as u64;
+                Shortage::Ahead { free_bytes, falls_bytes_per_s: here.memory_falls_bytes_per_s, below_bytes, ahead_ms }
+            }
+        });
+        let shortage = how.map(|how| Reason::MemoryShort { node: here.name.clone(), how });
+        Self { input, config, state, here, survey, occupancy, shortage }
     }
 
     /// Why no job at all may leave now.
@@ -131,106 +147,61 @@ impl Balancer<'_> {
         Some(Reason::Settling { node: here.clone(), since_ms, settle_ms: self.config.settle_ms })
     }
 
-    fn verdicts(&self, cause: Cause, shortage: Option<&Reason>) -> Vec<Verdict> {
-        let leaving: f64 = self
-            .state
-            .leaving(&self.input.here, self.input.now_ms)
-            .map(|lease| cost::share(lease.demand_milli, self.here))
-            .sum();
-        let survey = Survey {
-            input: self.input,
-            config: self.config,
-            state: self.state,
-            here: self.here,
-            here_cost: cost::here(self.here, leaving),
-            cause,
-            margin: Margin::Hysteresis,
-        };
-        let judge = |job: &JobView| {
-            if let Some(reason) = fixed(job, self.input, self.state) {
-                return Verdict::stays(reason);
-            }
-            if job.pinned {
-                return Verdict::stays(Reason::Pinned);
-            }
-            let mut verdict =
-                if cause == Cause::Memory { self.by_memory(job, &survey) } else { self.by_load(job, &survey) };
-            verdict.reasons.splice(0..0, shortage.cloned());
-            verdict
-        };
-        self.input.jobs.iter().map(judge).collect()
+    /// Looks at every job; with `any`, for a place with room at any cost.
+    fn verdicts(&self, any: bool) -> Vec<Verdict> {
+        self.input.jobs.iter().map(|job| self.judge(job, any)).collect()
     }
 
-    fn by_load(&self, job: &JobView, survey: &Survey) -> Verdict {
-        if let Some(reason) = self.restless(job) {
+    fn judge(&self, job: &JobView, any: bool) -> Verdict {
+        if let Some(reason) = fixed(job, self.input, self.state) {
             return Verdict::stays(reason);
         }
-        let threshold = below_threshold(job, self.here, 0.0, self.config);
-        if !job.is_guest()
-            && let Some(reason) = threshold
-        {
-            return Verdict::stays(reason);
+        if job.pinned {
+            return Verdict::stays(Reason::Pinned);
         }
-        let only_home = threshold.is_some().then_some(&*job.home);
-        let candidates = survey.nodes(job, only_home);
-        let proposal = choose(candidates.better(), self.config, self.seed, &job.id);
-        let none = if candidates.open.is_empty() { Reason::NoTarget } else { Reason::NothingBetter };
-        let mut reasons = Vec::from_iter(threshold);
-        reasons.extend(candidates.reasons(self.config));
+        let mut reasons = Vec::from_iter(self.shortage.clone());
+        let mut only_home = None;
+        let (rss_bytes, min_bytes) = (job.rss_bytes, self.config.usher_min_bytes);
+        if self.shortage.is_some() && rss_bytes >= min_bytes {
+            // It may go, however young it is and however little CPU it asks for.
+        } else if any {
+            reasons.push(Reason::TooSmall { rss_bytes, min_bytes });
+            return Verdict { reasons, proposal: None };
+        } else if let Some(reason) = self.restless(job) {
+            reasons.push(reason);
+            return Verdict { reasons, proposal: None };
+        } else if let Some(reason) = below_threshold(job, self.here, cost::tasks_per_cpu(self.here), self.config) {
+            reasons.push(reason);
+            if !job.is_guest() {
+                return Verdict { reasons, proposal: None };
+            }
+            only_home = Some(&*job.home);
+        }
+        let scales = Scales::new(job, &self.input.here, &self.occupancy, self.config);
+        let found = self.survey.find(&scales, only_home, any);
+        reasons.extend(found.reasons);
+        let proposal = found.choice.map(|choice| if any { self.by_relief(job, choice) } else { choice });
         if proposal.is_none() {
-            reasons.push(none);
+            reasons.push(if found.any_open { Reason::NothingBetter } else { Reason::NoTarget });
         }
         Verdict { reasons, proposal }
     }
 
-    /// Any node with room will do, the least loaded first.
-    fn by_memory(&self, job: &JobView, survey: &Survey) -> Verdict {
-        let min_bytes = self.config.usher_min_bytes;
-        if job.rss_bytes < min_bytes {
-            return Verdict::stays(Reason::TooSmall { rss_bytes: job.rss_bytes, min_bytes });
-        }
-        let candidates = survey.nodes(job, None);
-        let proposal = choose(&candidates.open, self.config, self.seed, &job.id);
-        let mut reasons = candidates.reasons(self.config);
-        if proposal.is_none() {
-            reasons.push(Reason::NoTarget);
-        }
-        Verdict { reasons, proposal }
+    /// Where costs say nothing, what counts is how much memory a move frees of what is missing, and how little the job itself loses.
+    fn by_relief(&self, job: &JobView, choice: Choice) -> Choice {
+        let missing = (self.occupancy.used - self.occupancy.memory).max(1.0);
+        let freed = (job.rss_bytes as f64).min(missing);
+        // Of those that free as much, the smallest.
+        Choice { gain_per_s: freed / (1.0 + job.load().weight) - job.rss_bytes as f64 / 1e6, ..choice }
     }
 
     /// Why a job is not to be disturbed for the sake of load.
     fn restless(&self, job: &JobView) -> Option<Reason> {
-        let Config { residency_ms, min_age_ms, min_demand_milli, .. } = *self.config;
+        let Config { min_age_ms, min_demand_milli, .. } = *self.config;
         if job.age_ms < min_age_ms {
             return Some(Reason::TooYoung { age_ms: job.age_ms, min_ms: min_age_ms });
         }
-        if let Some(since_ms) = job.since_last_move_ms.filter(|since| *since < residency_ms) {
-            return Some(Reason::JustArrived { since_ms, min_ms: residency_ms });
-        }
         let demand_milli = job.demand_milli;
         (demand_milli < min_demand_milli).then_some(Reason::LittleDemand { demand_milli, min_milli: min_demand_milli })
-    }
-
-    /// The proposal that goes first.
-    fn first(&self, verdicts: &[Verdict], cause: Cause) -> Option<usize> {
-        let jobs = self.input.jobs.iter().zip(verdicts).enumerate();
-        let mut proposed: Vec<(usize, &JobView)> =
-            jobs.filter(|(_, (_, verdict))| verdict.proposal.is_some()).map(|(index, (job, _))| (index, job)).collect();
-        if cause == Cause::Memory {
-            // The smallest that cures the shortage; if none does, the largest.
-            let below_bytes = eligible::usher_below_bytes(self.here, self.config);
-            let missing_bytes = below_bytes.saturating_sub(self.here.free_memory_bytes);
-            proposed.sort_by_key(|(index, job)| {
-                let cures = job.rss_bytes >= missing_bytes;
-                (!cures, if cures { job.rss_bytes } else { u64::MAX - job.rss_bytes }, *index)
-            });
-        } else {
-            // MOSIX: the second-highest demand, else the highest; of equals the older, which is likely to live longer.
-            proposed.sort_by_key(|(index, job)| (u32::MAX - job.demand_milli, u64::MAX - job.age_ms, *index));
-            if proposed.len() > 1 {
-                proposed.swap(0, 1);
-            }
-        }
-        proposed.first().map(|(index, _)| *index)
     }
 }

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use super::slowdown;
+
 /// A node's name, unique in the cluster.
 pub type NodeName = Arc<str>;
 
@@ -43,18 +45,28 @@ pub struct NodeView {
     pub speed_milli: u32,
     /// Its load, in thousandths: runnable tasks × standard speed / (speed × CPUs), as MOSIX defines it.
     pub load_milli: u32,
+    /// The sum of its tasks' weights ([`slowdown::weight`]), in thousand-millionths per second.
+    pub weight_nano: u64,
     /// Memory that programs could still get, in bytes (`MemAvailable`).
     pub free_memory_bytes: u64,
     /// Its memory, in bytes.
     pub total_memory_bytes: u64,
+    /// What programs have in swap for lack of memory, in bytes.
+    pub swapped_bytes: u64,
+    /// By how much its free memory gets less, in bytes per second; 0 if it does not, or is not known.
+    pub memory_falls_bytes_per_s: u64,
+    /// Share of the last ten seconds in which all of its tasks stood still for lack of memory, in hundredths of a percent (PSI, "full").
+    pub memory_stall_centi: u16,
+    /// What a program's memory gets over the network to it, in bytes per second, as measured by moves before.
+    pub link_bytes_per_s: u64,
+    /// How long a move to it stops a program even if it has no memory, in milliseconds, as measured by moves before.
+    pub freeze_ms: u64,
     /// How old this view is, in milliseconds; 0 for this node.
     pub age_ms: u64,
     /// Whether it takes guests. Its own jobs may return in any case.
     pub accepting: bool,
     /// Whether membership holds it for alive.
     pub alive: bool,
-    /// Whether its sched_ext scheduler is in force; its reasons mention it, nothing depends on it.
-    pub sched_ext: bool,
     /// Why programs from here cannot run there (CPU or kernel features, CRIU missing), if so.
     pub features_ok: Result<(), Arc<str>>,
 }
@@ -64,27 +76,23 @@ pub struct NodeView {
 pub struct JobView {
     /// Its name.
     pub id: JobId,
-    /// The root process's pid at home.
-    pub root_pid: i32,
     /// The node where it was started.
     pub home: NodeName,
     /// The node where it runs.
     pub running_on: NodeName,
-    /// CPU that it got, decayed, in thousandths of one CPU.
-    pub cpu_milli: u32,
-    /// CPU that it asked for: what it got plus the time it was runnable and waited, decayed, in thousandths of one CPU. This is the
+    /// CPU that it asks for: what it gets plus the time it is runnable and waits, decayed, in thousandths of one CPU. This is the
     /// job's share of the runnable tasks here.
     pub demand_milli: u32,
+    /// CPU time that it has had since it was started, wherever it was, in milliseconds.
+    pub attained_ms: u64,
     /// Its resident memory, in bytes, shared pages counted once.
     pub rss_bytes: u64,
+    /// What would have to cross while it stands still, in bytes.
+    pub frozen_bytes: u64,
     /// Time since it was started, in milliseconds.
     pub age_ms: u64,
     /// Time since it arrived here; `None` if it never moved.
     pub since_last_move_ms: Option<u64>,
-    /// How often it moved.
-    pub moves: u32,
-    /// Its threads, over all its processes.
-    pub threads: u32,
     /// Why it cannot move, if so: one readable reason.
     pub movable: Result<(), Arc<str>>,
     /// Left alone by the balancer; an explicit request still moves it.
@@ -104,6 +112,23 @@ impl JobView {
     #[must_use]
     pub fn allows(&self, node: &str) -> bool {
         *self.home == *node || self.allowed_nodes.as_ref().is_none_or(|nodes| nodes.iter().any(|name| &**name == node))
+    }
+
+    /// What it adds to the cost of a node. A job that asks for nothing just now counts as a thousandth of a CPU, so that costs can be
+    /// compared in terms of its own.
+    #[must_use]
+    pub fn load(&self) -> slowdown::Load {
+        let demand = f64::from(self.demand_milli.max(1)) / 1_000.0;
+        let weight = slowdown::weight(demand, self.attained_ms as f64 / 1_000.0);
+        slowdown::Load { demand, weight, memory: self.rss_bytes as f64 }
+    }
+
+    /// How long, in seconds, it will probably go on to gain by a move: a process lives on for about as long as it has had CPU time, and what
+    /// has lasted here since it came is likely to last as long again.
+    #[must_use]
+    pub fn horizon_s(&self) -> f64 {
+        let lasted_ms = self.attained_ms.min(self.since_last_move_ms.unwrap_or(self.age_ms));
+        lasted_ms.max(1) as f64 / 1_000.0
     }
 }
 

@@ -12,22 +12,21 @@
 //!   a source asks to send a job   admit  ────> accepting? memory? busy?  ─> Ok | one Reason
 //! ```
 //!
-//! The algorithm is MOSIX's. A node's *load* is its runnable tasks, divided by its CPUs and by their speed relative to a standard
-//! CPU. What a job would meet at a node is the node's **cost**: the load there with the job in it, but never less than a CPU
-//! of its own gives ([`cost`]).
+//! A job goes where it adds least to the slowdown that all jobs of the cluster collect, its move counted ([`slowdown`], [`cost`]).
 //!
-//! 1. Jobs that cannot move, are pinned, too young, just arrived, or ask for next to no CPU, stay.
+//! 1. Jobs that cannot move, are pinned, too young to be known, or ask for next to no CPU, stay.
 //! 2. While a node has fewer runnable tasks than CPUs (the *home threshold*), its own jobs stay; its guests may go home only.
-//! 3. A job may go to a node that is alive, freshly heard of, accepting, able and roomy, if the cost there plus 30 % of the job's own
-//!    load (the hysteresis, MOSIX's "130 % of the process"; at least 5 % of the cost here) is below the cost here. Home needs no such margin and gets a bonus.
-//!    As the bonus is smaller than the margin, two nodes never play ping-pong with a job, whatever their sizes and speeds.
-//! 4. Of several jobs that may go, the one with the second-highest demand goes (else the highest), older ones first; of several nodes
-//!    within 5 % of the best, one at random. One move at a time leaves a node.
+//! 3. A job may go to a node that is alive, freshly heard of, accepting, able and roomy, if it costs less there: its own slowdown,
+//!    the others', that of being away from home, and that of standing still while it is moved, against the time that it will probably live.
+//! 4. Of several jobs the one goes whose move gains most for each second that it takes; of several nodes within 5 % of the best, one
+//!    at random. One move at a time leaves a node.
 //! 5. The target is charged with the job at once, for a *lease*, so that the next choice sees it before the load does; and the
-//!    target itself *admits* one arrival at a time, so that many sources do not stampede.
-//! 6. A node short of memory first ushers out the smallest job that cures it, to any node with room, even if loads become less even.
+//!    target itself *admits* one arrival at a time, and only what still costs less there by its own figures, so that many sources do
+//!    not stampede.
+//! 6. A node whose memory will be exhausted before its largest job could have left costs as if ten more tasks ran there. If no cost is
+//!    lower elsewhere even so, the job goes that frees most of what is missing, to any node with room.
 //!
-//! The seam for other policies is [`Placement`]'s methods with [`Input`] and [`Decision`]; `balance`, `cost` and `eligible` are the policy.
+//! The seam for other policies is [`Placement`]'s methods with [`Input`] and [`Decision`]; `balance`, `cost`, `slowdown` and `eligible` are the policy.
 
 mod balance;
 mod candidates;
@@ -40,6 +39,7 @@ mod reason;
 mod request;
 pub mod slowdown;
 mod state;
+mod times;
 mod units;
 
 #[cfg(test)]
@@ -52,9 +52,10 @@ mod tests;
 pub use config::{Config, ConfigError};
 pub use decision::{Action, Cause, Decision};
 pub use input::{InFlight, Input, JobId, JobView, NodeName, NodeView};
-pub use reason::{Comparison, Exclusion, MarginKind, Reason};
+pub use reason::{Comparison, Exclusion, Reason, Shortage};
 pub use request::Wish;
 pub use state::Lease;
+pub use times::MoveTimes;
 
 use state::State;
 
@@ -69,7 +70,7 @@ impl Placement {
     /// A placement with nothing remembered.
     ///
     /// # Errors
-    /// A configuration that is out of bounds or would let jobs go to and fro for ever.
+    /// A configuration that is out of bounds.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.validate()?;
         Ok(Self { config, state: State::default() })
@@ -105,18 +106,30 @@ impl Placement {
     }
 
     /// The target's side: may `job` come here now? If so its memory and load are charged to this node until it shows, or
-    /// until [`Placement::failed`] or [`Placement::released`] is called.
+    /// until [`Placement::failed`] or [`Placement::released`] is called. `limit_milli` is that of the source's [`Decision`].
     ///
     /// # Errors
     /// The one reason against it, for the source to show.
-    pub fn admit(&mut self, input: &Input, job: &JobView, cause: Cause) -> Result<(), Reason> {
+    pub fn admit(
+        &mut self,
+        input: &Input,
+        job: &JobView,
+        cause: Cause,
+        limit_milli: Option<u32>,
+    ) -> Result<(), Reason> {
         self.state.refresh(input, &self.config);
-        request::admit(input, &self.config, &mut self.state, job, cause)
+        request::admit(input, &self.config, &mut self.state, job, cause, limit_milli)
     }
 
     /// A move that was decided or admitted came to nothing: its charge ends, and the pair is left alone for [`Config::retry_ms`].
     pub fn failed(&mut self, job: &str, target: &str, now_ms: u64) {
-        self.state.failed(job, target, now_ms);
+        self.state.failed(job, target, now_ms, self.config.retry_ms);
+    }
+
+    /// The target of a move that was decided had its hands full, or knew better: its charge ends, and the pair is left alone for
+    /// [`Config::settle_ms`], by when the target's load shows what it has taken.
+    pub fn busy(&mut self, job: &str, target: &str, now_ms: u64) {
+        self.state.failed(job, target, now_ms, self.config.settle_ms);
     }
 
     /// A decided or admitted move was not begun after all (say, the target was busy): its charge ends, nothing is held against the target.

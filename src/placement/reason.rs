@@ -6,44 +6,34 @@ use std::sync::Arc;
 use super::input::{JobId, NodeName};
 use super::units::{Bytes, Milli, Seconds};
 
-/// What is added to a node's cost before it is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MarginKind {
-    /// Nothing: a user asked.
-    None,
-    /// A percentage of the job's load there.
-    Hysteresis,
-    /// A percentage of the cost here, as the hysteresis would be less.
-    LeastGain,
-    /// Home's bonus is taken off.
-    HomeBonus,
-}
-
-/// The figures of one node beside here. All are loads: runnable standard tasks per standard CPU.
+/// The figures of one node beside here, in terms of the job's own slowdown: 1 is what it costs where it has a standard CPU to itself and
+/// disturbs nobody.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
     /// The node.
     pub node: NodeName,
-    /// Its load as gossiped.
-    pub load: f64,
-    /// What was sent there and may not show yet.
-    pub charged: f64,
-    /// What this job would add.
-    pub job: f64,
-    /// What a CPU of its own gives there: no cost is below it.
-    pub alone: f64,
-    /// What was added, or taken off for home.
-    pub kind: MarginKind,
-    /// How much.
-    pub margin: f64,
-    /// The cost there with the margin.
+    /// Whether it is the job's home.
+    pub is_home: bool,
+    /// What a second of its CPU time would take there, in seconds.
+    pub stretch: f64,
+    /// What it would add to the slowdown of those who are there.
+    pub others: f64,
+    /// What being away from home costs it.
+    pub away: f64,
+    /// What the move costs.
+    pub price: f64,
+    /// How long the move would probably stop it, in seconds.
+    pub downtime_s: f64,
+    /// The least that a move must gain.
+    pub least_gain: f64,
+    /// The sum.
     pub total: f64,
-    /// The cost here.
+    /// What the cluster is relieved of if it leaves here.
     pub here: f64,
 }
 
 impl Comparison {
-    /// Whether the job would do better there.
+    /// Whether the cluster would do better with the job there.
     #[must_use]
     pub fn better(&self) -> bool {
         self.total < self.here
@@ -52,27 +42,55 @@ impl Comparison {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { node, load, charged, job, alone, kind, margin, total, here } = self;
-        write!(f, "{node}{}: ", if *kind == MarginKind::HomeBonus { " (home)" } else { "" })?;
-        let crowded = load + charged + job >= *alone;
-        if crowded {
-            write!(f, "load {load:.2}")?;
-            if *charged > 0.0 {
-                write!(f, " + {charged:.2} on its way")?;
+        let Self { node, is_home, stretch, others, away, price, downtime_s, least_gain, total, here } = self;
+        write!(f, "{node}{}: {stretch:.2} for itself", if *is_home { " (home)" } else { "" })?;
+        for (value, what) in [(others, "for others"), (away, "away from home")] {
+            if *value > 0.0 {
+                write!(f, " + {value:.2} {what}")?;
             }
-            write!(f, " + this job {job:.2}")?;
-        } else {
-            write!(f, "a CPU of its own {alone:.2}")?;
         }
-        match kind {
-            MarginKind::None => {}
-            MarginKind::Hysteresis if crowded => write!(f, " × {:.0} %", 100.0 + 100.0 * margin / job)?,
-            MarginKind::Hysteresis => write!(f, " + {:.0} % of this job {margin:.2}", 100.0 * margin / job)?,
-            MarginKind::LeastGain => write!(f, " + least gain {margin:.2}")?,
-            MarginKind::HomeBonus => write!(f, " − {:.2} for home", margin.abs())?,
+        if *price > 0.0 {
+            write!(f, " + {price:.2} for the move ({downtime_s:.1} s stopped)")?;
+        }
+        if *least_gain > 0.0 {
+            write!(f, " + {least_gain:.2} least gain")?;
         }
         write!(f, " = {total:.2} {} {here:.2} here", if self.better() { "<" } else { "≥" })
     }
+}
+
+/// How memory runs out at a node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Shortage {
+    /// It has.
+    #[error("{} of memory free, below {}", Bytes(*free_bytes), Bytes(*below_bytes))]
+    Now {
+        /// Free, in bytes.
+        free_bytes: u64,
+        /// The ushering threshold, in bytes.
+        below_bytes: u64,
+    },
+    /// It will have before the largest job could have left.
+    #[error("{} of memory free and {} less each second, so below {} within {}", Bytes(*free_bytes), Bytes(*falls_bytes_per_s),
+        Bytes(*below_bytes), Seconds(*ahead_ms))]
+    Ahead {
+        /// Free, in bytes.
+        free_bytes: u64,
+        /// By how much that gets less, in bytes per second.
+        falls_bytes_per_s: u64,
+        /// The ushering threshold, in bytes.
+        below_bytes: u64,
+        /// How far is looked ahead, in milliseconds.
+        ahead_ms: u64,
+    },
+    /// Nothing goes on for lack of it.
+    #[error("all tasks stood still for lack of memory {}.{:02} % of the time, limit {limit_percent} %", stall_centi / 100, stall_centi % 100)]
+    Stall {
+        /// Share of the last ten seconds, in hundredths of a percent.
+        stall_centi: u16,
+        /// From where on something leaves, in percent.
+        limit_percent: u32,
+    },
 }
 
 /// Why a node is no target for a job.
@@ -122,6 +140,14 @@ pub enum Exclusion {
         /// How many may be.
         limit: u32,
     },
+    /// What the source compared is out of date.
+    #[error("it would cost {:.2} there by now, and must stay below {:.2}", Milli(*cost_milli), Milli(*limit_milli))]
+    NoLongerBetter {
+        /// The cost there, in thousandths of the job's own slowdown.
+        cost_milli: u32,
+        /// What it may be at most.
+        limit_milli: u32,
+    },
     /// It went wrong lately.
     #[error("this job failed to get there {} ago; tried again after {}", Seconds(*ago_ms), Seconds(*retry_ms))]
     FailedLately {
@@ -146,8 +172,8 @@ pub enum Reason {
         /// Why.
         why: Exclusion,
     },
-    /// More nodes were considered than are listed.
-    #[error("{count} more nodes considered, none better than those listed")]
+    /// More nodes are known than are listed.
+    #[error("{count} more nodes, none of those that were compared better")]
     MoreNodes {
         /// How many.
         count: usize,
@@ -181,14 +207,6 @@ pub enum Reason {
         /// The least age, in milliseconds.
         min_ms: u64,
     },
-    /// It arrived a moment ago.
-    #[error("stays: arrived {} ago, moves again after {} at the earliest", Seconds(*since_ms), Seconds(*min_ms))]
-    JustArrived {
-        /// Time since it arrived, in milliseconds.
-        since_ms: u64,
-        /// The least time between moves, in milliseconds.
-        min_ms: u64,
-    },
     /// It asks for next to no CPU.
     #[error("stays: asks for {:.2} CPU, moves from {:.2} CPU on", Milli(*demand_milli), Milli(*min_milli))]
     LittleDemand {
@@ -211,14 +229,12 @@ pub enum Reason {
         guest: bool,
     },
     /// Memory runs out here.
-    #[error("{node}: {} of memory free, below {}: something must leave", Bytes(*free_bytes), Bytes(*below_bytes))]
+    #[error("{node}: {how}: something must leave")]
     MemoryShort {
         /// This node.
         node: NodeName,
-        /// Free here, in bytes.
-        free_bytes: u64,
-        /// The ushering threshold, in bytes.
-        below_bytes: u64,
+        /// How.
+        how: Shortage,
     },
     /// Moving it would not relieve memory.
     #[error("uses {}: too little to relieve memory, {} at least", Bytes(*rss_bytes), Bytes(*min_bytes))]
@@ -313,7 +329,6 @@ impl Reason {
             Self::Moving { .. } => "moving",
             Self::Elsewhere { .. } => "elsewhere",
             Self::TooYoung { .. } => "too_young",
-            Self::JustArrived { .. } => "just_arrived",
             Self::LittleDemand { .. } => "little_demand",
             Self::BelowThreshold { .. } => "below_threshold",
             Self::MemoryShort { .. } => "memory_short",

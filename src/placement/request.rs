@@ -1,12 +1,12 @@
 //! Single jobs: initial assignment, users' requests, and admission at the target.
 
-use super::balance::{below_threshold, fixed};
-use super::candidates::{Survey, choose};
+use super::balance::{below_threshold, fixed, usable_here};
+use super::candidates::{Choice, Survey};
 use super::config::Config;
-use super::cost::{self, Margin};
+use super::cost::{self, Scales};
 use super::decision::{Action, Cause, Decision};
 use super::eligible;
-use super::input::{Input, JobView, NodeName, NodeView};
+use super::input::{Input, JobId, JobView, NodeName};
 use super::reason::{Exclusion, Reason};
 use super::state::State;
 
@@ -32,109 +32,95 @@ impl From<&str> for Wish {
     }
 }
 
-fn stays(job: &JobView, reasons: Vec<Reason>) -> Decision {
-    Decision { job: job.id.clone(), action: Action::Stay, reasons }
-}
-
-fn moves(
-    job: &JobView,
-    target: NodeName,
-    cause: Cause,
-    reasons: Vec<Reason>,
-    now_ms: u64,
-    state: &mut State,
-) -> Decision {
-    state.grant(job, &target, now_ms);
-    Decision { job: job.id.clone(), action: Action::Move { target, cause }, reasons }
-}
-
-fn usable_here(input: &Input) -> Option<&NodeView> {
-    input.node(&input.here).filter(|node| node.cpus > 0 && node.speed_milli > 0)
-}
-
 /// See [`super::Placement::assign`].
 pub(super) fn assign(input: &Input, config: &Config, state: &mut State, job: &JobView, seed: u64) -> Decision {
     let Some(here) = usable_here(input) else {
-        return stays(job, vec![Reason::NoFigures { node: input.here.clone() }]);
+        return Decision::stays(job, vec![Reason::NoFigures { node: input.here.clone() }]);
     };
     if let Some(reason) = fixed(job, input, state) {
-        return stays(job, vec![reason]);
+        return Decision::stays(job, vec![reason]);
     }
     if job.pinned {
-        return stays(job, vec![Reason::Pinned]);
+        return Decision::stays(job, vec![Reason::Pinned]);
     }
     // A program that has not run yet is one runnable task, and this node's load does not show it.
     let job = &JobView { demand_milli: job.demand_milli.max(1_000), ..job.clone() };
-    let charged = state.charged_load(here, &job.id);
-    if let Some(reason) = below_threshold(job, here, charged, config) {
+    let occupancy = cost::occupancy(here, config, state);
+    if let Some(reason) = below_threshold(job, here, occupancy.demand / occupancy.cpus, config) {
         state.grant(job, &input.here, input.now_ms);
-        return stays(job, vec![reason, Reason::StartsHere { node: input.here.clone() }]);
+        return Decision::stays(job, vec![reason, Reason::StartsHere { node: input.here.clone() }]);
     }
-    let here_cost = (cost::load(here) + charged + cost::share(job.demand_milli, here)).max(cost::alone(here));
-    let survey = Survey { input, config, state, here, here_cost, cause: Cause::Initial, margin: Margin::Hysteresis };
-    let candidates = survey.nodes(job, None);
-    let choice = choose(candidates.better(), config, seed, &job.id);
-    let mut reasons = candidates.reasons(config);
-    let Some((node, among)) = choice else {
+    let scales = Scales::starting(job, &input.here, &occupancy, config);
+    let found = Survey::new(input, config, state, Cause::Initial, seed).find(&scales, None, false);
+    let mut reasons = found.reasons;
+    let Some(choice) = found.choice else {
         state.grant(job, &input.here, input.now_ms);
         reasons.push(Reason::StartsHere { node: input.here.clone() });
-        return stays(job, reasons);
+        return Decision::stays(job, reasons);
     };
-    reasons.push(Reason::Chosen { node: node.clone(), among });
-    moves(job, node, Cause::Initial, reasons, input.now_ms, state)
+    reasons.push(Reason::Chosen { node: choice.node.clone(), among: choice.among });
+    state.grant(job, &choice.node, input.now_ms);
+    Decision::moves(job, choice, Cause::Initial, reasons)
 }
 
 /// See [`super::Placement::request`].
 pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &str, wish: &Wish, seed: u64) -> Decision {
     let Some(job) = input.jobs.iter().find(|job| *job.id == *id) else {
-        return Decision { job: id.into(), action: Action::Stay, reasons: vec![Reason::UnknownJob { job: id.into() }] };
+        let job = JobId::from(id);
+        let reasons = vec![Reason::UnknownJob { job: job.clone() }];
+        return Decision { job, action: Action::Stay, limit_milli: None, reasons };
     };
     let Some(here) = usable_here(input) else {
-        return stays(job, vec![Reason::NoFigures { node: input.here.clone() }]);
+        return Decision::stays(job, vec![Reason::NoFigures { node: input.here.clone() }]);
     };
     if let Some(reason) = fixed(job, input, state) {
-        return stays(job, vec![reason]);
+        return Decision::stays(job, vec![reason]);
     }
-    let survey = Survey {
-        input,
-        config,
-        state,
-        here,
-        here_cost: cost::here(here, 0.0),
-        cause: Cause::Request,
-        margin: Margin::HomeOnly,
-    };
     let only = match wish {
         Wish::Node(node) => Some(node),
         Wish::Home => Some(&job.home),
         Wish::Best => None,
     };
-    let Some(node) = only else {
-        let candidates = survey.nodes(job, None);
-        let choice = choose(candidates.better(), config, seed, &job.id);
-        let none = if candidates.open.is_empty() { Reason::NoTarget } else { Reason::NothingBetter };
-        let mut reasons = candidates.reasons(config);
-        let Some((node, among)) = choice else {
-            reasons.push(none);
-            return stays(job, reasons);
-        };
-        reasons.push(Reason::Chosen { node: node.clone(), among });
-        return moves(job, node, Cause::Request, reasons, input.now_ms, state);
+    if let Some(node) = only {
+        if *node == input.here {
+            return Decision::stays(job, vec![Reason::AlreadyThere { node: node.clone() }]);
+        }
+        if input.node(node).is_none() {
+            return Decision::stays(job, vec![Reason::UnknownNode { node: node.clone() }]);
+        }
+    }
+    let occupancy = cost::occupancy(here, config, state);
+    let scales = Scales::asked(job, Scales::new(job, &input.here, &occupancy, config).here, config);
+    // Whoever names a node need not have it compared with others, of which there may be many.
+    let named: Input;
+    let among = match only {
+        Some(node) => {
+            let nodes = input.nodes.iter().filter(|view| view.name == *node || view.name == input.here);
+            named = Input { nodes: nodes.cloned().collect(), ..input.clone() };
+            &named
+        }
+        None => input,
     };
-    if *node == input.here {
-        return stays(job, vec![Reason::AlreadyThere { node: node.clone() }]);
+    let found =
+        Survey::new(among, config, state, Cause::Request, seed).find(&scales, only.map(|node| &**node), only.is_some());
+    let mut reasons = found.reasons;
+    match found.choice {
+        Some(choice) => {
+            let Choice { node, among, .. } = choice.clone();
+            reasons.push(match wish {
+                Wish::Best => Reason::Chosen { node, among },
+                Wish::Node(_) | Wish::Home => Reason::Requested { node },
+            });
+            state.grant(job, &choice.node, input.now_ms);
+            Decision::moves(job, choice, Cause::Request, reasons)
+        }
+        None => {
+            if only.is_none() {
+                reasons.push(if found.any_open { Reason::NothingBetter } else { Reason::NoTarget });
+            }
+            Decision::stays(job, reasons)
+        }
     }
-    if input.node(node).is_none() {
-        return stays(job, vec![Reason::UnknownNode { node: node.clone() }]);
-    }
-    let candidates = survey.nodes(job, Some(node));
-    let open = !candidates.open.is_empty();
-    let mut reasons = candidates.reasons(config);
-    if !open {
-        return stays(job, reasons);
-    }
-    reasons.push(Reason::Requested { node: node.clone() });
-    moves(job, node.clone(), Cause::Request, reasons, input.now_ms, state)
 }
 
 /// See [`super::Placement::admit`].
@@ -144,6 +130,7 @@ pub(super) fn admit(
     state: &mut State,
     job: &JobView,
     cause: Cause,
+    limit_milli: Option<u32>,
 ) -> Result<(), Reason> {
     let Some(here) = usable_here(input) else {
         return Err(Reason::NoFigures { node: input.here.clone() });
@@ -152,7 +139,18 @@ pub(super) fn admit(
     if job.running_on == input.here {
         return Err(Reason::AlreadyThere { node: input.here.clone() });
     }
-    eligible::check(here, job, cause, input, config, state).map_err(refused)?;
+    // Asked again, it is not charged twice.
+    state.released(&job.id, &input.here);
+    eligible::node(here, cause, input, config, state).map_err(refused)?;
+    let charged_bytes = state.charges(&here.name).map(|lease| lease.rss_bytes).sum();
+    eligible::job(job, here, charged_bytes, cause, input, config, state).map_err(refused)?;
+    if let Some(limit_milli) = limit_milli {
+        let occupancy = cost::occupancy(here, config, state);
+        let cost_milli = (Scales::asked(job, 0.0, config).there(here, &occupancy) * 1_000.0) as u32;
+        if cost_milli > limit_milli {
+            return Err(refused(Exclusion::NoLongerBetter { cost_milli, limit_milli }));
+        }
+    }
     state.grant(job, &input.here, input.now_ms);
     Ok(())
 }

@@ -1,31 +1,50 @@
 //! What a placement costs: the slowdown that its jobs collect in each second.
 //!
-//! A job's *slowdown* is its time from start to end divided by its CPU time. While it is there it collects `stretch / size` of it in each
-//! second: the stretch is what a second of CPU time takes where it runs, the size the CPU time that it needs in all. CPU, memory and the
-//! network come down to this one currency: a full node stretches, a thrashing node stretches more, and a move that stands still for `d`
-//! seconds costs `d / size`.
+//! A job's *slowdown* is its time from start to end divided by the CPU time that it needs. While it is at a node it collects `weight · stretch`
+//! of it in each second: the stretch is what a second of CPU time takes there, the weight how much a second matters to this job.
+//! CPU, memory and the network come down to this one currency: a full node stretches, a node out of memory stretches more, and a job
+//! that stands still for `d` seconds while it is moved loses `weight · d`.
 //!
 //! ```text
-//!   size(job)     = 2 · age         processes live about as long again as they have: Harchol-Balter and Downey, "Exploiting process
-//!                                   lifetime distributions for dynamic load balancing", ACM TOCS 15(3), 1997
-//!   weight(job)   = 1 / size
-//!   stretch(node) = max(1, jobs / CPUs) / speed;   with exhausted memory as if THRASHING jobs more were there
+//!   size(job)     = 2 · CPU time so far     processes live about as long again as they have: Harchol-Balter and Downey, "Exploiting
+//!                                           process lifetime distributions for dynamic load balancing", ACM TOCS 15(3), 1997
+//!   weight(job)   = demand / size           demand: CPUs that it keeps busy, or would
+//!   stretch(node) = max(1, demand / CPUs) / speed;   without memory as if THRASHING tasks more were there
 //!   cost(node)    = stretch · Σ weight
 //! ```
 //!
-//! A job goes where it adds least to the sum over all nodes, as in the opportunity-cost approach (Amir et al., IEEE TPDS 11(7), 2000); the
-//! weights make the difference. A long job adds to everybody's stretch and has little weight itself, so long jobs gather where few short
-//! ones are, and those that start find a node that is nearly free.
+//! A job goes where it adds least to the sum over all nodes, as in the opportunity-cost approach (Amir, Awerbuch, Barak, Borgstrom and Keren,
+//! IEEE TPDS 11(7), 2000); the weights make the difference. A long job adds to everybody's stretch and has little weight itself, so long
+//! jobs gather where few short ones are, and those that start find a node that is nearly free.
+//!
+//! The sum over all nodes falls with every move that follows this rule, so no sequence of such moves comes back to where it began.
 
 /// CPU time, in seconds, below which jobs are taken for equally young: what is shorter is not worth a thought.
 const YOUNG_S: f64 = 1.0;
-/// Jobs by which a node is the fuller, as it feels, when its memory is exhausted.
+/// Tasks by which a node is the fuller, as it feels, when its memory is exhausted: the addition under which the opportunity-cost
+/// paper's figures come out best.
 const THRASHING: f64 = 10.0;
 
-/// The weight of a job that has had `attained_s` seconds of CPU time.
+/// The weight of a job that keeps `demand` CPUs busy and has had `attained_s` seconds of CPU time, in 1/s.
 #[must_use]
-pub fn weight(attained_s: f64) -> f64 {
-    1.0 / (2.0 * attained_s.max(YOUNG_S))
+pub fn weight(demand: f64, attained_s: f64) -> f64 {
+    demand / (2.0 * attained_s.max(YOUNG_S))
+}
+
+/// One job, as far as its cost goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    /// CPUs that it keeps busy, or would if it had them.
+    pub demand: f64,
+    /// Its [`weight`], in 1/s.
+    pub weight: f64,
+    /// Memory that it needs, in bytes.
+    pub memory: f64,
+}
+
+impl Load {
+    /// What nobody knows anything of.
+    pub const NONE: Self = Self { demand: 0.0, weight: 0.0, memory: 0.0 };
 }
 
 /// A node and what is on it, as far as its cost goes.
@@ -33,51 +52,73 @@ pub fn weight(attained_s: f64) -> f64 {
 pub struct Occupancy {
     /// Its CPUs; above 0.
     pub cpus: f64,
-    /// The speed of one of them; above 0.
+    /// The speed of one of them in terms of the standard CPU; above 0.
     pub speed: f64,
-    /// Its memory, in any unit.
+    /// Memory that can be used before it is exhausted, in bytes.
     pub memory: f64,
-    /// Jobs that want a CPU.
-    pub jobs: f64,
-    /// The sum of their weights.
+    /// CPUs that its tasks keep busy, or would: its runnable tasks.
+    pub demand: f64,
+    /// The sum of their weights, in 1/s.
     pub weight: f64,
-    /// Memory that they need, in the same unit.
+    /// Memory in use, in bytes.
     pub used: f64,
 }
 
-/// One job, as far as its cost goes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Load {
-    /// Its [`weight`].
-    pub weight: f64,
-    /// Memory that it needs, in the unit of [`Occupancy::memory`].
-    pub memory: f64,
-}
-
 impl Occupancy {
+    /// Whether memory is exhausted.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.used >= self.memory
+    }
+
+    /// What a second of CPU time takes here, in seconds.
+    #[must_use]
+    pub fn stretch(&self) -> f64 {
+        let thrashing = if self.is_exhausted() { THRASHING } else { 0.0 };
+        ((self.demand + thrashing) / self.cpus).max(1.0) / self.speed
+    }
+
     /// Slowdown collected per second.
     #[must_use]
     pub fn cost(&self) -> f64 {
-        let thrashing = if self.used >= self.memory { THRASHING } else { 0.0 };
-        ((self.jobs + thrashing) / self.cpus).max(1.0) / self.speed * self.weight
+        self.stretch() * self.weight
+    }
+
+    /// As if a second mattered as much to all who are here as to `load`.
+    #[must_use]
+    pub fn evenly(self, load: Load) -> Self {
+        Self { weight: self.demand * load.weight / load.demand, ..self }
     }
 
     /// With one job more.
     #[must_use]
     pub fn with(self, load: Load) -> Self {
-        Self { jobs: self.jobs + 1.0, weight: self.weight + load.weight, used: self.used + load.memory, ..self }
+        let Load { demand, weight, memory } = load;
+        Self { demand: self.demand + demand, weight: self.weight + weight, used: self.used + memory, ..self }
     }
 
-    /// Without one that is there.
+    /// Without one that is here. What was measured of a node and of its jobs need not agree to the last digit, so nothing gets below 0.
     #[must_use]
     pub fn without(self, load: Load) -> Self {
-        Self { jobs: self.jobs - 1.0, weight: self.weight - load.weight, used: self.used - load.memory, ..self }
+        let Load { demand, weight, memory } = load;
+        Self {
+            demand: (self.demand - demand).max(0.0),
+            weight: (self.weight - weight).max(0.0),
+            used: (self.used - memory).max(0.0),
+            ..self
+        }
     }
 
-    /// What one job more adds to the cost: its own slowdown and everybody else's.
+    /// What a job adds to the cost that is not here yet: its own slowdown and everybody else's.
     #[must_use]
-    pub fn marginal(&self, load: Load) -> f64 {
+    pub fn added_by(&self, load: Load) -> f64 {
         self.with(load).cost() - self.cost()
+    }
+
+    /// What the cost falls by if a job leaves that is here.
+    #[must_use]
+    pub fn saved_by(&self, load: Load) -> f64 {
+        self.cost() - self.without(load).cost()
     }
 }
 
@@ -87,10 +128,10 @@ mod tests {
 
     use super::*;
 
-    const EMPTY: Occupancy = Occupancy { cpus: 1.0, speed: 1.0, memory: 100.0, jobs: 0.0, weight: 0.0, used: 0.0 };
+    const EMPTY: Occupancy = Occupancy { cpus: 1.0, speed: 1.0, memory: 100.0, demand: 0.0, weight: 0.0, used: 0.0 };
 
     fn job(attained_s: f64) -> Load {
-        Load { weight: weight(attained_s), memory: 10.0 }
+        Load { demand: 1.0, weight: weight(1.0, attained_s), memory: 10.0 }
     }
 
     #[test]
@@ -102,28 +143,37 @@ mod tests {
     #[test]
     fn the_young_go_where_it_is_empty_and_the_old_to_the_old() {
         let (old, young) = (EMPTY.with(job(1_000.0)), EMPTY.with(job(1.0)));
-        assert!(old.marginal(job(1_000.0)) < young.marginal(job(1_000.0)));
-        assert!(EMPTY.marginal(job(1.0)) < old.marginal(job(1.0)));
-        assert!(old.marginal(job(1.0)) < young.marginal(job(1.0)));
+        assert!(old.added_by(job(1_000.0)) < young.added_by(job(1_000.0)));
+        assert!(EMPTY.added_by(job(1.0)) < old.added_by(job(1.0)));
+        assert!(old.added_by(job(1.0)) < young.added_by(job(1.0)));
     }
 
     #[test]
     fn nobody_thrashes_while_there_is_room() {
         let full = Occupancy { used: 95.0, ..EMPTY };
         let busy = (0..5).fold(EMPTY, |node, _| node.with(job(1.0)));
-        assert!(busy.marginal(job(1.0)) < full.with(job(1.0)).marginal(job(1.0)));
+        assert!(busy.added_by(job(1.0)) < full.with(job(1.0)).added_by(job(1.0)));
+    }
+
+    #[test]
+    fn whoever_cures_exhausted_memory_saves_most() {
+        let thrashing = Occupancy { used: 160.0, demand: 3.0, weight: 0.3, ..EMPTY };
+        let saved = |memory: f64| thrashing.saved_by(Load { memory, ..job(10.0) });
+        assert!((saved(10.0) - saved(60.0)).abs() < 1e-12 && saved(60.0) < saved(61.0));
     }
 
     proptest! {
         #[test]
-        fn a_job_more_never_makes_a_node_cheaper(
+        fn a_job_more_never_makes_a_node_cheaper_and_takes_away_what_it_brought(
             jobs in prop::collection::vec((0.0..1e6_f64, 0.0..50.0_f64), 0..20),
             attained_s in 0.0..1e6_f64, memory in 0.0..50.0_f64, cpus in 1..64_u32, speed in 0.01..10.0_f64,
         ) {
             let node = Occupancy { cpus: f64::from(cpus), speed, ..EMPTY };
-            let node = jobs.into_iter().fold(node, |node, (attained_s, memory)| node.with(Load { weight: weight(attained_s), memory }));
-            let added = node.marginal(Load { weight: weight(attained_s), memory });
+            let node = jobs.into_iter().fold(node, |node, (attained_s, memory)| node.with(Load { memory, ..job(attained_s) }));
+            let load = Load { memory, ..job(attained_s) };
+            let (added, saved) = (node.added_by(load), node.with(load).saved_by(load));
             prop_assert!(added > 0.0, "{added}");
+            prop_assert!((added - saved).abs() < 1e-6 * added.max(1e-3), "{added} {saved}");
         }
     }
 }

@@ -4,14 +4,15 @@
 //!   decided / admitted        under way                 arrived
 //!   lease ───────────────── seen in flight ──────────── lease_ms ──> gone
 //!     ├─ released(job, target): gone at once
-//!     └─ failed(job, target):   gone at once, and the pair is left alone for retry_ms
+//!     └─ failed(job, target):   gone at once, and the pair is left alone for retry_ms; for settle_ms if the target was busy
 //! ```
 
 use super::config::Config;
-use super::input::{Input, JobId, JobView, NodeName, NodeView};
+use super::input::{Input, JobId, JobView, NodeName};
+use super::slowdown::Load;
 
 /// A charge to a node for a job that was sent there and may not show in its load yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
     /// The job.
     pub job: JobId,
@@ -19,8 +20,8 @@ pub struct Lease {
     pub source: NodeName,
     /// The node that is charged.
     pub target: NodeName,
-    /// The CPU that the job asks for, in thousandths of one CPU.
-    pub demand_milli: u32,
+    /// What the job asks for.
+    pub load: Load,
     /// The memory that it needs, in bytes.
     pub rss_bytes: u64,
     /// When it was granted or last seen under way, on the clock of [`Input::now_ms`].
@@ -32,6 +33,8 @@ struct Failure {
     job: JobId,
     target: NodeName,
     at_ms: u64,
+    /// How long the pair is left alone from then on.
+    hold_ms: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -59,13 +62,13 @@ impl State {
                 job: flight.job.clone(),
                 source: flight.source.clone(),
                 target: flight.target.clone(),
-                demand_milli: job.map_or(0, |job| job.demand_milli),
+                load: job.map_or(Load::NONE, JobView::load),
                 rss_bytes: job.map_or(0, |job| job.rss_bytes),
                 seen_ms: now_ms,
             });
         }
         self.leases.retain(|lease| now_ms.saturating_sub(lease.seen_ms) < config.lease_ms);
-        self.failures.retain(|failure| now_ms.saturating_sub(failure.at_ms) < config.retry_ms);
+        self.failures.retain(|failure| now_ms.saturating_sub(failure.at_ms) < failure.hold_ms);
     }
 
     pub(super) fn leases(&self) -> &[Lease] {
@@ -79,7 +82,7 @@ impl State {
             job: job.id.clone(),
             source: job.running_on.clone(),
             target: target.clone(),
-            demand_milli: job.demand_milli,
+            load: job.load(),
             rss_bytes: job.rss_bytes,
             seen_ms: now_ms,
         });
@@ -89,32 +92,23 @@ impl State {
         self.leases.retain(|lease| *lease.job != *job || *lease.target != *target);
     }
 
-    pub(super) fn failed(&mut self, job: &str, target: &str, at_ms: u64) {
+    pub(super) fn failed(&mut self, job: &str, target: &str, at_ms: u64, hold_ms: u64) {
         self.released(job, target);
         self.failures.retain(|failure| *failure.job != *job || *failure.target != *target);
-        self.failures.push(Failure { job: job.into(), target: target.into(), at_ms });
+        self.failures.push(Failure { job: job.into(), target: target.into(), at_ms, hold_ms });
     }
 
-    /// How long ago, in milliseconds, `job` failed to get to `target`, if it did lately.
-    pub(super) fn failed_ago_ms(&self, job: &str, target: &str, now_ms: u64) -> Option<u64> {
+    /// How long ago `job` failed to get to `target`, if it did lately, and how long it is left alone, both in milliseconds.
+    pub(super) fn failed_lately(&self, job: &str, target: &str, now_ms: u64) -> Option<(u64, u64)> {
         self.failures
             .iter()
             .find(|failure| &*failure.job == job && &*failure.target == target)
-            .map(|failure| now_ms.saturating_sub(failure.at_ms))
+            .map(|failure| (now_ms.saturating_sub(failure.at_ms), failure.hold_ms))
     }
 
-    /// The load that `node`'s own figures may not show yet, `job` itself not counted.
-    pub(super) fn charged_load(&self, node: &NodeView, job: &str) -> f64 {
-        self.charges(node, job).fold(0.0, |sum, lease| sum + super::cost::share(lease.demand_milli, node))
-    }
-
-    /// The memory that `node`'s own figures may not show yet, in bytes, `job` itself not counted.
-    pub(super) fn charged_bytes(&self, node: &NodeView, job: &str) -> u64 {
-        self.charges(node, job).fold(0, |sum, lease| sum.saturating_add(lease.rss_bytes))
-    }
-
-    fn charges<'a>(&'a self, node: &'a NodeView, job: &'a str) -> impl Iterator<Item = &'a Lease> {
-        self.leases.iter().filter(move |lease| lease.target == node.name && &*lease.job != job)
+    /// What `node`'s own figures may not show yet.
+    pub(super) fn charges<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Lease> {
+        self.leases.iter().filter(move |lease| &*lease.target == node)
     }
 
     /// The moves from `source` that are under way or were decided just now.
@@ -133,15 +127,12 @@ impl State {
             .min()
     }
 
-    /// The number of other jobs that are on their way to `target` or arrived less than `settle_ms` ago.
-    pub(super) fn arriving(&self, target: &str, job: &str, now_ms: u64, settle_ms: u64) -> u32 {
-        let arriving = self.leases.iter().filter(|lease| {
-            &*lease.target == target
-                && lease.source != lease.target
-                && &*lease.job != job
-                && (lease.seen_ms >= now_ms || now_ms - lease.seen_ms < settle_ms)
-        });
-        u32::try_from(arriving.count()).unwrap_or(u32::MAX)
+    /// The number of jobs that are on their way to `target` or arrived less than `settle_ms` ago.
+    pub(super) fn arriving(&self, target: &str, now_ms: u64, settle_ms: u64) -> u32 {
+        let is_arriving = |lease: &&Lease| {
+            lease.source != lease.target && (lease.seen_ms >= now_ms || now_ms - lease.seen_ms < settle_ms)
+        };
+        u32::try_from(self.charges(target).filter(is_arriving).count()).unwrap_or(u32::MAX)
     }
 
     /// Where `job` is on its way to, if it is.

@@ -81,8 +81,6 @@ struct Engine<'a> {
     left: usize,
     /// The number of the next part.
     next_part: usize,
-    /// Moves that were begun and whose events are in the queue.
-    flights_seen: u64,
 }
 
 impl<'a> Engine<'a> {
@@ -113,13 +111,12 @@ impl<'a> Engine<'a> {
                 changed: Vec::new(),
                 moves: 0,
             },
-            flights_seen: 0,
             jobs,
         }
     }
 
     fn run(mut self, name: PolicyName) -> Outcome {
-        let mut policy = name.policy();
+        let mut policy = name.policy(self.scenario);
         self.expect_arrival(0);
         self.events.push(Event { at_s: self.scenario.rebalance_s, what: What::Rebalance });
         while self.left > 0 {
@@ -138,7 +135,7 @@ impl<'a> Engine<'a> {
                     let Job { parts, part, .. } = self.jobs[job];
                     for _ in 0..parts {
                         let machine = policy.place(&mut self.cluster, part.memory_mib);
-                        self.cluster.machines[machine].add(Running::new(self.next_part, job, part));
+                        self.cluster.machines[machine].add(Running::new(self.next_part, job, part, event.at_s));
                         self.next_part += 1;
                         self.touch(machine);
                     }
@@ -220,16 +217,13 @@ impl<'a> Engine<'a> {
 
     fn rebalance(&mut self, policy: &mut dyn Policy) {
         self.advance(self.cluster.now_s);
+        let before = self.cluster.flights.len();
         policy.rebalance(&mut self.cluster);
         for machine in std::mem::take(&mut self.cluster.changed) {
             self.touch(machine);
         }
-        let begun = (self.cluster.moves - self.flights_seen) as usize;
-        self.flights_seen = self.cluster.moves;
-        if self.cluster.cost.is_some() {
-            for flight in self.cluster.flights.iter().rev().take(begun) {
-                self.events.push(Event { at_s: flight.freeze_s, what: What::Freeze(flight.id) });
-            }
+        for flight in &self.cluster.flights[before..] {
+            self.events.push(Event { at_s: flight.freeze_s, what: What::Freeze(flight.id) });
         }
     }
 
@@ -251,7 +245,8 @@ impl<'a> Engine<'a> {
     fn arrive(&mut self, id: usize) {
         let Some(index) = self.cluster.flights.iter().position(|flight| flight.id == id) else { return };
         let Flight { to, frozen, .. } = self.cluster.flights.swap_remove(index);
-        if let Some(running) = frozen {
+        if let Some(mut running) = frozen {
+            running.moved_s = Some(self.cluster.now_s);
             self.cluster.machines[to].add(running);
             self.touch(to);
         }

@@ -49,6 +49,10 @@ pub(super) struct Running {
     pub(super) remaining_s: f64,
     /// CPU time that it has had.
     pub(super) attained_s: f64,
+    /// When it arrived, in seconds.
+    pub(super) began_s: f64,
+    /// When it came to its machine from another one.
+    pub(super) moved_s: Option<f64>,
     /// Memory that it holds, in MiB.
     pub(super) memory_mib: f64,
     /// Memory that it changes in each second, as a share of all of it.
@@ -59,9 +63,19 @@ pub(super) struct Running {
 
 impl Running {
     /// A part before its first second.
-    pub(super) fn new(id: usize, job: usize, part: Part) -> Self {
+    pub(super) fn new(id: usize, job: usize, part: Part, began_s: f64) -> Self {
         let Part { cpu_s, memory_mib, dirty_share } = part;
-        Self { id, job, remaining_s: cpu_s, attained_s: 0.0, memory_mib, dirty_share, rate: 0.0 }
+        Self {
+            id,
+            job,
+            remaining_s: cpu_s,
+            attained_s: 0.0,
+            began_s,
+            moved_s: None,
+            memory_mib,
+            dirty_share,
+            rate: 0.0,
+        }
     }
 }
 
@@ -89,7 +103,12 @@ impl Machine {
 
     /// Runnable jobs per CPU, in terms of a CPU of speed 1: MOSIX's load.
     pub(super) fn load(&self) -> f64 {
-        self.jobs.len() as f64 / (f64::from(self.cpus) * self.speed)
+        self.load_of(self.jobs.len())
+    }
+
+    /// The load that so many jobs would be here.
+    pub(super) fn load_of(&self, jobs: usize) -> f64 {
+        jobs as f64 / (f64::from(self.cpus) * self.speed)
     }
 
     /// Lets time pass and returns the jobs of which parts have ended by now, one for each part.
@@ -204,7 +223,7 @@ mod tests {
     }
 
     fn running(id: usize, cpu_s: f64, memory_mib: f64) -> Running {
-        Running::new(id, id, Part { cpu_s, memory_mib, dirty_share: 0.0 })
+        Running::new(id, id, Part { cpu_s, memory_mib, dirty_share: 0.0 }, 0.0)
     }
 
     /// When each job ends.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::policy::PolicyName;
+use crate::placement;
 
 /// A scenario file.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -28,6 +29,9 @@ pub struct Scenario {
     pub rebalance_s: f64,
     /// What a move costs, for the policies that pay for it.
     pub moves: MoveCost,
+    /// Placement's configuration, for ours.
+    #[serde(default)]
+    pub placement: placement::Config,
     /// What others found, to be printed beside.
     #[serde(default)]
     pub context: Vec<Context>,
@@ -52,11 +56,17 @@ impl MoveCost {
         mib * 8.0 * 1.048_576 / self.link_mbit
     }
 
-    /// How long a job of this memory, which changes `dirty_share` of it in each second, stands still.
+    /// What must cross while a job of this memory, which changes `dirty_share` of it in each second, stands still: what it has changed
+    /// while all of it was sent.
+    #[must_use]
+    pub fn frozen_mib(&self, memory_mib: f64, dirty_share: f64) -> f64 {
+        memory_mib * (dirty_share * self.send_s(memory_mib)).min(1.0)
+    }
+
+    /// How long such a job stands still, in seconds.
     #[must_use]
     pub fn downtime_s(&self, memory_mib: f64, dirty_share: f64) -> f64 {
-        let changed = (dirty_share * self.send_s(memory_mib)).min(1.0);
-        self.freeze_s + self.send_s(memory_mib * changed)
+        self.freeze_s + self.send_s(self.frozen_mib(memory_mib, dirty_share))
     }
 }
 
@@ -140,6 +150,9 @@ pub enum ScenarioError {
     /// The file is not TOML, or not of this form.
     #[error("the scenario is not understood")]
     Toml(#[from] toml::de::Error),
+    /// Placement could not work with its configuration.
+    #[error(transparent)]
+    Placement(#[from] placement::ConfigError),
     /// A figure makes no sense.
     #[error("the scenario's {name} is {value}; {wanted}")]
     Figure {
@@ -179,6 +192,8 @@ impl Scenario {
     }
 
     fn check(&self) -> Result<(), ScenarioError> {
+        self.placement.validate()?;
+        let (least_dirty, most_dirty) = self.moves.dirty_share_per_s;
         let machines = self.machines.iter().flat_map(|kind| {
             [
                 ("machine's count", kind.count as f64),
@@ -211,6 +226,10 @@ impl Scenario {
             if !(value.is_finite() && value > 0.0) {
                 return Err(ScenarioError::Figure { name, value, wanted: "it must be above 0" });
             }
+        }
+        if !(0.0 <= least_dirty && least_dirty <= most_dirty && most_dirty.is_finite()) {
+            let wanted = "the shares must not be below 0, and the first not above the second";
+            return Err(ScenarioError::Figure { name: "dirty_share_per_s", value: least_dirty, wanted });
         }
         match &self.parallel {
             Some(Parallel { share, .. }) if !(0.0..=1.0).contains(share) => Err(ScenarioError::Figure {

@@ -153,6 +153,7 @@ fn first_state(role: &GuestRole) -> AgentState {
         moving: None,
         cannot_move: None,
         stay: role.stay,
+        past: role.past,
     }
 }
 

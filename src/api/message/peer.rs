@@ -6,7 +6,7 @@ use crate::{
         ApiError,
         backend::{GuestReservation, MoveRequest, NodeDetails, Requirements},
     },
-    control::{BodyFacts, SessionId},
+    control::{BodyFacts, JobPast, SessionId},
     node::CpuFeatures,
     proto::{peer, v1::migration},
 };
@@ -93,6 +93,9 @@ impl From<&GuestReservation> for peer::ReserveGuestRequest {
                 boottime_ns: body.boottime_ns,
                 hostname: body.hostname.clone(),
                 stay: reservation.stay,
+                attained_ms: reservation.past.attained_ms,
+                age_ms: reservation.past.age_ms,
+                demand_milli: reservation.past.demand_milli,
             }),
             requirements: Some(peer::Requirements {
                 protocol: requirements.protocol,
@@ -101,6 +104,8 @@ impl From<&GuestReservation> for peer::ReserveGuestRequest {
                 kernel_release: requirements.kernel_release.clone(),
                 criu_version: requirements.criu_version.clone(),
             }),
+            by_request: reservation.by_request,
+            limit_milli: reservation.limit_milli,
         }
     }
 }
@@ -125,6 +130,9 @@ impl TryFrom<peer::ReserveGuestRequest> for GuestReservation {
             root_pid: home.root_pid,
             comm: body.comm,
             stay: body.stay,
+            past: JobPast { attained_ms: body.attained_ms, age_ms: body.age_ms, demand_milli: body.demand_milli },
+            by_request: request.by_request,
+            limit_milli: request.limit_milli,
             body: BodyFacts {
                 resident_bytes: requirements.resident_bytes,
                 processes: body.processes,
@@ -185,6 +193,9 @@ mod tests {
             root_pid: 4711,
             comm: "xz".into(),
             stay: true,
+            past: JobPast { attained_ms: 61_000, age_ms: 120_000, demand_milli: 1_900 },
+            by_request: false,
+            limit_milli: Some(2_500),
             body: BodyFacts {
                 resident_bytes: 1 << 30,
                 processes: 2,

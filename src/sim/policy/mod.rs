@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     machine::{Machine, Running, Sharing},
-    scenario::MoveCost,
+    scenario::{MoveCost, Scenario},
 };
 
 /// A move that takes its time.
@@ -52,7 +52,8 @@ impl Cluster {
                 self.flights.push(Flight { id, from, to, freeze_s, arrive_s, frozen: None });
                 self.moves += 1;
             }
-        } else if let Some(running) = self.machines[from].remove(id) {
+        } else if let Some(mut running) = self.machines[from].remove(id) {
+            running.moved_s = Some(self.now_s);
             self.machines[to].add(running);
             self.changed.extend([from, to]);
             self.moves += 1;
@@ -76,6 +77,9 @@ impl Cluster {
         others
     }
 }
+
+/// Machines that a machine, or a job, looks at in each period.
+const SAMPLE: usize = 2;
 
 /// A placement policy. Policies that never move jobs implement the first method only.
 pub(super) trait Policy {
@@ -149,7 +153,7 @@ impl PolicyName {
         self == Self::ScxMosixReal
     }
 
-    pub(super) fn policy(self) -> Box<dyn Policy> {
+    pub(super) fn policy(self, scenario: &Scenario) -> Box<dyn Policy> {
         match self {
             Self::Pvm => Box::new(reference::RoundRobin::default()),
             Self::EPvm => Box::new(opportunity::Opportunity::on_arrival()),
@@ -158,7 +162,7 @@ impl PolicyName {
             Self::LeastLoaded => Box::new(reference::LeastLoaded),
             Self::TwoChoices => Box::new(reference::TwoChoices),
             Self::WorkStealing => Box::new(reference::WorkStealing::default()),
-            Self::ScxMosix | Self::ScxMosixReal | Self::ScxMosixLas => Box::new(ours::ScxMosix),
+            Self::ScxMosix | Self::ScxMosixReal | Self::ScxMosixLas => Box::new(ours::ScxMosix::new(scenario)),
             Self::Clairvoyant => Box::new(reference::Clairvoyant),
         }
     }
@@ -166,19 +170,8 @@ impl PolicyName {
 
 impl std::fmt::Display for PolicyName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Pvm => "pvm",
-            Self::EPvm => "e-pvm",
-            Self::Mosix => "mosix",
-            Self::EMosix => "e-mosix",
-            Self::LeastLoaded => "least-loaded",
-            Self::TwoChoices => "two-choices",
-            Self::WorkStealing => "work-stealing",
-            Self::ScxMosix => "scx-mosix",
-            Self::ScxMosixReal => "scx-mosix-real",
-            Self::ScxMosixLas => "scx-mosix-las",
-            Self::Clairvoyant => "clairvoyant",
-        })
+        // As in JSON.
+        self.serialize(f)
     }
 }
 

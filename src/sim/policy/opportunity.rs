@@ -1,14 +1,11 @@
 //! E-PVM and E-MOSIX: the opportunity cost of Amir, Awerbuch, Barak, Borgstrom and Keren, IEEE TPDS 11(7), 2000.
 //!
-//! A machine costs `n^(used memory / memory) + n^(jobs / L)`, with `n` machines and `L` the smallest power of two above the most jobs
-//! seen on a machine. A job goes where it adds the least cost. E-MOSIX also compares each running job, in each period, with a few machines
+//! A machine costs `n^(used memory / memory) + n^(load / L)`, with `n` machines and `L` the smallest power of two above the highest load
+//! seen of a machine. A job goes where it adds the least cost. E-MOSIX also compares each running job, in each period, with a few machines
 //! at random, and moves it if it adds less there.
 
-use super::{Cluster, Policy};
+use super::{Cluster, Policy, SAMPLE};
 use crate::sim::machine::Machine;
-
-/// Machines that a running job is compared with.
-const SAMPLE: usize = 2;
 
 pub(super) struct Opportunity {
     moves: bool,
@@ -29,8 +26,8 @@ impl Opportunity {
         let n = machines as f64;
         let most = (self.most_load + 1e-9).log2().ceil().exp2();
         let cost =
-            |jobs: f64, used_mib: f64| n.powf(used_mib / machine.memory_mib) + n.powf(jobs / machine.speed / most);
-        cost(jobs as f64 + 1.0, used_mib + memory_mib) - cost(jobs as f64, used_mib)
+            |jobs: usize, used_mib: f64| n.powf(used_mib / machine.memory_mib) + n.powf(machine.load_of(jobs) / most);
+        cost(jobs + 1, used_mib + memory_mib) - cost(jobs, used_mib)
     }
 
     fn see(&mut self, cluster: &Cluster) {

@@ -2,7 +2,7 @@
 
 use rand::RngExt as _;
 
-use super::{Cluster, Policy};
+use super::{Cluster, Policy, SAMPLE};
 use crate::sim::machine::Machine;
 
 /// Each machine in turn.
@@ -19,13 +19,10 @@ impl Policy for RoundRobin {
     }
 }
 
-/// The load that a machine would have with one job more.
-fn load_with(machine: &Machine) -> f64 {
-    (machine.jobs.len() + 1) as f64 / (f64::from(machine.cpus) * machine.speed)
-}
-
+/// The machine whose load would be least with one job more.
 fn least_loaded(cluster: &Cluster, among: impl Iterator<Item = usize>) -> Option<usize> {
-    among.min_by(|a, b| load_with(&cluster.machines[*a]).total_cmp(&load_with(&cluster.machines[*b])))
+    let load = |index: usize| cluster.machines[index].load_of(cluster.machines[index].jobs.len() + 1);
+    among.min_by(|a, b| load(*a).total_cmp(&load(*b)))
 }
 
 pub(super) struct LeastLoaded;
@@ -54,8 +51,6 @@ pub(super) struct Mosix {
     arrivals: RoundRobin,
 }
 
-/// Machines that each machine looks at.
-const SAMPLE: usize = 2;
 /// MOSIX's hysteresis.
 const HYSTERESIS: f64 = 1.3;
 
@@ -73,7 +68,8 @@ impl Policy for Mosix {
             let others = cluster.some_others(from, SAMPLE);
             let here = &cluster.machines[from];
             let over_mib = here.used_mib - here.memory_mib;
-            let chosen = if over_mib >= 0.0 { usher(cluster, from, &others) } else { balance(cluster, from, &others) };
+            let chosen =
+                if over_mib >= 0.0 { usher(cluster, from, over_mib, &others) } else { balance(cluster, from, &others) };
             if let Some((job, to)) = chosen {
                 cluster.move_job(job, from, to);
             }
@@ -81,10 +77,9 @@ impl Policy for Mosix {
     }
 }
 
-fn usher(cluster: &Cluster, from: usize, others: &[usize]) -> Option<(usize, usize)> {
-    let here = &cluster.machines[from];
-    let over_mib = here.used_mib - here.memory_mib;
-    let mut jobs: Vec<(usize, f64)> = here.jobs.iter().map(|running| (running.id, running.memory_mib)).collect();
+fn usher(cluster: &Cluster, from: usize, over_mib: f64, others: &[usize]) -> Option<(usize, usize)> {
+    let jobs = &cluster.machines[from].jobs;
+    let mut jobs: Vec<(usize, f64)> = jobs.iter().map(|running| (running.id, running.memory_mib)).collect();
     // The smallest that cures it; if none does, the largest first.
     jobs.sort_by(|(_, a), (_, b)| {
         let key = |mib: f64| if mib > over_mib { (0, mib) } else { (1, -mib) };
@@ -104,8 +99,7 @@ fn balance(cluster: &Cluster, from: usize, others: &[usize]) -> Option<(usize, u
     let roomy = others.iter().copied().filter(|to| has_room(&cluster.machines[*to], job.memory_mib));
     let to = least_loaded(cluster, roomy)?;
     let there = &cluster.machines[to];
-    let share = 1.0 / (f64::from(there.cpus) * there.speed);
-    (there.load() + HYSTERESIS * share < here.load()).then_some((job.id, to))
+    (there.load() + HYSTERESIS * there.load_of(1) < here.load()).then_some((job.id, to))
 }
 
 /// Work stealing (Blumofe and Leiserson, 1999): an idle machine takes a job of one at random that has more than it has CPUs.
