@@ -14,6 +14,7 @@
 mod compare;
 mod engine;
 mod machine;
+mod parallel;
 mod policy;
 mod scenario;
 mod workload;
