@@ -1,4 +1,6 @@
-//! `cargo xtask sim`: runs a scenario under all policies on the same seeds, and prints what came of it.
+//! `cargo xtask sim`: runs a scenario under all policies on the same seeds, and prints what came of it; or the gossip of loads.
+
+mod gossip;
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -11,21 +13,27 @@ use clap::{Parser, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use scx_mosix::sim::{Comparison, PolicyName, PolicyResult, Scenario, compare};
 
-/// Simulate a cluster: all policies on the same jobs
+/// Simulate a cluster: all policies on the same jobs, or how old the nodes' knowledge of each other becomes
 #[derive(Parser)]
 #[command(name = "cargo xtask sim")]
 struct Cli {
-    /// A scenario that comes with the program, or a TOML file; without it, those are listed
+    /// A scenario that comes with the program, a TOML file, or `gossip`; without it, those are listed
     scenario: Option<String>,
-    /// Runs of each policy
-    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u64).range(2..))]
-    runs: u64,
+    /// Runs of each policy, at least 2 [default: 300], or of each size of cluster for `gossip` [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    runs: Option<u64>,
     /// The first run's seed; the others follow
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
+    /// For `gossip`: messages that are lost, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=90))]
+    loss: u32,
+    /// For `gossip`: how long a message is under way, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    delay: u64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -42,8 +50,12 @@ fn main() -> Result<()> {
         for name in Scenario::names() {
             println!("{name:12} {}", read(name)?.about);
         }
+        println!("{:12} {}", gossip::NAME, gossip::ABOUT);
         return Ok(());
     };
+    if name == gossip::NAME {
+        return gossip::main(&cli);
+    }
     let scenario = read(name)?;
     let comparison = run(&cli, &scenario);
     match cli.output {
@@ -60,14 +72,16 @@ fn read(name: &str) -> Result<Scenario> {
     let file: PathBuf = name.into();
     if !file.exists() {
         let names: Vec<&str> = Scenario::names().collect();
-        bail!("there is no scenario and no file {name}; the scenarios are {}", names.join(", "));
+        bail!("there is no scenario and no file {name}; the scenarios are {}, {}", names.join(", "), gossip::NAME);
     }
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {name}"))?;
     Scenario::parse(&text).with_context(|| format!("scenario {}", Path::new(name).display()))
 }
 
 fn run(cli: &Cli, scenario: &Scenario) -> Comparison {
-    let (done, all) = (AtomicU64::new(0), cli.runs * PolicyName::ALL.len() as u64);
+    // One run says nothing of how much runs differ.
+    let runs = cli.runs.unwrap_or(300).max(2);
+    let (done, all) = (AtomicU64::new(0), runs * PolicyName::ALL.len() as u64);
     let is_terminal = std::io::stderr().is_terminal();
     let progress = || {
         let done = done.fetch_add(1, Ordering::Relaxed) + 1;
@@ -81,7 +95,7 @@ fn run(cli: &Cli, scenario: &Scenario) -> Comparison {
             eprintln!("{}: {} %", scenario.name, now / 10 * 10);
         }
     };
-    compare(scenario, &PolicyName::ALL, cli.seed, cli.runs, &progress)
+    compare(scenario, &PolicyName::ALL, cli.seed, runs, &progress)
 }
 
 fn tables(scenario: &Scenario, comparison: &Comparison) -> String {

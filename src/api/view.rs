@@ -100,6 +100,10 @@ pub struct NodeSummary {
     pub missing: Vec<String>,
     /// How old these figures are.
     pub age_ms: u64,
+    /// How old they should be on average, by the size of the cluster; 0 at the node itself.
+    pub expected_age_ms: u64,
+    /// How old those of the node that was not heard of for longest should be; 0 at the node itself.
+    pub expected_max_age_ms: u64,
     /// When the daemon was started.
     pub start_time_ms: Option<u64>,
 }

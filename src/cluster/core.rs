@@ -7,20 +7,20 @@ use std::{
 };
 
 use foca::{Foca, Member, NoCustomBroadcast, State};
-use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IteratorRandom};
+use rand::{SeedableRng, rngs::StdRng, seq::IteratorRandom};
 
 use super::{
-    ClusterView, Event, JoinRefusal, LocalState, NodeEntry, NodeId, NodeReport, NodeState, WireError,
+    ClusterView, Event, GossipConfig, JoinRefusal, LocalState, NodeEntry, NodeId, NodeReport, NodeState, WireError,
     codec::MemberCodec,
     effects::{Effects, swim_config},
+    gossip::GossipState,
+    intake::Intakes,
     joiner::Joiner,
-    loads::LoadTable,
+    loads::{LoadBoard, MAX_NODES, Said},
     wire::{self, Payload},
 };
-use crate::keys::{MAX_PAYLOAD_BYTES, NodeName};
+use crate::keys::NodeName;
 
-/// Time between two gossips of load, as in MOSIX.
-const GOSSIP_INTERVAL_MS: u64 = 500;
 /// Entries of nodes that are no members are kept this long: members may be heard of late.
 const STRANGER_KEPT_MS: u64 = 60_000;
 /// Nodes that are told directly that this one leaves.
@@ -29,7 +29,11 @@ const FAREWELLS: usize = 8;
 /// One node's membership and gossip. Times are milliseconds of any clock that only goes forward.
 pub struct Core {
     foca: Foca<NodeId, MemberCodec, StdRng, NoCustomBroadcast>,
-    loads: LoadTable,
+    gossip: GossipConfig,
+    /// At the last turn.
+    gossip_state: GossipState,
+    board: LoadBoard,
+    intakes: Intakes,
     joiner: Joiner,
     local: LocalState,
     rng: StdRng,
@@ -39,22 +43,24 @@ pub struct Core {
 }
 
 impl Core {
-    /// A node that is alone. `seed` is for the choice of whom to talk to; nothing secret depends on it.
-    pub fn new(me: NodeId, local: LocalState, seed: u64) -> Self {
+    /// A node that is alone. `gossip` must be valid; `seed` is for the choice of whom to talk to, nothing secret depends on it.
+    pub fn new(me: NodeId, local: LocalState, gossip: GossipConfig, seed: u64) -> Self {
         let rng = StdRng::seed_from_u64(seed);
+        let board = LoadBoard::new(me.name.clone(), me.incarnation, Said::new(&local, false), MAX_NODES, 0);
         let foca = Foca::new(me, swim_config(), StdRng::seed_from_u64(seed.wrapping_add(1)), MemberCodec);
-        let mut core = Self {
+        Self {
             foca,
-            loads: LoadTable::default(),
+            gossip,
+            gossip_state: gossip.among(1),
+            board,
+            intakes: Intakes::new(gossip.period_ms),
             joiner: Joiner::default(),
             local,
             rng,
             next_gossip_ms: 0,
             left: false,
             effects: Effects::default(),
-        };
-        core.refresh_own(0);
-        core
+        }
     }
 
     /// Who this node is now.
@@ -75,11 +81,14 @@ impl Core {
     /// Takes an opened payload that came from `from`.
     ///
     /// # Errors
-    /// [`WireError`] if it cannot be read; it had no effect then.
+    /// [`WireError`] if it cannot be read, or its sender sends too much; it had no effect then.
     pub fn receive(&mut self, now_ms: u64, from: SocketAddr, payload: &[u8]) -> Result<(), WireError> {
         self.effects.now_ms = now_ms;
         let payload = Payload::decode(payload)?;
         if self.left {
+            return Ok(());
+        }
+        if !self.intakes.admit(now_ms, from, &payload, self.gossip_state.window)? {
             return Ok(());
         }
         match payload {
@@ -87,12 +96,15 @@ impl Core {
                 let result = self.foca.handle_data(packet, &mut self.effects);
                 note(result);
             }
-            Payload::Load(entries) => {
-                let me = self.foca.identity().name.clone();
-                for (name, incarnation) in self.loads.merge(entries, &me, now_ms) {
-                    self.bury_leaver(&name, incarnation);
+            Payload::Load(body) => {
+                for entry in wire::load_entries(body)? {
+                    let leaver = entry.said.leaving.then(|| (entry.node.clone(), entry.version.incarnation));
+                    let is_news = self.board.take(entry, now_ms);
+                    self.effects.changed |= is_news;
+                    if let Some((name, incarnation)) = leaver.filter(|_| is_news) {
+                        self.bury_leaver(&name, incarnation);
+                    }
                 }
-                self.effects.changed = true;
             }
             Payload::Join { from: newcomer, asked } => self.answer_join(from, newcomer, asked),
             Payload::Welcome { from: host, asked } => {
@@ -117,11 +129,16 @@ impl Core {
             note(result);
         }
         if self.next_gossip_ms <= now_ms {
-            // A little irregular, so that nodes started together do not stay in step.
-            self.next_gossip_ms = now_ms + GOSSIP_INTERVAL_MS * self.rng.random_range(90..=110) / 100;
-            self.refresh_own(now_ms);
-            let target = self.foca.iter_members().choose(&mut self.rng).map(|member| member.id().addr);
-            self.send_window(target);
+            self.next_gossip_ms = self.gossip.next_turn_ms(now_ms, &mut self.rng);
+            self.gossip_state = self.gossip.among(self.foca.num_members() + 1);
+            self.say_own(now_ms, false);
+            // Who may be dead hears nothing but probes.
+            let alive = self.foca.iter_members().filter(|member| member.state() == State::Alive);
+            if let Some(target) = alive.choose(&mut self.rng).map(|member| member.id().addr) {
+                for payload in self.message() {
+                    self.effects.send(target, payload);
+                }
+            }
             self.ask_to_join(now_ms);
             self.forget_strangers(now_ms);
         }
@@ -139,13 +156,10 @@ impl Core {
             return;
         }
         self.effects.now_ms = now_ms;
-        let me = self.foca.identity().clone();
-        self.loads.refresh_own(&me.name, me.incarnation, &self.local, true, now_ms);
+        self.say_own(now_ms, true);
         let told = self.foca.iter_members().map(|member| member.id().addr).sample(&mut self.rng, FAREWELLS);
         // Twice, against loss: the second copy goes out after all the first.
-        for target in told.iter().chain(&told) {
-            self.send_window(Some(*target));
-        }
+        self.send_newest(&[told.as_slice(), told.as_slice()].concat());
         let result = self.foca.leave_cluster(&mut self.effects);
         note(result);
         self.left = true;
@@ -190,7 +204,7 @@ impl Core {
         }
         let mut entries: Vec<NodeEntry> = by_name.into_values().chain([mine]).collect();
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        ClusterView { me: me.name.clone(), entries }
+        ClusterView { me: me.name.clone(), entries, gossip: self.gossip_state }
     }
 
     fn entry(&self, member: &Member<NodeId>, now_ms: u64) -> NodeEntry {
@@ -198,10 +212,10 @@ impl Core {
         let state = match member.state() {
             State::Alive => NodeState::Alive,
             State::Suspect => NodeState::Suspect,
-            State::Down if self.loads.has_left(&name, incarnation) => NodeState::Left,
+            State::Down if self.board.has_left(&name, incarnation) => NodeState::Left,
             State::Down => NodeState::Down,
         };
-        let report = self.loads.report(&name, incarnation, now_ms);
+        let report = self.board.report(&name, incarnation, now_ms);
         NodeEntry { name, addr, incarnation, state, report }
     }
 
@@ -239,30 +253,38 @@ impl Core {
         self.effects.changed = true;
     }
 
-    fn refresh_own(&mut self, now_ms: u64) {
-        let me = self.foca.identity();
-        self.loads.refresh_own(&me.name, me.incarnation, &self.local, false, now_ms);
+    /// This node's word, said now.
+    fn say_own(&mut self, now_ms: u64, leaving: bool) {
+        self.board.say(self.foca.identity().incarnation, Said::new(&self.local, leaving), now_ms);
         self.effects.changed = true;
     }
 
-    fn send_window(&mut self, targets: impl IntoIterator<Item = SocketAddr>) {
-        let mut payload = None;
-        for target in targets {
-            let me = &self.foca.identity().name;
-            let payload = payload
-                .get_or_insert_with(|| wire::load(self.loads.window(me, self.effects.now_ms), MAX_PAYLOAD_BYTES));
-            self.effects.send(target, payload.clone());
+    /// The payloads of a load message.
+    fn message(&self) -> Vec<Vec<u8>> {
+        wire::load(&self.board.window(self.gossip_state.window, self.effects.now_ms))
+    }
+
+    /// Sends the beginning of a load message, one payload, to each of `targets`: this node's own word and some more.
+    fn send_newest(&mut self, targets: &[SocketAddr]) {
+        if targets.is_empty() {
+            return;
+        }
+        if let Some(payload) = self.message().into_iter().next() {
+            for target in targets {
+                self.effects.send(*target, payload.clone());
+            }
         }
     }
 
     /// Ends a turn. A new member learns at once how loaded this node is, not when chance brings it; and who went down is told apart
     /// from who left.
     fn settle(&mut self) {
-        let newcomers = std::mem::take(&mut self.effects.newcomers);
-        self.send_window(newcomers.into_iter().take(FAREWELLS));
+        let mut newcomers = std::mem::take(&mut self.effects.newcomers);
+        newcomers.truncate(FAREWELLS);
+        self.send_newest(&newcomers);
         for event in &mut self.effects.events {
             if let Event::Down { node, left } = event {
-                *left = self.loads.has_left(&node.name, node.incarnation);
+                *left = self.board.has_left(&node.name, node.incarnation);
             }
         }
     }
@@ -270,7 +292,7 @@ impl Core {
     fn ask_to_join(&mut self, now_ms: u64) {
         let alone = self.foca.num_members() == 0;
         let alive: BTreeSet<SocketAddr> = self.foca.iter_members().map(|member| member.id().addr).collect();
-        let is_gone = |id: &NodeId| !alive.contains(&id.addr) && !self.loads.has_left(&id.name, id.incarnation);
+        let is_gone = |id: &NodeId| !alive.contains(&id.addr) && !self.board.has_left(&id.name, id.incarnation);
         let gone: Vec<SocketAddr> =
             self.foca.iter_membership_state().map(Member::id).filter(|id| is_gone(id)).map(|id| id.addr).collect();
         let me = self.foca.identity();
@@ -286,7 +308,7 @@ impl Core {
         let mut members: BTreeSet<&NodeName> =
             self.foca.iter_membership_state().map(|member| &member.id().name).collect();
         members.insert(&self.foca.identity().name);
-        self.loads.forget(STRANGER_KEPT_MS, now_ms, |name| members.contains(name));
+        self.board.forget(STRANGER_KEPT_MS, now_ms, |name| members.contains(name));
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ClusterView, Core, Endpoint, NodeId, NodeSummary, task};
+use super::{ClusterView, Core, Endpoint, GossipConfig, GossipConfigError, NodeId, NodeSummary, task};
 use crate::{
     keys::{ClusterKey, KeyError, NodeName, Sealer, SenderId},
     node::NodeLoad,
@@ -38,6 +38,9 @@ pub enum ClusterError {
     /// Keys cannot be derived from the cluster key.
     #[error("cannot seal gossip")]
     Seal(#[from] KeyError),
+    /// A setting of gossip is out of bounds.
+    #[error("cannot gossip with these settings")]
+    Config(#[from] GossipConfigError),
 }
 
 /// What this node says of itself.
@@ -76,17 +79,19 @@ pub struct ClusterHandle {
 /// Takes this node's place: with a transport in a cluster, without one as a cluster of its own that has no socket.
 ///
 /// # Errors
-/// [`ClusterError::Bind`], [`ClusterError::Seal`].
+/// [`ClusterError::Bind`], [`ClusterError::Seal`], [`ClusterError::Config`].
 pub async fn start(
     name: NodeName,
     transport: Option<Transport>,
     local: LocalState,
+    gossip: GossipConfig,
 ) -> Result<ClusterHandle, ClusterError> {
+    gossip.validate()?;
     let (socket, endpoint, join, addr) = match transport {
         None => {
             let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
             let me = NodeId { name, addr: nowhere, incarnation: 0 };
-            (None, Endpoint::alone(Core::new(me, local.clone(), 0)), Vec::new(), None)
+            (None, Endpoint::alone(Core::new(me, local.clone(), gossip, 0)), Vec::new(), None)
         }
         Some(Transport { key, listen, advertise, join, epoch }) => {
             let bind_error = |source| ClusterError::Bind { addr: listen, source };
@@ -96,7 +101,8 @@ pub async fn start(
             // The description must be unique in the cluster at any time: it selects the gossip key.
             let sealer = Sealer::new(&key, SenderId::of(&me.to_string()), epoch)?;
             let addr = me.addr;
-            (Some(socket), Endpoint::new(Core::new(me, local.clone(), rand::random()), sealer), join, Some(addr))
+            let core = Core::new(me, local.clone(), gossip, rand::random());
+            (Some(socket), Endpoint::new(core, sealer), join, Some(addr))
         }
     };
     let (view_sender, view) = watch::channel(Arc::new(endpoint.view(0)));
@@ -119,7 +125,7 @@ impl ClusterHandle {
         self.view.borrow().clone()
     }
 
-    /// Follows the cluster: a new view comes with every change, and at least each half second.
+    /// Follows the cluster: a new view comes with every change, and at least once in a period of gossip.
     pub fn subscribe(&self) -> watch::Receiver<Arc<ClusterView>> {
         self.view.clone()
     }
@@ -129,7 +135,7 @@ impl ClusterHandle {
         self.addr
     }
 
-    /// Tells the cluster this node's load, from the next half second on.
+    /// Tells the cluster this node's load, from the next period of gossip on.
     pub fn set_load(&self, load: NodeLoad) {
         self.local.send_modify(|local| local.load = load);
     }
@@ -173,7 +179,7 @@ mod tests {
             join: join.iter().map(|handle| handle.addr().unwrap().to_string()).collect(),
             epoch: 1,
         };
-        start(name.parse().unwrap(), Some(transport), local_state()).await.unwrap()
+        start(name.parse().unwrap(), Some(transport), local_state(), GossipConfig::default()).await.unwrap()
     }
 
     async fn wait(handle: &ClusterHandle, is_right: impl Fn(&ClusterView) -> bool) {
@@ -212,7 +218,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_without_a_key_is_a_cluster_of_its_own() {
-        let alone = start("n1".parse().unwrap(), None, local_state()).await.unwrap();
+        let alone = start("n1".parse().unwrap(), None, local_state(), GossipConfig::default()).await.unwrap();
         assert_eq!(alone.addr(), None);
         alone.set_load(NodeLoad { nr_running: 9, ..NodeLoad::default() });
         wait(&alone, |view| {
@@ -228,7 +234,8 @@ mod tests {
         let n1 = node("n1", &key, &[]).await;
         let listen = n1.addr().unwrap();
         let transport = Transport { key, listen, advertise: listen.ip(), join: vec![], epoch: 2 };
-        let error = start("n2".parse().unwrap(), Some(transport), local_state()).await.unwrap_err();
+        let error =
+            start("n2".parse().unwrap(), Some(transport), local_state(), GossipConfig::default()).await.unwrap_err();
         assert!(error.to_string().contains(&listen.to_string()), "{error}");
     }
 }

@@ -8,7 +8,12 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{About, ClusterView, Complaint, Core, Endpoint, Event, LocalState, NodeId, NodeState, NodeSummary};
+use super::{
+    About, ClusterView, Complaint, Core, Endpoint, Event, GossipConfig, LocalState, NodeId, NodeState, NodeSummary,
+    Version, WireError,
+    loads::{LoadEntry, Said},
+    wire,
+};
 use crate::{
     keys::{ClusterKey, MAX_DATAGRAM_BYTES, OpenError, Sealer, SenderId},
     node::{NodeLoad, SchedExtState},
@@ -77,7 +82,7 @@ impl Net {
         let epoch = 1_000_000 + self.now_ms;
         let me = NodeId { name: name.parse().unwrap(), addr: addr(n), incarnation: epoch };
         let sealer = Sealer::new(key, SenderId::of(&me.to_string()), epoch).unwrap();
-        let mut endpoint = Endpoint::new(Core::new(me, local_state(), u64::from(n)), sealer);
+        let mut endpoint = Endpoint::new(Core::new(me, local_state(), GossipConfig::default(), u64::from(n)), sealer);
         endpoint.set_seeds(joins.iter().map(|n| addr(*n)).collect());
         self.nodes.insert(n, endpoint);
     }
@@ -305,4 +310,68 @@ fn a_changed_load_reaches_everybody() {
         let report = net.view(n).get(&"n5".parse().unwrap()).unwrap().report.clone().unwrap();
         assert_eq!(report.load.load_milli, 4321, "as seen by {n}");
     }
+}
+
+#[test]
+fn a_flooding_node_is_not_listened_to_but_its_neighbours_are() {
+    let me = |n: u8| NodeId { name: format!("n{n}").parse().unwrap(), addr: addr(n), incarnation: 1 };
+    let core = |n| Core::new(me(n), local_state(), GossipConfig::default(), u64::from(n));
+    let mut listener = core(1);
+    let word = |n: u8, load_milli| {
+        let mut state = local_state();
+        state.load.load_milli = load_milli;
+        let said = Said::new(&state, false);
+        wire::load(&[LoadEntry {
+            node: me(n).name,
+            version: Version { incarnation: 1, sequence: load_milli },
+            age_ms: 0,
+            said,
+        }])
+        .remove(0)
+    };
+    let mut refused = 0;
+    for count in 1..=10_000 {
+        listener.take_changed();
+        match listener.receive(1000, addr(2), &word(2, count)) {
+            Ok(()) => assert!(listener.take_changed()),
+            Err(error) => {
+                assert_eq!(error, WireError::Flood);
+                assert!(!listener.take_changed());
+                refused += 1;
+            }
+        }
+    }
+    // Four messages of sixteen entries, at most four datagrams each.
+    assert_eq!(refused, 10_000 - 16);
+    assert_eq!(listener.receive(1000, addr(3), &word(3, 1)), Ok(()));
+    assert_eq!(listener.receive(1500, addr(2), &word(2, 20_000)), Ok(()));
+    assert_eq!(listener.take_outgoing().count(), 0, "load is not answered");
+    // Nor is more answered than is taken.
+    let (mut host, mut newcomer) = (core(4), core(5));
+    newcomer.set_seeds(BTreeSet::from([addr(4)]));
+    newcomer.tick(0);
+    let (_, question) = newcomer.take_outgoing().next().unwrap();
+    let answers = (0..1000).filter(|_| host.receive(1000, addr(5), &question).is_ok()).count();
+    assert_eq!((answers, host.take_outgoing().count()), (4, 4));
+}
+
+#[test]
+fn the_view_tells_which_ages_are_expected_and_they_come_true() {
+    let (mut net, _, all) = cluster(40);
+    net.converge(&all, 30_000);
+    net.run_ms(20_000);
+    let gossip = net.view(1).gossip;
+    assert_eq!(gossip, GossipConfig::default().among(40));
+    let (mut sum_ms, mut count) = (0, 0);
+    for _ in 0..20 {
+        net.run_ms(1000);
+        for at in &all {
+            let view = net.view(*at);
+            let others = view.entries.iter().filter(|entry| entry.name != view.me);
+            let ages = others.filter_map(|entry| Some(entry.report.as_ref()?.age_ms)).collect::<Vec<u64>>();
+            (sum_ms, count) = (sum_ms + ages.iter().sum::<u64>(), count + ages.len() as u64);
+        }
+    }
+    let ratio = sum_ms as f64 / count as f64 / gossip.average_age_ms as f64;
+    assert!((0.85..1.15).contains(&ratio), "{ratio}");
 }

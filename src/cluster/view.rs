@@ -4,6 +4,7 @@ use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::GossipState;
 use crate::{
     keys::NodeName,
     node::{NodeInfo, NodeLoad, SchedExtState},
@@ -78,6 +79,8 @@ pub struct ClusterView {
     pub me: NodeName,
     /// All nodes that are known, this one included, in the order of their names.
     pub entries: Vec<NodeEntry>,
+    /// How they are gossiped, and how old their reports are expected to be.
+    pub gossip: GossipState,
 }
 
 impl ClusterView {

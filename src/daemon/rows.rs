@@ -259,7 +259,18 @@ pub struct Own {
 
 /// The rows of all nodes.
 pub fn nodes(view: &ClusterView, own: &Own, has_port: bool) -> Vec<NodeSummary> {
-    view.entries.iter().map(|entry| node(entry, entry.name == view.me, own, has_port)).collect()
+    let row = |entry: &NodeEntry| {
+        let local = entry.name == view.me;
+        let row = node(entry, local, own, has_port);
+        // Of itself a node knows everything at once.
+        let of_gossip = |age_ms| if local { 0 } else { age_ms };
+        NodeSummary {
+            expected_age_ms: of_gossip(view.gossip.average_age_ms),
+            expected_max_age_ms: of_gossip(view.gossip.maximal_age_ms),
+            ..row
+        }
+    };
+    view.entries.iter().map(row).collect()
 }
 
 fn node(entry: &NodeEntry, local: bool, own: &Own, has_port: bool) -> NodeSummary {

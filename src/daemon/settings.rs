@@ -8,6 +8,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    cluster::GossipConfig,
     keys::{ClusterKey, KeyError, NodeName},
     placement,
     ui::args::DaemonArgs,
@@ -33,6 +34,8 @@ pub struct Settings {
     pub balance: bool,
     /// Placement's tunables.
     pub placement: placement::Config,
+    /// Load gossip's tunables.
+    pub gossip: GossipConfig,
 }
 
 /// Why the settings cannot be used.
@@ -64,6 +67,7 @@ pub enum SettingsError {
 #[serde(default, deny_unknown_fields)]
 struct SettingsFile {
     placement: placement::Config,
+    gossip: GossipConfig,
 }
 
 impl TryFrom<DaemonArgs> for Settings {
@@ -90,6 +94,7 @@ impl TryFrom<DaemonArgs> for Settings {
             sched_ext: !args.no_sched_ext,
             balance: !args.no_balance,
             placement: file.placement,
+            gossip: file.gossip,
         })
     }
 }
@@ -105,5 +110,8 @@ mod tests {
         let file: SettingsFile = toml::from_str("[placement]\nleast_gain_percent = 12\n").unwrap();
         assert_eq!(file.placement.least_gain_percent, 12);
         assert_eq!(file.placement.lease_ms, placement::Config::default().lease_ms);
+        assert_eq!(file.gossip, GossipConfig::default());
+        let file: SettingsFile = toml::from_str("[gossip]\nwindow = 64\nexpected_age_ms = 20000\n").unwrap();
+        assert_eq!((file.gossip.window, file.gossip.expected_age_ms), (64, Some(20_000)));
     }
 }

@@ -260,7 +260,7 @@ async fn enter_cluster(settings: &Settings, info: &NodeInfo) -> Result<ClusterHa
         Transport { key: key.clone(), listen: settings.listen, advertise, join: settings.join.clone(), epoch }
     });
     let local = LocalState { summary: NodeSummary::from(info), load: NodeLoad::default() };
-    Ok(cluster::start(info.name.clone(), transport, local).await?)
+    Ok(cluster::start(info.name.clone(), transport, local, settings.gossip).await?)
 }
 
 fn start_scheduler(wanted: bool) -> Option<Scheduler> {

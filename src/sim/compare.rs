@@ -1,14 +1,10 @@
 //! Many runs of several policies on the same seeds, and what can be said of them with which confidence.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    thread,
-};
-
 use serde::Serialize;
 
 use super::{
     engine::{Outcome, run},
+    parallel,
     policy::PolicyName,
     scenario::Scenario,
 };
@@ -83,33 +79,15 @@ pub fn compare(
     runs: u64,
     progress: &(dyn Fn() + Sync),
 ) -> Comparison {
-    let next = AtomicU64::new(0);
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= runs {
-                return done;
-            }
-            let sums: Vec<Sums> = policies
-                .iter()
-                .map(|policy| {
-                    let sums = run(scenario, *policy, seed.wrapping_add(index)).into();
-                    progress();
-                    sums
-                })
-                .collect();
-            done.push((index, sums));
-        }
-    };
-    let mut all: Vec<(u64, Vec<Sums>)> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+    let all: Vec<Vec<Sums>> = parallel::map(runs as usize, |index| {
+        let of_policy = |policy: &PolicyName| {
+            let sums = run(scenario, *policy, seed.wrapping_add(index as u64)).into();
+            progress();
+            sums
+        };
+        policies.iter().map(of_policy).collect()
     });
-    // Sums of floating-point figures depend on their order.
-    all.sort_by_key(|(index, _)| *index);
-    let of = |policy: usize| all.iter().map(|(_, sums)| sums[policy]).collect::<Vec<Sums>>();
+    let of = |policy: usize| all.iter().map(|sums| sums[policy]).collect::<Vec<Sums>>();
     let results = policies.iter().enumerate().map(|(index, policy)| {
         let own = of(index);
         let others = policies.iter().enumerate().filter(|(other, _)| *other != index);

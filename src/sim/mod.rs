@@ -10,15 +10,20 @@
 //!
 //! Machines are fluid: between two events every job gets CPU at a constant rate, so that completions are exact and nothing depends on
 //! a time step. All policies of a run see the same jobs; their random choices come from a stream of their own.
+//!
+//! Beside it, and apart: how old the nodes' knowledge of each other becomes, by the cluster's own code for gossip ([`gossip()`]).
 
 mod compare;
 mod engine;
+mod gossip;
 mod machine;
+mod parallel;
 mod policy;
 mod scenario;
 mod workload;
 
 pub use compare::{Comparison, PolicyResult, Ratio, compare};
 pub use engine::{Outcome, run};
+pub use gossip::{GOSSIP_SIZES, GossipModel, GossipResult, gossip};
 pub use policy::PolicyName;
 pub use scenario::{Scenario, ScenarioError};

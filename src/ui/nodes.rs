@@ -36,7 +36,8 @@ pub(super) fn render(nodes: &[NodeSummary], format: Format) -> String {
         words("SCHED_EXT"),
     ];
     if wide {
-        columns.extend([words("ADDRESS"), words("KERNEL"), words("CRIU"), words("VERSION"), figures("AGE")]);
+        columns.extend([words("ADDRESS"), words("KERNEL"), words("CRIU"), words("VERSION")]);
+        columns.extend([figures("AGE"), figures("EXPECTED"), figures("OLDEST")]);
     }
     columns.push(words("NOTE"));
     let row = |node: &NodeSummary| {
@@ -56,7 +57,9 @@ pub(super) fn render(nodes: &[NodeSummary], format: Format) -> String {
         if wide {
             let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
             row.extend([or_none(&node.address), node.kernel_release.clone(), or_none(&node.criu_version)]);
-            row.extend([node.version.clone(), format!("{} ms", node.age_ms)]);
+            row.push(node.version.clone());
+            let ages_ms = [node.age_ms, node.expected_age_ms, node.expected_max_age_ms];
+            row.extend(ages_ms.map(|age_ms| format!("{age_ms} ms")));
         }
         row.push(note(node, wide));
         row

@@ -61,6 +61,8 @@ impl From<&NodeSummary> for v1::Node {
             criu_version: node.criu_version.clone().unwrap_or_default(),
             missing: node.missing.clone(),
             age_ms: node.age_ms,
+            expected_age_ms: node.expected_age_ms,
+            expected_max_age_ms: node.expected_max_age_ms,
             start_time: node.start_time_ms.map(timestamp),
         }
     }
@@ -118,6 +120,8 @@ impl TryFrom<v1::Node> for NodeSummary {
             criu_version: some_text(node.criu_version),
             missing: node.missing,
             age_ms: node.age_ms,
+            expected_age_ms: node.expected_age_ms,
+            expected_max_age_ms: node.expected_max_age_ms,
             start_time_ms: node.start_time.as_ref().map(millis),
         })
     }
@@ -157,6 +161,8 @@ mod tests {
             criu_version: Some("4.1.1".into()),
             missing: vec!["userfaultfd".into()],
             age_ms: 7,
+            expected_age_ms: 8,
+            expected_max_age_ms: 9,
             start_time_ms: Some(1_700_000_000_123),
         };
         assert_eq!(NodeSummary::try_from(v1::Node::from(&node)).unwrap(), node);
