@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::{
     keys::{ClusterKey, KeyError, NodeName},
-    placement,
+    placement, scheduler,
     ui::args::DaemonArgs,
 };
 
@@ -33,6 +33,8 @@ pub struct Settings {
     pub balance: bool,
     /// Placement's tunables.
     pub placement: placement::Config,
+    /// How our scheduler shares the CPUs.
+    pub scheduler: scheduler::Config,
 }
 
 /// Why the settings cannot be used.
@@ -64,6 +66,7 @@ pub enum SettingsError {
 #[serde(default, deny_unknown_fields)]
 struct SettingsFile {
     placement: placement::Config,
+    scheduler: scheduler::Config,
 }
 
 impl TryFrom<DaemonArgs> for Settings {
@@ -90,6 +93,7 @@ impl TryFrom<DaemonArgs> for Settings {
             sched_ext: !args.no_sched_ext,
             balance: !args.no_balance,
             placement: file.placement,
+            scheduler: file.scheduler,
         })
     }
 }
@@ -97,6 +101,7 @@ impl TryFrom<DaemonArgs> for Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use scheduler::AttainedService;
 
     #[test]
     fn a_misspelt_setting_is_an_error_that_names_it() {
@@ -105,5 +110,18 @@ mod tests {
         let file: SettingsFile = toml::from_str("[placement]\nhysteresis_percent = 120\n").unwrap();
         assert_eq!(file.placement.hysteresis_percent, 120);
         assert_eq!(file.placement.lease_ms, placement::Config::default().lease_ms);
+        assert_eq!(file.scheduler.attained_service, AttainedService::Jobs);
+    }
+
+    #[test]
+    fn who_makes_room_for_the_young_is_read_and_a_wrong_word_is_answered_with_the_right_ones() {
+        for (word, wanted) in
+            [("off", AttainedService::Off), ("jobs", AttainedService::Jobs), ("all", AttainedService::All)]
+        {
+            let file: SettingsFile = toml::from_str(&format!("[scheduler]\nattained_service = \"{word}\"\n")).unwrap();
+            assert_eq!(file.scheduler.attained_service, wanted);
+        }
+        let error = toml::from_str::<SettingsFile>("[scheduler]\nattained_service = \"on\"\n").err().unwrap();
+        assert!(error.to_string().contains("`off`, `jobs`, `all`"), "{error}");
     }
 }

@@ -85,7 +85,7 @@ pub struct DaemonArgs {
     /// A machine of the cluster to join; may be given several times
     #[arg(long, value_name = "HOST[:PORT]")]
     pub join: Vec<String>,
-    /// Settings, as TOML; a section `[placement]` sets placement's constants
+    /// Settings, as TOML; `[placement]` sets placement's constants, `[scheduler]` how CPUs are shared
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Leave scheduling to the kernel's own scheduler
