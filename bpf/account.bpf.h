@@ -39,8 +39,8 @@ static __always_inline bool must_pause(const struct task_ctx *tctx, u64 now)
 	return is_throttled(tctx) && time_after(tctx->paused_until, now);
 }
 
-/* Books the CPU time since the last call, in the task's accounts, its clock, the tier's statistics and the debts. */
-static void account_charge(struct task_ctx *tctx, struct cpu_ctx *cctx, s32 cpu, u64 now)
+/* Books the CPU time since the last call, in the task's accounts, its clock, its process, the tier's statistics and the debts. */
+static void account_charge(struct task_struct *p, struct task_ctx *tctx, struct cpu_ctx *cctx, s32 cpu, u64 now)
 {
 	u64 ns = now - tctx->charged_until;
 	u32 llc = llc_of_cpu(cpu), tier = tctx->tier;
@@ -53,6 +53,7 @@ static void account_charge(struct task_ctx *tctx, struct cpu_ctx *cctx, s32 cpu,
 	tctx->ran_since_wake_ns += ns;
 	stats->run_ns += ns;
 	clock_charge(tctx, ns);
+	attained_charge(p, tctx, ns, now);
 	throttle_owe(tctx, ns, now);
 
 	tier_settle(cctx, MOSIX_TIER_HOME, tier, ns, queue_waiting(cpu, llc, MOSIX_TIER_HOME));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Cgroup weights, flattened: a task's weight is its share of the whole machine.
+ * Cgroup weights, flattened: a task's full weight is its share of the whole machine; attained.bpf.h makes its weight of it.
  *
  *	share(task) = share(cgroup) * nice weight / load(cgroup)
  *	share(cgroup) = share(parent) * cpu.weight / load(parent);  share(root) = 1
@@ -13,7 +13,7 @@
 #ifndef SCX_MOSIX_CGROUP_BPF_H
 #define SCX_MOSIX_CGROUP_BPF_H
 
-#include "clock.bpf.h"
+#include "attained.bpf.h"
 
 #define CGROUP_MAX_DEPTH	32
 #define CGROUP_SHARE_TTL_NS	(4 * NSEC_PER_MSEC)
@@ -130,7 +130,8 @@ static void cgroup_weigh(struct task_struct *p, struct task_ctx *tctx, u64 now)
 		bpf_cgroup_release(cgrp);
 	}
 	tctx->task_weight = nice_weight;
-	clock_set_weight(tctx, MAX(weight, 1));
+	tctx->full_weight = MAX(weight, 1);
+	attained_weigh(p, tctx);
 }
 
 /* The task is not runnable any more. */

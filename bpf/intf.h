@@ -34,10 +34,23 @@ enum mosix_tier {
 	MOSIX_TIER_NONE	 = 3,
 };
 
+/* Whose weight falls with the CPU time that they have had. */
+enum mosix_attained_service {
+	MOSIX_ATTAINED_OFF  = 0,
+	MOSIX_ATTAINED_JOBS = 1,	/* processes in the cgroups of jobs */
+	MOSIX_ATTAINED_ALL  = 2,
+};
+
 /* What user space says of one process; key: its tgid. */
 struct mosix_process_hint {
 	u32 tier;		/* enum mosix_tier */
 	u32 speed_permille;	/* 1..1000: the share of a CPU's time that each of its threads may use */
+};
+
+/* What user space says of one cgroup and all below; key: the inode number of its directory. */
+struct mosix_cgroup_hint {
+	u32 tier;		/* enum mosix_tier */
+	u32 is_job;		/* whether it is that of a job; bool */
 };
 
 /* One record of the task iterator: what the scheduler has counted for one thread since it was attached. */
@@ -70,6 +83,7 @@ struct mosix_cpu_stats {
 };
 
 _Static_assert(sizeof(struct mosix_process_hint) == 8, "ABI: mosix_process_hint");
+_Static_assert(sizeof(struct mosix_cgroup_hint) == 8, "ABI: mosix_cgroup_hint");
 _Static_assert(sizeof(struct mosix_task_account) == 40, "ABI: mosix_task_account");
 _Static_assert(sizeof(struct mosix_tier_stats) == 24, "ABI: mosix_tier_stats");
 _Static_assert(sizeof(struct mosix_cpu_stats) == 120, "ABI: mosix_cpu_stats");

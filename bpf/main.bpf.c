@@ -20,7 +20,8 @@
  *	            dispatch: owed tiers first, then agent, home, guest; before idling: steal from other LLCs
  *
  * 3. Fairness is by weighted virtual time per tier and LLC (clock.bpf.h); weights are flattened shares of the machine that
- *    include those of all cgroups above (cgroup.bpf.h).
+ *    include those of all cgroups above (cgroup.bpf.h), and those of jobs fall with the CPU time that they have had
+ *    (attained.bpf.h).
  *
  * 4. Nobody starves, so that the kernel's watchdog, at its default, has no reason to act: within a queue every deadline is
  *    bounded and passed by the clock; lower tiers are owed a share of each CPU (tiers.bpf.h); every queue is looked at by a CPU
@@ -32,24 +33,11 @@
  *    own scheduler takes over; user space re-attaches after an ejection (src/scheduler/).
  */
 #include "idle.bpf.h"
+#include "slice.bpf.h"
 
 char _license[] SEC("license") = "GPL";
 
 UEI_DEFINE(uei);
-
-/*
- * A slice is short enough that the tasks waiting in the LLC all get a turn soon, but not so short that switching eats it up.
- */
-static u64 slice_of(const struct task_ctx *tctx, u32 llc)
-{
-	u64 waiting, slice;
-
-	if (is_throttled(tctx))
-		return THROTTLE_SLICE_NS;
-	waiting = tctx->tier < MOSIX_NR_TIERS ? scx_bpf_dsq_nr_queued(llc_queue(llc, tctx->tier)) : 0;
-	slice = 2 * SLICE_MAX_NS * cpus_of_llc(llc) / (waiting + 1);
-	return MAX(MIN(slice, SLICE_MAX_NS), SLICE_MIN_NS);
-}
 
 s32 BPF_STRUCT_OPS(mosix_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
 {
@@ -148,16 +136,6 @@ void BPF_STRUCT_OPS(mosix_enqueue, struct task_struct *p, u64 enq_flags)
 		idle_or_preempt(p, tctx, cpu, now);
 }
 
-/* The task whose slice is over: goes on if its tier is the best that waits and its deadline is still the earliest. */
-static bool keep_running(struct task_struct *prev, struct task_ctx *tctx, struct cpu_ctx *cctx, s32 cpu)
-{
-	if (!bpf_cpumask_test_cpu(cpu, prev->cpus_ptr))
-		return false;
-	scx_bpf_task_set_slice(prev, slice_of(tctx, llc_of_cpu(cpu)));
-	cctx->next_owed = false;
-	return true;
-}
-
 void BPF_STRUCT_OPS(mosix_dispatch, s32 cpu, struct task_struct *prev)
 {
 	u32 llc = llc_of_cpu(cpu), tier, prev_tier = MOSIX_TIER_NONE, i;
@@ -174,7 +152,7 @@ void BPF_STRUCT_OPS(mosix_dispatch, s32 cpu, struct task_struct *prev)
 
 		tctx = task_ctx_of(prev);
 		if (tctx) {
-			account_charge(tctx, cctx, cpu, now);
+			account_charge(prev, tctx, cctx, cpu, now);
 			if (!must_pause(tctx, now) && !tctx->yielded) {
 				prev_tier = tctx->tier;
 				prev_key = cctx->running_key;
@@ -211,6 +189,8 @@ void BPF_STRUCT_OPS(mosix_runnable, struct task_struct *p, u64 enq_flags)
 	if (!tctx)
 		return;
 	tctx->runnable_since = now;
+	if (enq_flags & SCX_ENQ_WAKEUP)
+		attained_forget(p, tctx, now);
 	cgroup_weigh(p, tctx, now);
 	if (enq_flags & SCX_ENQ_WAKEUP)
 		clock_limit_credit(tctx, SLEEP_CREDIT_NS);
@@ -244,7 +224,7 @@ void BPF_STRUCT_OPS(mosix_stopping, struct task_struct *p, bool runnable)
 
 	if (!tctx || !cctx)
 		return;
-	account_charge(tctx, cctx, cpu, now);
+	account_charge(p, tctx, cctx, cpu, now);
 	set_running(cctx, cctx->running_llc, MOSIX_TIER_NONE);
 	cctx->running_owed = false;
 	tctx->runnable_since = now;
@@ -272,7 +252,7 @@ void BPF_STRUCT_OPS(mosix_tick, struct task_struct *p)
 
 	if (!tctx || !cctx)
 		return;
-	account_charge(tctx, cctx, cpu, bpf_ktime_get_ns());
+	account_charge(p, tctx, cctx, cpu, bpf_ktime_get_ns());
 	tier_refresh(p, tctx);
 	if (tctx->tier != cctx->running_tier)
 		set_running(cctx, llc, tctx->tier);
@@ -318,6 +298,8 @@ s32 BPF_STRUCT_OPS(mosix_init_task, struct task_struct *p, struct scx_init_task_
 	tctx->speed_permille = MOSIX_FULL_SPEED_PERMILLE;
 	/* No generation that hint_generation has: looks its hints up first thing. */
 	tctx->hint_generation = ~0ULL;
+	if (args->fork)
+		attained_inherit(p, tctx, bpf_ktime_get_ns());
 	return 0;
 }
 

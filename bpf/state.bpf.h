@@ -65,7 +65,8 @@ struct task_ctx {
 	u64 ran_since_wake_ns;
 	u32 llc;		/* whose clock vruntime belongs to */
 	u32 tier;		/* and which */
-	u32 weight;		/* share of the whole machine, in WEIGHT_ONE; 0: not runnable */
+	u32 full_weight;	/* share of the whole machine, in WEIGHT_ONE */
+	u32 weight;		/* what the process's age leaves of it; 0: not runnable */
 	u32 task_weight;	/* nice value's weight as counted in its cgroup; 0: not runnable */
 	bool yielded;
 
@@ -73,6 +74,11 @@ struct task_ctx {
 	u64 hint_generation;
 	u64 hint_cgroup;
 	u32 speed_permille;
+	bool by_attained;	/* its weight falls with the CPU time of its process */
+
+	/* Of a process's first thread: the process's age; see attained.bpf.h. */
+	s64 attained_ns;	/* CPU time of all threads, less a part of the time slept */
+	u64 active_at;		/* when one of them ran or woke last */
 
 	/* Accounts. */
 	u64 runnable_since;

@@ -37,19 +37,22 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, u64);	/* cgroup id: the inode number of its directory */
-	__type(value, u32);	/* enum mosix_tier */
+	__type(key, u64);
+	__type(value, struct mosix_cgroup_hint);
 } cgroup_hints SEC(".maps");
 
-static u32 tier_of_cgroup(struct task_struct *p)
+/* What is said of the cgroup of the task: the tier of the nearest ancestor that has one, and whether any is a job's. */
+static void hint_of_cgroup(struct task_struct *p, u32 *tier, bool *is_job)
 {
+	struct mosix_cgroup_hint *hint;
 	struct cgroup *cgrp, *at;
-	u32 tier = MOSIX_TIER_HOME, *hint;
 	int up, level;
 	u64 id;
 
+	*tier = MOSIX_TIER_NONE;
+	*is_job = false;
 	if (!nr_cgroup_hints)
-		return tier;
+		return;
 	bpf_rcu_read_lock();
 	cgrp = p->cgroups->dfl_cgrp;
 	level = cgrp->level;
@@ -62,34 +65,36 @@ static u32 tier_of_cgroup(struct task_struct *p)
 		id = at->kn->id;
 		bpf_cgroup_release(at);
 		hint = bpf_map_lookup_elem(&cgroup_hints, &id);
-		if (hint && *hint < MOSIX_NR_TIERS) {
-			tier = *hint;
-			break;
-		}
+		if (!hint)
+			continue;
+		if (*tier >= MOSIX_NR_TIERS)
+			*tier = hint->tier;
+		if (hint->is_job)
+			*is_job = true;
 	}
 	bpf_rcu_read_unlock();
-	return tier;
 }
 
-/* Brings the task's tier and speed up to date with the hints. */
+/* Brings the task's tier and speed, and whether its age counts, up to date with the hints. */
 static void tier_refresh(struct task_struct *p, struct task_ctx *tctx)
 {
 	u64 generation = hint_generation, cgroup = p->cgroups->dfl_cgrp->kn->id;
-	u32 tgid = p->tgid, tier = MOSIX_TIER_NONE;
+	u32 tgid = p->tgid, tier;
 	struct mosix_process_hint *hint;
+	bool is_job;
 
 	if (generation == tctx->hint_generation && cgroup == tctx->hint_cgroup)
 		return;
 	tctx->hint_generation = generation;
 	tctx->hint_cgroup = cgroup;
 
+	hint_of_cgroup(p, &tier, &is_job);
+	tctx->by_attained = attained_applies(p, is_job);
 	hint = bpf_map_lookup_elem(&process_hints, &tgid);
 	tctx->speed_permille = hint ? hint->speed_permille : MOSIX_FULL_SPEED_PERMILLE;
-	if (hint)
+	if (hint && hint->tier < MOSIX_NR_TIERS)
 		tier = hint->tier;
-	if (tier >= MOSIX_NR_TIERS)
-		tier = tier_of_cgroup(p);
-	clock_move(tctx, tctx->llc, tier);
+	clock_move(tctx, tctx->llc, tier < MOSIX_NR_TIERS ? tier : MOSIX_TIER_HOME);
 }
 
 static __always_inline bool tier_is_owed(struct cpu_ctx *cctx, u32 tier)

@@ -3,27 +3,34 @@
 //! ```text
 //!   tier PID|CGROUP-PATH agent|home|guest|none     throttle PID PERMILLE
 //!   account PID     prints: account PID TIER run_ms=N wait_ms=N switches=N (summed up over its threads)
-//!   stats           prints: stats {…}
+//!   stats           prints: stats {…}               job CGROUP-PATH
 //! ```
 //!
-//! `scheduler_probe foreground SECONDS` is the product's own foreground mode instead.
+//! `scheduler_probe off|jobs|all` says whose weight falls with the CPU time that they have had; jobs' if nothing is said.
+//! `scheduler_probe foreground SECONDS` is the product's own foreground mode instead. `scheduler_probe burn MS CGROUP-PATH` uses so much
+//! CPU time and prints what the cgroup had used before and after, in µs.
 
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use scx_mosix::scheduler::{Backoff, HintTarget, Scheduler, State, Tier, run_foreground};
+use rustix::time::{ClockId, clock_gettime};
+use scx_mosix::scheduler::{AttainedService, Backoff, Config, HintTarget, Scheduler, State, Tier, run_foreground};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("foreground") {
-        let seconds = arguments.next().context("how many seconds?")?.parse()?;
-        return Ok(run_foreground(Some(Duration::from_secs(seconds))).await?);
-    }
-    let scheduler = Scheduler::start(Backoff::default())?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let attained_service = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["foreground", seconds] => return Ok(run_foreground(Some(Duration::from_secs(seconds.parse()?))).await?),
+        ["burn", ms, cgroup] => return burn(Duration::from_millis(ms.parse()?), cgroup),
+        ["off"] => AttainedService::Off,
+        [] | ["jobs"] => AttainedService::Jobs,
+        ["all"] => AttainedService::All,
+        other => bail!("what is {other:?}?"),
+    };
+    let scheduler = Scheduler::start(Config { attained_service }, Backoff::default())?;
     let mut state = scheduler.state();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     loop {
@@ -48,6 +55,23 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Reads the cgroup's CPU time in the process that competes with it: between the two readings it can have had only what the
+/// scheduler gave it beside this one.
+fn burn(cpu_time: Duration, cgroup: &str) -> anyhow::Result<()> {
+    let used_us = || -> anyhow::Result<u64> {
+        let text = std::fs::read_to_string(format!("{cgroup}/cpu.stat"))?;
+        let value = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+        Ok(value.context("no usage_usec")?.parse()?)
+    };
+    let own = || Duration::try_from(clock_gettime(ClockId::ProcessCPUTime));
+    let (began, before) = (own()?, used_us()?);
+    while own()? - began < cpu_time {
+        (0..10_000u32).for_each(|n| _ = std::hint::black_box(n));
+    }
+    println!("{before} {}", used_us()?);
+    Ok(())
+}
+
 async fn obey(scheduler: &Scheduler, line: &str) -> anyhow::Result<()> {
     match line.split_whitespace().collect::<Vec<_>>().as_slice() {
         ["tier", target, tier] => {
@@ -64,6 +88,7 @@ async fn obey(scheduler: &Scheduler, line: &str) -> anyhow::Result<()> {
             };
             scheduler.hints().set_tier(target, tier)?;
         }
+        ["job", cgroup] => scheduler.hints().set_job(std::fs::metadata(cgroup)?.ino(), true)?,
         ["throttle", pid, permille] => scheduler.hints().set_throttle(pid.parse()?, Some(permille.parse()?))?,
         ["account", pid] => {
             let pid: u32 = pid.parse()?;

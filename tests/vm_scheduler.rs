@@ -1,4 +1,4 @@
-//! The scheduler on a kernel that has sched_ext: stress, reverting, ejection, tiers, throttle, accounts.
+//! The scheduler on a kernel that has sched_ext: stress, reverting, ejection, tiers, throttle, accounts, attained service.
 //!
 //! Machines are emulated here as often as not, so nothing is judged by wall time: shares of CPU time are compared with each other,
 //! and the kernel says itself whether a task ever stalled (it would have ejected the scheduler).
@@ -15,6 +15,8 @@ use support::{Cluster, EXEC_LIMIT, Options, eventually, example};
 const PROBE: &str = "scheduler_probe";
 const STATE: &str = "/sys/kernel/sched_ext/state";
 const LIMIT: Duration = Duration::from_secs(90);
+/// CPU time after which a process's weight has reached the floor, a 512th: 4 s, and a little for what it began before it was counted.
+const OLD: Duration = Duration::from_millis(4500);
 
 fn machine(name: &str) -> Cluster {
     let options = Options { cpus: Some(2), memory_mib: Some(1024), no_daemon: true, ..Options::default() };
@@ -25,7 +27,11 @@ fn machine(name: &str) -> Cluster {
 
 /// The probe, with its scheduler in force.
 fn attached(cluster: &Cluster) -> Running {
-    let mut probe = cluster.spawn("n1", "root", &[PROBE]);
+    attached_as(cluster, &[PROBE])
+}
+
+fn attached_as(cluster: &Cluster, program: &[&str]) -> Running {
+    let mut probe = cluster.spawn("n1", "root", program);
     probe.wait_for("running\n", LIMIT);
     assert_eq!(cluster.sh("n1", &format!("cat {STATE}")), "enabled\n");
     probe
@@ -160,6 +166,102 @@ fn owners_come_first_guests_do_not_starve_and_a_throttle_holds() {
     let free = shares(&cluster, &[reference, child], 600);
     assert!(free[1] * 3 > free[0] * 2, "at full speed again: {free:?}");
     assert_eq!(probe.stdout().matches("running").count(), 1, "all without an ejection");
+}
+
+/// Waits until a cgroup has used so much CPU time since now.
+fn ages(cluster: &Cluster, cgroup: &str, by: Duration) {
+    let used_us = || -> u128 {
+        let script = format!("awk '/^usage_usec/ {{ print $2 }}' /sys/fs/cgroup/{cgroup}/cpu.stat");
+        cluster.sh("n1", &script).trim().parse().unwrap()
+    };
+    let began = used_us();
+    eventually("the old one ages", LIMIT, || {
+        let got = used_us() - began;
+        if got >= by.as_micros() { Ok(()) } else { Err(format!("{got} us")) }
+    });
+}
+
+/// Runs a shell script in which `burn MS` is a new process on CPU 0, in the cgroup jobs/young, with so much CPU time to use; the CPU
+/// time in µs that `rival` got from when the first of them began until the last had ended.
+fn beside_the_young(cluster: &Cluster, rival: &str, script: &str) -> u64 {
+    let script = format!(
+        "burn() {{ sh -c 'echo $$ > /sys/fs/cgroup/jobs/young/cgroup.procs
+                          exec taskset 1 {PROBE} burn '$1' /sys/fs/cgroup/{rival}'; }}
+         mkdir -p /sys/fs/cgroup/jobs/young
+         {script}"
+    );
+    let printed = cluster.sh("n1", &script);
+    let used: Vec<u64> = printed.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    used.iter().max().unwrap() - used.iter().min().unwrap()
+}
+
+#[test]
+#[ignore = "boots virtual machines"]
+fn the_young_come_first_and_the_old_have_their_share() {
+    let cluster = machine("sched-age");
+    cluster.sh("n1", "mkdir -p /sys/fs/cgroup/jobs/chain");
+    let mut probe = attached(&cluster);
+    probe.send("job /sys/fs/cgroup/jobs\n");
+    let old = hog(&cluster, "jobs/old");
+    ages(&cluster, "jobs/old", OLD);
+
+    let got_us = beside_the_young(&cluster, "jobs/old", "burn 500");
+    println!("beside one young process of 500000 us the old one got {got_us} us");
+    assert!(got_us * 10 < 500_000, "the young one has the CPU nearly for itself: {got_us} us");
+
+    // Ten young ones, always two at a time: the second half-way through the first. 8.4 s of CPU time, of which a weight of a 512th
+    // beside two of one is due a 1025th.
+    let two_rows = "(burn 400; for n in 1 2 3 4 5; do burn 800; done) & for n in 1 2 3 4 5; do burn 800; done; wait";
+    let got_us = beside_the_young(&cluster, "jobs/old", two_rows);
+    println!("beside ten young processes of 8400000 us together the old one got {got_us} us");
+    // It comes in turns of 4 ms or so, one in 5 s.
+    assert!(got_us * 1025 * 4 > 8_400_000, "the old one has its guaranteed share: {got_us} us");
+    assert!(got_us * 10 < 8_400_000, "but not much more: {got_us} us");
+
+    // A program that goes on in one child after the other, each of which lives for less than the first level.
+    cluster.sh("n1", &format!("kill -STOP {old}"));
+    let chain = "relay() { n=0; while [ $n -lt 5000 ]; do n=$((n + 1)); done; relay & }; relay";
+    let enter = "exec < /dev/null > /dev/null 2>&1; echo $$ > /sys/fs/cgroup/jobs/chain/cgroup.procs";
+    cluster.sh("n1", &format!("{enter}; taskset 1 sh -c '{chain}'"));
+    ages(&cluster, "jobs/chain", Duration::from_secs(2));
+    let got_us = beside_the_young(&cluster, "jobs/chain", "burn 500");
+    println!("beside one young process of 500000 us a chain of forks got {got_us} us");
+    assert!(got_us * 3 < 500_000, "forking does not keep a program young: {got_us} us");
+    cluster.sh("n1", "echo 1 > /sys/fs/cgroup/jobs/chain/cgroup.kill");
+
+    // What is of no job keeps its weight. Single readings of what is alike differ by a factor of two at times.
+    let alike_us = 100_000..2_500_000;
+    let plain = hog(&cluster, "plain");
+    ages(&cluster, "plain", OLD);
+    let got_us = beside_the_young(&cluster, "plain", "burn 500");
+    println!("beside one young process of 500000 us an old one of no job got {got_us} us");
+    assert!(alike_us.contains(&got_us), "{got_us} us");
+    assert_eq!(probe.stdout(), "running\n", "all without an ejection");
+
+    cluster.sh("n1", &format!("kill -9 {plain}; kill -CONT {old}"));
+    drop(probe);
+
+    // The setting: nobody makes room for the young, or everybody does. What each has had is counted from the attachment on.
+    reverted(&cluster);
+    let mut probe = attached_as(&cluster, &[PROBE, "off"]);
+    probe.send("job /sys/fs/cgroup/jobs\n");
+    ages(&cluster, "jobs/old", OLD);
+    let got_us = beside_the_young(&cluster, "jobs/old", "burn 500");
+    println!("off: beside one young process of 500000 us the old one got {got_us} us");
+    assert!(alike_us.contains(&got_us), "{got_us} us");
+    cluster.sh("n1", &format!("kill -9 {old}"));
+    drop(probe);
+
+    reverted(&cluster);
+    let _probe = attached_as(&cluster, &[PROBE, "all"]);
+    // One that has its CPU time by several threads, none of which is old by itself nor the first.
+    let threads = "exec < /dev/null > /dev/null 2>&1; echo $$ > /sys/fs/cgroup/plain/cgroup.procs
+        taskset 1 sh -c 'exec zstd -19 -T3 -c < /dev/urandom' &";
+    cluster.sh("n1", threads);
+    ages(&cluster, "plain", OLD);
+    let got_us = beside_the_young(&cluster, "plain", "burn 500");
+    println!("all: beside one young process of 500000 us an old one of no job got {got_us} us");
+    assert!(got_us * 10 < 500_000, "{got_us} us");
 }
 
 #[test]

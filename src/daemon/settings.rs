@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::{
     cluster::GossipConfig,
     keys::{ClusterKey, KeyError, NodeName},
-    placement,
+    placement, scheduler,
     ui::args::DaemonArgs,
 };
 
@@ -36,6 +36,8 @@ pub struct Settings {
     pub placement: placement::Config,
     /// Load gossip's tunables.
     pub gossip: GossipConfig,
+    /// How our scheduler shares the CPUs.
+    pub scheduler: scheduler::Config,
 }
 
 /// Why the settings cannot be used.
@@ -68,6 +70,7 @@ pub enum SettingsError {
 struct SettingsFile {
     placement: placement::Config,
     gossip: GossipConfig,
+    scheduler: scheduler::Config,
 }
 
 impl TryFrom<DaemonArgs> for Settings {
@@ -95,6 +98,7 @@ impl TryFrom<DaemonArgs> for Settings {
             balance: !args.no_balance,
             placement: file.placement,
             gossip: file.gossip,
+            scheduler: file.scheduler,
         })
     }
 }
@@ -102,6 +106,7 @@ impl TryFrom<DaemonArgs> for Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use scheduler::AttainedService;
 
     #[test]
     fn a_misspelt_setting_is_an_error_that_names_it() {
@@ -113,5 +118,18 @@ mod tests {
         assert_eq!(file.gossip, GossipConfig::default());
         let file: SettingsFile = toml::from_str("[gossip]\nwindow = 64\nexpected_age_ms = 20000\n").unwrap();
         assert_eq!((file.gossip.window, file.gossip.expected_age_ms), (64, Some(20_000)));
+        assert_eq!(file.scheduler.attained_service, AttainedService::Jobs);
+    }
+
+    #[test]
+    fn who_makes_room_for_the_young_is_read_and_a_wrong_word_is_answered_with_the_right_ones() {
+        for (word, wanted) in
+            [("off", AttainedService::Off), ("jobs", AttainedService::Jobs), ("all", AttainedService::All)]
+        {
+            let file: SettingsFile = toml::from_str(&format!("[scheduler]\nattained_service = \"{word}\"\n")).unwrap();
+            assert_eq!(file.scheduler.attained_service, wanted);
+        }
+        let error = toml::from_str::<SettingsFile>("[scheduler]\nattained_service = \"on\"\n").err().unwrap();
+        assert!(error.to_string().contains("`off`, `jobs`, `all`"), "{error}");
     }
 }

@@ -40,7 +40,7 @@ use crate::{
     migration::criu::Program,
     node::{self, Machine, NodeError, NodeInfo, NodeInfoParams, NodeLoad, Sampler, SchedExtState},
     placement,
-    scheduler::{Backoff, Scheduler},
+    scheduler::{self, Backoff, Scheduler},
     telemetry::{Telemetry, TelemetryConfig, TelemetryError, landlock},
 };
 
@@ -132,7 +132,7 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     let cluster = enter_cluster(&settings, &info).await?;
     let address = cluster.addr().map(|address| address.to_string());
 
-    let scheduler = start_scheduler(settings.sched_ext);
+    let scheduler = start_scheduler(settings.sched_ext.then(|| settings.scheduler.clone()));
     let hints = scheduler.as_ref().map(Scheduler::hints);
     let (telemetry, events) = Telemetry::start(TelemetryConfig::default())?;
     publish_confined().await;
@@ -263,11 +263,8 @@ async fn enter_cluster(settings: &Settings, info: &NodeInfo) -> Result<ClusterHa
     Ok(cluster::start(info.name.clone(), transport, local, settings.gossip).await?)
 }
 
-fn start_scheduler(wanted: bool) -> Option<Scheduler> {
-    if !wanted {
-        return None;
-    }
-    match Scheduler::start(Backoff::default()) {
+fn start_scheduler(config: Option<scheduler::Config>) -> Option<Scheduler> {
+    match Scheduler::start(config?, Backoff::default()) {
         Ok(scheduler) => Some(scheduler),
         Err(error) => {
             tracing::warn!(%error, "the kernel's own scheduler stays in force");

@@ -45,7 +45,7 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
     let mut steps = interval(STEP);
     steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut summing = Summing::default();
-    let mut tiers = HashMap::new();
+    let mut hinted = HashMap::new();
     let mut count: u32 = 0;
     loop {
         tokio::select! {
@@ -81,7 +81,7 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
         let agents = state.agent_view();
         note_arrivals(&state, &agents);
         if let Some(hints) = &hints {
-            set_tiers(hints, &agents, &mut tiers);
+            give_hints(hints, &state, &agents, &mut hinted);
         }
         if count.is_multiple_of(SLOW_STEPS) {
             tokio::spawn(look_at_movability(state.clone()));
@@ -175,18 +175,23 @@ fn note_arrivals(state: &State, agents: &AgentView) {
     }
 }
 
-/// Guests get what home's own programs leave, agents come first.
-fn set_tiers(hints: &TierHints, agents: &AgentView, known: &mut HashMap<PathBuf, u64>) {
+/// Guests get what home's own programs leave, agents come first, and of jobs the young before the old.
+fn give_hints(hints: &TierHints, state: &State, agents: &AgentView, known: &mut HashMap<PathBuf, u64>) {
     use std::os::unix::fs::MetadataExt;
-    let guests = agents.guests.values().map(|guest| (guest.cgroup.clone(), Tier::Guest));
-    let own = (Path::new(CGROUP_ROOT).join("scx_mosix-agents"), Tier::Agent);
+    let jobs: Vec<_> = state.jobs().iter().map(|job| (job.cgroup.clone(), None, true)).collect();
+    let guests = agents.guests.values().map(|guest| (guest.cgroup.clone(), Some(Tier::Guest), true));
+    let own = (Path::new(CGROUP_ROOT).join("scx_mosix-agents"), Some(Tier::Agent), false);
     let mut present = HashMap::new();
-    for (cgroup, tier) in guests.chain([own]) {
+    for (cgroup, tier, is_job) in jobs.into_iter().chain(guests).chain([own]) {
         let Ok(inode) = fs::metadata(&cgroup).map(|metadata| metadata.ino()) else { continue };
+        let give = || {
+            hints.set_tier(HintTarget::Cgroup(inode), tier)?;
+            hints.set_job(inode, is_job)
+        };
         if known.get(&cgroup) != Some(&inode)
-            && let Err(error) = hints.set_tier(HintTarget::Cgroup(inode), Some(tier))
+            && let Err(error) = give()
         {
-            tracing::debug!(%error, "tier not set; tried again in a second");
+            tracing::debug!(%error, "hint not given; tried again in a second");
             continue;
         }
         present.insert(cgroup, inode);
@@ -194,6 +199,7 @@ fn set_tiers(hints: &TierHints, agents: &AgentView, known: &mut HashMap<PathBuf,
     for (_, inode) in known.iter().filter(|(cgroup, _)| !present.contains_key(*cgroup)) {
         // The scheduler may have stopped; then there is nothing to take back.
         let _ = hints.set_tier(HintTarget::Cgroup(*inode), None);
+        let _ = hints.set_job(*inode, false);
     }
     *known = present;
 }

@@ -6,6 +6,7 @@ use super::skel::intf;
 
 const _: () = {
     assert!(size_of::<intf::mosix_process_hint>() == 8);
+    assert!(size_of::<intf::mosix_cgroup_hint>() == 8);
     assert!(size_of::<intf::mosix_task_account>() == 40);
     assert!(size_of::<intf::mosix_tier_stats>() == 24);
     assert!(size_of::<intf::mosix_cpu_stats>() == 120);

@@ -9,6 +9,7 @@ use std::path::Path;
 use libbpf_rs::{Link, MapCore, MapFlags, OpenObject, ProgramInput};
 
 use super::abi::{self, SchedulerStats, TaskAccount};
+use super::attained::{self, Config};
 use super::hints::{Change, Hints};
 use super::skel::{SchedulerSkel, SchedulerSkelBuilder, intf};
 use super::topology::Topology;
@@ -33,9 +34,13 @@ pub(super) struct Exit {
 
 impl<'obj> Attachment<'obj> {
     /// Loads the BPF half into `object` and puts it in force.
-    pub(super) fn new(object: &'obj mut MaybeUninit<OpenObject>, hints: &Hints) -> Result<Self, SchedulerError> {
+    pub(super) fn new(
+        object: &'obj mut MaybeUninit<OpenObject>,
+        config: &Config,
+        hints: &Hints,
+    ) -> Result<Self, SchedulerError> {
         let topology = Topology::read(Path::new("/sys/devices/system/cpu")).map_err(SchedulerError::Topology)?;
-        let mut skel = load(object, &topology).map_err(|error| SchedulerError::Load(format!("{error:#}")))?;
+        let mut skel = load(object, &topology, config).map_err(|error| SchedulerError::Load(format!("{error:#}")))?;
         let mut this = {
             let attach = |error: libbpf_rs::Error| SchedulerError::Attach(format!("{error:#}"));
             let iterator = skel.progs.task_accounts.attach().map_err(attach)?;
@@ -53,17 +58,14 @@ impl<'obj> Attachment<'obj> {
     pub(super) fn write(&mut self, change: Change) -> Result<(), SchedulerError> {
         let result = match change {
             Change::Process(pid, Some(hint)) => {
-                let tier = hint.tier.map_or(intf::mosix_tier_MOSIX_TIER_NONE, Tier::as_raw);
                 let speed = hint.speed_permille.unwrap_or(intf::mosix_limits_MOSIX_FULL_SPEED_PERMILLE);
-                let mut value = [0; 8];
-                let (first, second) = value.split_at_mut(4);
-                first.copy_from_slice(&tier.to_ne_bytes());
-                second.copy_from_slice(&speed.to_ne_bytes());
+                let value = words(raw_tier(hint.tier), speed);
                 self.skel.maps.process_hints.update(&pid.to_ne_bytes(), &value, MapFlags::ANY)
             }
             Change::Process(pid, None) => absent_is_fine(self.skel.maps.process_hints.delete(&pid.to_ne_bytes())),
-            Change::Cgroup(id, Some(tier)) => {
-                self.skel.maps.cgroup_hints.update(&id.to_ne_bytes(), &tier.as_raw().to_ne_bytes(), MapFlags::ANY)
+            Change::Cgroup(id, Some(hint)) => {
+                let value = words(raw_tier(hint.tier), u32::from(hint.is_job));
+                self.skel.maps.cgroup_hints.update(&id.to_ne_bytes(), &value, MapFlags::ANY)
             }
             Change::Cgroup(id, None) => absent_is_fine(self.skel.maps.cgroup_hints.delete(&id.to_ne_bytes())),
         };
@@ -139,6 +141,19 @@ impl<'obj> Attachment<'obj> {
     }
 }
 
+fn raw_tier(tier: Option<Tier>) -> u32 {
+    tier.map_or(intf::mosix_tier_MOSIX_TIER_NONE, Tier::as_raw)
+}
+
+/// A map's value of two words.
+fn words(first: u32, second: u32) -> [u8; 8] {
+    let mut value = [0; 8];
+    let (low, high) = value.split_at_mut(4);
+    low.copy_from_slice(&first.to_ne_bytes());
+    high.copy_from_slice(&second.to_ne_bytes());
+    value
+}
+
 fn absent_is_fine(result: libbpf_rs::Result<()>) -> libbpf_rs::Result<()> {
     match result {
         Err(error) if error.kind() == libbpf_rs::ErrorKind::NotFound => Ok(()),
@@ -157,13 +172,22 @@ fn text(chars: &[c_char]) -> String {
     clippy::undocumented_unsafe_blocks,
     reason = "inside scx_utils's macros, which keep up with kernels"
 )]
-fn load<'obj>(object: &'obj mut MaybeUninit<OpenObject>, topology: &Topology) -> anyhow::Result<SchedulerSkel<'obj>> {
+fn load<'obj>(
+    object: &'obj mut MaybeUninit<OpenObject>,
+    topology: &Topology,
+    config: &Config,
+) -> anyhow::Result<SchedulerSkel<'obj>> {
     let builder = SchedulerSkelBuilder::default();
     let mut skel = scx_utils::scx_ops_open!(builder, object, mosix_ops, None)?;
     let nr_cpus = topology.llc_of_cpu.len();
     let rodata = skel.maps.rodata_data.as_mut().ok_or_else(|| anyhow::anyhow!("the object has no constants"))?;
     anyhow::ensure!(nr_cpus <= rodata.cpu_llc.len(), "{nr_cpus} CPUs; at most {} are supported", rodata.cpu_llc.len());
     let last_llc = (rodata.llc_nr_cpus.len() - 1) as u16;
+    rodata.attained_service = config.attained_service.as_raw();
+    rodata.attained_first_ns = attained::FIRST_LEVEL.as_nanos() as u64;
+    rodata.attained_level_shift = attained::LEVEL_SHIFT;
+    rodata.attained_least_shift = attained::LEAST_SHIFT;
+    rodata.attained_forget_shift = attained::FORGET_SHIFT;
     rodata.nr_cpus = nr_cpus as u32;
     rodata.nr_llcs = topology.nr_llcs().min(u32::from(last_llc) + 1);
     for (entry, llc) in rodata.cpu_llc.iter_mut().zip(&topology.llc_of_cpu) {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Backoff, Scheduler, SchedulerError, State};
+use super::{Backoff, Config, Scheduler, SchedulerError, State};
 
 /// Attaches the scheduler, prints each change of state as a line on stdout, and detaches on SIGINT, SIGTERM or after `duration`.
 /// A machine that cannot have it is an error.
@@ -19,7 +19,7 @@ pub async fn run_foreground(duration: Option<Duration>) -> Result<(), SchedulerE
     }
     let mut interrupt = signal(SignalKind::interrupt()).map_err(SchedulerError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(SchedulerError::Signals)?;
-    let scheduler = Scheduler::start(Backoff::default())?;
+    let scheduler = Scheduler::start(Config::default(), Backoff::default())?;
     let mut state = scheduler.state();
     let end = async {
         match duration {

@@ -1,4 +1,4 @@
-//! What the rest of scx_mosix tells the scheduler: tiers and throttles.
+//! What the rest of scx_mosix tells the scheduler: tiers, throttles, and which cgroups are jobs'.
 //!
 //! The supervisor keeps every hint here, so that a re-attached scheduler gets them all again. In the kernel they live in two hash
 //! maps; after a change `hint_generation` is counted up, and each task looks its hints up again when it next wakes, is queued or
@@ -28,18 +28,25 @@ pub(super) struct ProcessHint {
     pub(super) start_time_ticks: u64,
 }
 
+/// A cgroup's entry, as the kernel's map has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct CgroupHint {
+    pub(super) tier: Option<Tier>,
+    pub(super) is_job: bool,
+}
+
 /// A map entry to write (`Some`) or to delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     Process(u32, Option<ProcessHint>),
-    Cgroup(u64, Option<Tier>),
+    Cgroup(u64, Option<CgroupHint>),
 }
 
 /// All hints in force.
 #[derive(Debug, Default)]
 pub(super) struct Hints {
     processes: HashMap<u32, ProcessHint>,
-    cgroups: HashMap<u64, Tier>,
+    cgroups: HashMap<u64, CgroupHint>,
 }
 
 impl Hints {
@@ -52,14 +59,23 @@ impl Hints {
     ) -> Change {
         match target {
             HintTarget::Process(pid) => self.update(pid, start_time_ticks, |hint| hint.tier = tier),
-            HintTarget::Cgroup(id) => {
-                match tier {
-                    Some(tier) => self.cgroups.insert(id, tier),
-                    None => self.cgroups.remove(&id),
-                };
-                Change::Cgroup(id, tier)
-            }
+            HintTarget::Cgroup(id) => self.update_cgroup(id, |hint| hint.tier = tier),
         }
+    }
+
+    pub(super) fn set_job(&mut self, cgroup: u64, is_job: bool) -> Change {
+        self.update_cgroup(cgroup, |hint| hint.is_job = is_job)
+    }
+
+    fn update_cgroup(&mut self, id: u64, set: impl FnOnce(&mut CgroupHint)) -> Change {
+        let mut hint = self.cgroups.get(&id).copied().unwrap_or_default();
+        set(&mut hint);
+        if hint == CgroupHint::default() {
+            self.cgroups.remove(&id);
+            return Change::Cgroup(id, None);
+        }
+        self.cgroups.insert(id, hint);
+        Change::Cgroup(id, Some(hint))
     }
 
     pub(super) fn set_speed(
@@ -110,7 +126,7 @@ impl Hints {
     /// Every entry, for a scheduler that was just attached.
     pub(super) fn all(&self) -> Vec<Change> {
         let processes = self.processes.iter().map(|(pid, hint)| Change::Process(*pid, Some(*hint)));
-        processes.chain(self.cgroups.iter().map(|(id, tier)| Change::Cgroup(*id, Some(*tier)))).collect()
+        processes.chain(self.cgroups.iter().map(|(id, hint)| Change::Cgroup(*id, Some(*hint)))).collect()
     }
 
     pub(super) fn nr_throttled(&self) -> u32 {
@@ -159,6 +175,19 @@ mod tests {
         assert_eq!(change, Change::Process(7, Some(fresh)));
         assert_eq!(hints.prune(started(3)), [Change::Process(7, None)]);
         assert!(hints.all().is_empty());
+    }
+
+    #[test]
+    fn tier_and_job_of_a_cgroup_are_kept_together() {
+        let mut hints = Hints::default();
+        let job = CgroupHint { tier: None, is_job: true };
+        assert_eq!(hints.set_job(9, true), Change::Cgroup(9, Some(job)));
+        let guest = hints.set_tier(HintTarget::Cgroup(9), Some(Tier::Guest), started(1));
+        assert_eq!(guest, Change::Cgroup(9, Some(CgroupHint { tier: Some(Tier::Guest), ..job })));
+        assert_eq!(hints.set_tier(HintTarget::Cgroup(9), None, started(1)), Change::Cgroup(9, Some(job)));
+        assert_eq!(hints.all(), [Change::Cgroup(9, Some(job))]);
+        assert_eq!(hints.set_job(9, false), Change::Cgroup(9, None));
+        assert_eq!(hints.nr_cgroups(), 0);
     }
 
     #[test]

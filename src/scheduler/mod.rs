@@ -14,6 +14,7 @@
 
 mod abi;
 mod attachment;
+pub mod attained;
 mod backoff;
 mod check;
 mod foreground;
@@ -29,6 +30,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{oneshot, watch};
 
 pub use abi::{SchedulerStats, TaskAccount, Tier, TierStats};
+pub use attained::{AttainedService, Config};
 pub use backoff::Backoff;
 pub use check::{attached_scheduler, check};
 pub use foreground::run_foreground;
@@ -144,13 +146,13 @@ impl Scheduler {
     ///
     /// # Errors
     /// Only when no thread could be started.
-    pub fn start(backoff: Backoff) -> Result<Self, SchedulerError> {
+    pub fn start(config: Config, backoff: Backoff) -> Result<Self, SchedulerError> {
         libbpf_rs::set_print(Some((libbpf_rs::PrintLevel::Info, log_libbpf)));
         let (commands, inbox) = sync_channel(COMMANDS);
         let (state_tx, state) = watch::channel(State::Off { reason: "starting".to_owned() });
         let thread = std::thread::Builder::new()
             .name("scheduler".to_owned())
-            .spawn(move || supervisor::supervise(&inbox, &state_tx, backoff))
+            .spawn(move || supervisor::supervise(&inbox, &state_tx, &config, backoff))
             .map_err(SchedulerError::Thread)?;
         Ok(Self { commands, state, thread: Some(thread) })
     }
@@ -226,7 +228,7 @@ impl Drop for Scheduler {
     }
 }
 
-/// Tells the scheduler who is a guest, who an agent, and who has to slow down. Hints are remembered: they hold again after a
+/// Tells the scheduler who is a guest, who an agent, who a job, and who has to slow down. Hints are remembered: they hold again after a
 /// re-attachment, and cost nothing while no scheduler is attached. Calls do not block.
 #[derive(Clone)]
 pub struct TierHints {
@@ -240,6 +242,15 @@ impl TierHints {
     /// `Busy`, `Stopped`.
     pub fn set_tier(&self, target: HintTarget, tier: Option<Tier>) -> Result<(), SchedulerError> {
         send(&self.commands, Command::SetTier(target, tier))
+    }
+
+    /// Says whether the cgroup, by the inode number of its directory, is that of a job: what is in it and below makes room for
+    /// younger processes when [`Config::attained_service`] is [`AttainedService::Jobs`].
+    ///
+    /// # Errors
+    /// `Busy`, `Stopped`.
+    pub fn set_job(&self, cgroup: u64, is_job: bool) -> Result<(), SchedulerError> {
+        send(&self.commands, Command::SetJob(cgroup, is_job))
     }
 
     /// Lets each thread of process `pid` use at most `speed_permille` thousandths of a CPU; `None`, 0 or 1000 and above: as much

@@ -21,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::abi::{SchedulerStats, TaskAccount};
 use super::attachment::{Attachment, Exit};
+use super::attained::Config;
 use super::backoff::Backoff;
 use super::hints::{HintTarget, Hints, start_time_of};
 use super::{SchedulerError, State, Tier, check};
@@ -33,6 +34,7 @@ const PRUNE: Duration = Duration::from_secs(10);
 /// What the handles ask of the thread.
 pub(super) enum Command {
     SetTier(HintTarget, Option<Tier>),
+    SetJob(u64, bool),
     SetSpeed(u32, Option<u32>),
     Accounts(oneshot::Sender<Result<Vec<TaskAccount>, SchedulerError>>),
     Stats(oneshot::Sender<Result<SchedulerStats, SchedulerError>>),
@@ -47,12 +49,17 @@ enum End {
 }
 
 /// The thread's body: returns after [`Command::Stop`], or when all handles are gone.
-pub(super) fn supervise(commands: &Receiver<Command>, state: &watch::Sender<State>, mut backoff: Backoff) {
+pub(super) fn supervise(
+    commands: &Receiver<Command>,
+    state: &watch::Sender<State>,
+    config: &Config,
+    mut backoff: Backoff,
+) {
     let mut hints = Hints::default();
     loop {
         let attempt = Instant::now();
         let mut object = MaybeUninit::uninit();
-        let attached = check::check().and_then(|()| Attachment::new(&mut object, &hints));
+        let attached = check::check().and_then(|()| Attachment::new(&mut object, config, &hints));
         let (reason, restart) = match attached {
             Ok(mut attachment) => {
                 tracing::info!("scheduler attached: agents first, then this node's own programs, then guests");
@@ -122,6 +129,10 @@ fn serve(command: Command, hints: &mut Hints, attachment: Option<&mut Attachment
     match command {
         Command::SetTier(target, tier) => {
             let change = hints.set_tier(target, tier, start_time_of);
+            apply(vec![change], hints, attachment);
+        }
+        Command::SetJob(cgroup, is_job) => {
+            let change = hints.set_job(cgroup, is_job);
             apply(vec![change], hints, attachment);
         }
         Command::SetSpeed(pid, speed_permille) => {

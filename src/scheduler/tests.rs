@@ -14,10 +14,11 @@ async fn a_machine_without_sched_ext_says_so_and_answers_all_the_same() {
     if !missing.is_permanent() {
         return;
     }
-    let scheduler = Scheduler::start(Backoff::default()).unwrap();
+    let scheduler = Scheduler::start(Config::default(), Backoff::default()).unwrap();
     assert_eq!(settled(&scheduler).await, State::Unsupported { reason: missing.to_string() });
     let hints = scheduler.hints();
     hints.set_tier(HintTarget::Process(std::process::id()), Some(Tier::Guest)).unwrap();
+    hints.set_job(1, true).unwrap();
     hints.set_throttle(std::process::id(), Some(100)).unwrap();
     assert!(matches!(scheduler.stats().await, Err(SchedulerError::NotRunning)));
     assert!(matches!(scheduler.accounts().await, Err(SchedulerError::NotRunning)));

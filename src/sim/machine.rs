@@ -5,6 +5,7 @@
 
 use super::scenario::{MachineKind, Thrashing};
 use super::workload::Part;
+use crate::scheduler::attained;
 
 /// How a machine's jobs share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +19,11 @@ pub(super) enum Sharing {
 }
 
 /// CPU time, in seconds at speed 1, up to which a job has its full weight. Each doubling begins a level.
-const FIRST_LEVEL_S: f64 = 1.0;
+const FIRST_LEVEL_S: f64 = attained::FIRST_LEVEL.as_secs_f64();
 /// A job's weight on each level in relation to that on the level before.
-const LEVEL_RATIO: f64 = 1.0 / 8.0;
+const LEVEL_RATIO: f64 = 1.0 / (1_u32 << attained::LEVEL_SHIFT) as f64;
 /// No job's weight is less: a guaranteed share for the old.
-const LEAST_WEIGHT: f64 = 1.0 / 512.0;
+const LEAST_WEIGHT: f64 = 1.0 / (1_u32 << attained::LEAST_SHIFT) as f64;
 
 /// The level of a job that has had so much CPU time.
 fn level(attained_s: f64) -> i32 {

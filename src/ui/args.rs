@@ -85,7 +85,7 @@ pub struct DaemonArgs {
     /// A machine of the cluster to join; may be given several times
     #[arg(long, value_name = "HOST[:PORT]")]
     pub join: Vec<String>,
-    /// Settings, as TOML; sections `[placement]` and `[gossip]` set their constants
+    /// Settings, as TOML; `[placement]`, `[gossip]` and `[scheduler]` set the constants of each
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Leave scheduling to the kernel's own scheduler
