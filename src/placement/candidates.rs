@@ -65,7 +65,7 @@ impl<'a> Survey<'a> {
         let look = |node: &'a NodeView| Known {
             node,
             occupancy: cost::occupancy(node, config, state),
-            charged_bytes: state.charges(&node.name).map(|lease| lease.rss_bytes).sum(),
+            charged_bytes: state.charged_bytes(&node.name),
             open: eligible::node(node, cause, input, config, state),
         };
         let others = || input.nodes.iter().filter(|node| node.name != input.here);

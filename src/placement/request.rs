@@ -142,7 +142,7 @@ pub(super) fn admit(
     // Asked again, it is not charged twice.
     state.released(&job.id, &input.here);
     eligible::node(here, cause, input, config, state).map_err(refused)?;
-    let charged_bytes = state.charges(&here.name).map(|lease| lease.rss_bytes).sum();
+    let charged_bytes = state.charged_bytes(&here.name);
     eligible::job(job, here, charged_bytes, cause, input, config, state).map_err(refused)?;
     if let Some(limit_milli) = limit_milli {
         let occupancy = cost::occupancy(here, config, state);

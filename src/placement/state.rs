@@ -111,6 +111,11 @@ impl State {
         self.leases.iter().filter(move |lease| &*lease.target == node)
     }
 
+    /// The memory that is on its way to `node`, in bytes.
+    pub(super) fn charged_bytes(&self, node: &str) -> u64 {
+        self.charges(node).fold(0, |bytes, lease| bytes.saturating_add(lease.rss_bytes))
+    }
+
     /// The moves from `source` that are under way or were decided just now.
     pub(super) fn leaving<'a>(&'a self, source: &'a str, now_ms: u64) -> impl Iterator<Item = &'a Lease> {
         self.leases
