@@ -1,10 +1,11 @@
-//! `cargo xtask sim`: runs a scenario under all policies on the same seeds, and prints what came of it; or the gossip of loads.
+//! `cargo xtask sim`: runs a scenario under all policies on the same seeds, and prints what came of it; the gossip of loads; or times decisions.
 
+mod decision;
 mod gossip;
 
 use std::{
     io::{IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -17,7 +18,7 @@ use scx_mosix::sim::{Comparison, PolicyName, PolicyResult, Scenario, compare};
 #[derive(Parser)]
 #[command(name = "cargo xtask sim")]
 struct Cli {
-    /// A scenario that comes with the program, a TOML file, or `gossip`; without it, those are listed
+    /// A scenario that comes with the program, a TOML file, `gossip` or `decision`; without it, those are listed
     scenario: Option<String>,
     /// Runs of each policy, at least 2 [default: 300], or of each size of cluster for `gossip` [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -51,10 +52,14 @@ fn main() -> Result<()> {
             println!("{name:12} {}", read(name)?.about);
         }
         println!("{:12} {}", gossip::NAME, gossip::ABOUT);
+        println!("{:12} {}", decision::NAME, decision::ABOUT);
         return Ok(());
     };
     if name == gossip::NAME {
         return gossip::main(&cli);
+    }
+    if name == decision::NAME {
+        return decision::main(&cli);
     }
     let scenario = read(name)?;
     let comparison = run(&cli, &scenario);
@@ -72,10 +77,15 @@ fn read(name: &str) -> Result<Scenario> {
     let file: PathBuf = name.into();
     if !file.exists() {
         let names: Vec<&str> = Scenario::names().collect();
-        bail!("there is no scenario and no file {name}; the scenarios are {}, {}", names.join(", "), gossip::NAME);
+        let names = names.join(", ");
+        bail!(
+            "there is no scenario and no file {name}; the scenarios are {names}, {}, {}",
+            gossip::NAME,
+            decision::NAME
+        );
     }
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {name}"))?;
-    Scenario::parse(&text).with_context(|| format!("scenario {}", Path::new(name).display()))
+    Scenario::parse(&text).with_context(|| format!("scenario {name}"))
 }
 
 fn run(cli: &Cli, scenario: &Scenario) -> Comparison {

@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_comparison_on_any_number_of_threads() {
-        let mut scenario = Scenario::parse(Scenario::built_in("oc-fit").unwrap()).unwrap();
+        let mut scenario = Scenario::named("oc-fit");
         scenario.arrivals.until_s = 500.0;
         let policies = [PolicyName::Pvm, PolicyName::EMosix];
         let text = || serde_json::to_string(&compare(&scenario, &policies, 5, 8, &|| {})).unwrap();

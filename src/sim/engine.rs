@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     fn scenario(name: &str) -> Scenario {
-        let mut scenario = Scenario::parse(Scenario::built_in(name).unwrap()).unwrap();
+        let mut scenario = Scenario::named(name);
         scenario.arrivals.until_s = 1_000.0;
         scenario
     }

@@ -27,6 +27,8 @@ pub struct Scenario {
     pub thrashing: Thrashing,
     /// How often policies may move jobs, in seconds.
     pub rebalance_s: f64,
+    /// Whether ours also decides whenever a job arrives or ends.
+    pub decide_at_events: bool,
     /// What a move costs, for the policies that pay for it.
     pub moves: MoveCost,
     /// Placement's configuration, for ours.
@@ -104,6 +106,18 @@ pub struct Arrivals {
     pub until_s: f64,
     /// Each run's rate is multiplied by a number uniform between these.
     pub rate_factor: Option<(f64, f64)>,
+    /// Jobs that come all at once beside these.
+    pub bursts: Option<Bursts>,
+}
+
+/// Many jobs at once.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bursts {
+    /// The time between two bursts, and before the first, in seconds.
+    pub every_s: f64,
+    /// How many jobs each has.
+    pub jobs: u32,
 }
 
 /// What one job needs: both demands are `least / u` with `u` uniform in (0, 1), a Pareto distribution with α = 1.
@@ -166,8 +180,15 @@ pub enum ScenarioError {
 }
 
 /// The scenarios that come with the program.
-const BUILT_IN: [(&str, &str); 2] =
-    [("oc-literal", include_str!("scenarios/oc-literal.toml")), ("oc-fit", include_str!("scenarios/oc-fit.toml"))];
+const BUILT_IN: [(&str, &str); 7] = [
+    ("oc-literal", include_str!("scenarios/oc-literal.toml")),
+    ("oc-fit", include_str!("scenarios/oc-fit.toml")),
+    ("pareto", include_str!("scenarios/pareto.toml")),
+    ("bursts", include_str!("scenarios/bursts.toml")),
+    ("slow-node", include_str!("scenarios/slow-node.toml")),
+    ("memory-bound", include_str!("scenarios/memory-bound.toml")),
+    ("short-jobs", include_str!("scenarios/short-jobs.toml")),
+];
 
 impl Scenario {
     /// Reads and checks a scenario.
@@ -184,6 +205,12 @@ impl Scenario {
     #[must_use]
     pub fn built_in(name: &str) -> Option<&'static str> {
         BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+    }
+
+    /// One of them, read.
+    #[cfg(test)]
+    pub(super) fn named(name: &str) -> Self {
+        Self::parse(Self::built_in(name).unwrap()).unwrap()
     }
 
     /// The names of those.
@@ -216,13 +243,18 @@ impl Scenario {
             ("link_mbit", self.moves.link_mbit),
             ("freeze_s", self.moves.freeze_s),
         ];
+        let bursts = self
+            .arrivals
+            .bursts
+            .iter()
+            .flat_map(|bursts| [("bursts' every_s", bursts.every_s), ("bursts' jobs", f64::from(bursts.jobs))]);
         let parallel =
             self.parallel.iter().flat_map(|p| [("cpu_factor", p.cpu_factor), ("most_parts", f64::from(p.most_parts))]);
         let thrashing = match self.thrashing {
             Thrashing::Multiply(by) => ("thrashing's factor", by),
             Thrashing::Add(jobs) => ("thrashing's addition", jobs),
         };
-        for (name, value) in machines.chain(figures).chain(parallel).chain([thrashing]) {
+        for (name, value) in machines.chain(figures).chain(bursts).chain(parallel).chain([thrashing]) {
             if !(value.is_finite() && value > 0.0) {
                 return Err(ScenarioError::Figure { name, value, wanted: "it must be above 0" });
             }
@@ -254,8 +286,7 @@ mod tests {
     #[test]
     fn what_comes_with_the_program_is_understood() {
         for name in Scenario::names() {
-            let scenario = Scenario::parse(Scenario::built_in(name).unwrap()).unwrap();
-            assert_eq!(scenario.name, name);
+            assert_eq!(Scenario::named(name).name, name);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 
-use super::scenario::Scenario;
+use super::scenario::{Bursts, Scenario};
 
 /// One job.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,10 +40,14 @@ pub(super) fn draw(scenario: &Scenario, seed: u64) -> Vec<Job> {
     let (least_dirty, most_dirty) = scenario.moves.dirty_share_per_s;
     let (low, high) = arrivals.rate_factor.unwrap_or((1.0, 1.0));
     let rate = (low + (high - low) * random.random::<f64>()) / arrivals.mean_gap_s;
-    let mut jobs = Vec::new();
-    let mut now_s = 0.0;
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut next_s = -unit(&mut random).ln() / rate;
+    let mut bursts = arrivals.bursts.into_iter().flat_map(burst_times).peekable();
     loop {
-        now_s -= unit(&mut random).ln() / rate;
+        let now_s = match bursts.peek() {
+            Some(burst_s) if *burst_s <= next_s => bursts.next().unwrap_or(next_s),
+            _ => std::mem::replace(&mut next_s, f64::NAN),
+        };
         if now_s >= arrivals.until_s {
             return jobs;
         }
@@ -65,32 +69,47 @@ pub(super) fn draw(scenario: &Scenario, seed: u64) -> Vec<Job> {
                 Job { arrival_s: now_s, cpu_s, parts, part }
             }
         });
+        if next_s.is_nan() {
+            next_s = now_s - unit(&mut random).ln() / rate;
+        }
     }
+}
+
+/// When the jobs of bursts arrive: each time as often as a burst has jobs.
+fn burst_times(bursts: Bursts) -> impl Iterator<Item = f64> {
+    let times = (1_u32..).map(move |burst| f64::from(burst) * bursts.every_s);
+    times.flat_map(move |at_s| std::iter::repeat_n(at_s, bursts.jobs as usize))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn scenario(name: &str) -> Scenario {
-        Scenario::parse(Scenario::built_in(name).unwrap()).unwrap()
-    }
-
     #[test]
     fn a_seed_determines_the_jobs() {
-        let scenario = scenario("oc-literal");
+        let scenario = Scenario::named("oc-literal");
         assert_eq!(draw(&scenario, 7), draw(&scenario, 7));
         assert_ne!(draw(&scenario, 7), draw(&scenario, 8));
     }
 
     #[test]
     fn arrivals_and_demands_are_as_the_scenario_says() {
-        let scenario = Scenario { parallel: None, ..scenario("oc-literal") };
+        let scenario = Scenario { parallel: None, ..Scenario::named("oc-literal") };
         let jobs: Vec<Job> = (0..100).flat_map(|seed| draw(&scenario, seed)).collect();
         let per_run = jobs.len() as f64 / 100.0;
         assert!((980.0..1_020.0).contains(&per_run), "{per_run} arrivals in 10,000 s at a mean gap of 10 s");
         assert!(jobs.iter().all(|job| job.cpu_s >= 2.0 && (0.64..=64.0).contains(&job.part.memory_mib)));
         let longer = jobs.iter().filter(|job| job.cpu_s > 20.0).count() as f64 / jobs.len() as f64;
         assert!((0.09..0.11).contains(&longer), "a tenth needs more than ten times the least: {longer}");
+    }
+
+    #[test]
+    fn bursts_come_on_time_among_the_others() {
+        let jobs = draw(&Scenario::named("bursts"), 3);
+        assert!(jobs.is_sorted_by_key(|job| job.arrival_s));
+        for at_s in [900.0, 1_800.0] {
+            assert_eq!(jobs.iter().filter(|job| (job.arrival_s - at_s).abs() < 1e-9).count(), 1_000);
+        }
+        assert!((2_900..3_200).contains(&jobs.len()), "{} jobs", jobs.len());
     }
 }

@@ -23,6 +23,7 @@ pub(super) struct ScxMosix {
     jobs: Vec<JobId>,
     /// How often a job arrived.
     arrivals: usize,
+    at_each_event: bool,
 }
 
 impl ScxMosix {
@@ -37,6 +38,7 @@ impl ScxMosix {
             placements: placement.flat_map(|placement| vec![placement; count]).collect(),
             jobs: Vec::new(),
             arrivals: 0,
+            at_each_event: scenario.decide_at_events,
         }
     }
 
@@ -218,6 +220,6 @@ impl Policy for ScxMosix {
     }
 
     fn at_each_event(&self) -> bool {
-        true
+        self.at_each_event
     }
 }
