@@ -30,10 +30,25 @@ pub struct Placing {
 struct Inner {
     placement: Placement,
     seeds: RandomState,
-    decided: HashMap<Arc<str>, (u64, Decision)>,
+    decided: HashMap<Arc<str>, Decided>,
     /// What moves to each node took, and to any.
     times: HashMap<Arc<str>, MoveTimes>,
     all_times: MoveTimes,
+}
+
+/// The last decision about a job.
+struct Decided {
+    at_ms: u64,
+    decision: Decision,
+    /// What it rested on, unless a user asked for it: then its reasons are complete.
+    round: Option<Arc<Round>>,
+}
+
+/// What the decisions about all jobs rest on, for explanations.
+struct Round {
+    before: Placement,
+    input: Input,
+    seed: u64,
 }
 
 impl Placing {
@@ -55,11 +70,13 @@ impl Placing {
         let input = self.input(nodes, jobs, in_flight);
         let mut inner = self.lock();
         let seed = inner.seeds.hash_one(input.now_ms);
+        let before = inner.placement.clone();
         let decisions = inner.placement.decide(&input, seed);
         inner.times.retain(|node, _| input.node(node).is_some());
-        inner.decided.retain(|id, _| input.jobs.iter().any(|job| job.id == *id));
+        let round = Arc::new(Round { before, input, seed });
+        inner.decided.clear();
         for decision in &decisions {
-            inner.note(decision);
+            inner.note(decision, Some(round.clone()));
         }
         decisions
     }
@@ -77,7 +94,7 @@ impl Placing {
         let mut inner = self.lock();
         let seed = inner.seeds.hash_one(input.now_ms);
         let decision = inner.placement.request(&input, job, wish, seed);
-        inner.note(&decision);
+        inner.note(&decision, None);
         decision
     }
 
@@ -136,20 +153,22 @@ impl Placing {
             migrations: Vec::new(),
             cannot_move: None,
         };
-        match inner.decided.get(process.to_string().as_str()) {
-            None => blank,
-            Some((at_ms, decision)) => PlacementReasons {
-                decision: match decision.action {
-                    Action::Stay => PlacementDecision::Stay,
-                    Action::Move { .. } => PlacementDecision::Move,
-                },
-                target: decision.target().map(|node| node.to_string()),
-                summary: summary(decision),
-                reasons: decision.reasons.iter().filter(|r| candidate(r, decision).is_none()).map(reason).collect(),
-                candidates: decision.reasons.iter().filter_map(|reason| candidate(reason, decision)).collect(),
-                decide_time_ms: Some(*at_ms),
-                ..blank
+        let Some(Decided { at_ms, decision, round }) = inner.decided.get(process.to_string().as_str()) else {
+            return blank;
+        };
+        let explain = |round: &Arc<Round>| round.before.explain(&round.input, decision, round.seed);
+        let reasons = round.as_ref().map_or_else(|| decision.reasons.clone(), explain);
+        PlacementReasons {
+            decision: match decision.action {
+                Action::Stay => PlacementDecision::Stay,
+                Action::Move { .. } => PlacementDecision::Move,
             },
+            target: decision.target().map(|node| node.to_string()),
+            summary: summary(decision),
+            reasons: reasons.iter().filter(|r| candidate(r, decision).is_none()).map(reason).collect(),
+            candidates: reasons.iter().filter_map(|reason| candidate(reason, decision)).collect(),
+            decide_time_ms: Some(*at_ms),
+            ..blank
         }
     }
 
@@ -168,8 +187,9 @@ impl Placing {
 }
 
 impl Inner {
-    fn note(&mut self, decision: &Decision) {
-        self.decided.insert(decision.job.clone(), (now_ms(), decision.clone()));
+    fn note(&mut self, decision: &Decision, round: Option<Arc<Round>>) {
+        let decided = Decided { at_ms: now_ms(), decision: decision.clone(), round };
+        self.decided.insert(decision.job.clone(), decided);
     }
 }
 

@@ -6,7 +6,7 @@
 //!   then:          the proposal that gains most per second of its move is taken, its target charged; every other job stays, with the reason
 //! ```
 
-use super::candidates::{Choice, Survey};
+use super::candidates::{Choice, Found, Survey};
 use super::config::Config;
 use super::cost::{self, Scales};
 use super::decision::{Cause, Decision};
@@ -34,30 +34,28 @@ pub(super) fn decide(input: &Input, config: &Config, state: &mut State, seed: u6
         return input.jobs.iter().map(stay).collect();
     };
     let balancer = Balancer::new(input, config, state, here, seed);
-    let mut verdicts = balancer.verdicts(false);
-    if balancer.shortage.is_some() && !config.overcommit && verdicts.iter().all(|verdict| verdict.proposal.is_none()) {
-        // Whatever it costs: what comes next is that the kernel kills one of them.
-        verdicts = balancer.verdicts(true);
-    }
+    let (any, verdicts) = balancer.verdicts();
     let hold = balancer.hold();
     let winner = if hold.is_some() { None } else { first(&verdicts) };
+    let winner = winner.and_then(|index| Some((index, balancer.judge(input.jobs.get(index)?, any, true).reasons)));
     let cause = if balancer.shortage.is_some() { Cause::Memory } else { Cause::Load };
     let mut decisions = Vec::with_capacity(input.jobs.len());
     for (index, (job, mut verdict)) in input.jobs.iter().zip(verdicts).enumerate() {
-        let decision = match (verdict.proposal, &hold, winner) {
+        let decision = match (verdict.proposal, &hold, &winner) {
             (None, _, _) => Decision::stays(job, verdict.reasons),
-            (Some(choice), _, Some(first)) if first == index => {
-                verdict.reasons.push(Reason::Chosen { node: choice.node.clone(), among: choice.among });
+            (Some(choice), _, Some((first, reasons))) if *first == index => {
+                let chosen = Reason::Chosen { node: choice.node.clone(), among: choice.among };
+                let reasons = reasons.iter().cloned().chain([chosen]).collect();
                 state.grant(job, &choice.node, input.now_ms);
                 let cause = if cause == Cause::Load && choice.node == job.home { Cause::Home } else { cause };
-                Decision::moves(job, choice, cause, verdict.reasons)
+                Decision::moves(job, choice, cause, reasons)
             }
             (Some(_), Some(hold), _) => {
                 verdict.reasons.push(hold.clone());
                 Decision::stays(job, verdict.reasons)
             }
             (Some(_), None, first) => {
-                let moving = first.and_then(|first| input.jobs.get(first)).unwrap_or(job).id.clone();
+                let moving = first.as_ref().and_then(|(first, _)| input.jobs.get(*first)).unwrap_or(job).id.clone();
                 verdict.reasons.push(Reason::Busy { node: input.here.clone(), moving, limit: config.moves_per_source });
                 Decision::stays(job, verdict.reasons)
             }
@@ -65,6 +63,19 @@ pub(super) fn decide(input: &Input, config: &Config, state: &mut State, seed: u6
         decisions.push(decision);
     }
     decisions
+}
+
+/// See [`super::Placement::explain`].
+pub(super) fn explain(input: &Input, config: &Config, state: &State, decision: &Decision, seed: u64) -> Vec<Reason> {
+    let job = input.jobs.iter().find(|job| job.id == decision.job);
+    let Some((job, here)) = job.zip(usable_here(input)) else { return decision.reasons.clone() };
+    let balancer = Balancer::new(input, config, state, here, seed);
+    let (any, _) = balancer.verdicts();
+    let Verdict { mut reasons, proposal } = balancer.judge(job, any, true);
+    if proposal.is_some() {
+        reasons.extend(decision.verdict().cloned());
+    }
+    reasons
 }
 
 /// This node, if it knows its own figures.
@@ -114,7 +125,8 @@ struct Balancer<'a> {
 
 impl<'a> Balancer<'a> {
     fn new(input: &'a Input, config: &'a Config, state: &'a State, here: &'a NodeView, seed: u64) -> Self {
-        let survey = Survey::new(input, config, state, Cause::Load, seed);
+        let homes = input.jobs.iter().filter(|job| job.is_guest()).map(|job| &job.home);
+        let survey = Survey::new(input, homes, config, state, Cause::Load, seed);
         let leaving = state.leaving(&input.here, input.now_ms).map(|lease| lease.load);
         let now = leaving.fold(cost::occupancy(here, config, state), Occupancy::without);
         let ahead_s = cost::ahead_s(&input.jobs, survey.targets());
@@ -147,12 +159,22 @@ impl<'a> Balancer<'a> {
         Some(Reason::Settling { node: here.clone(), since_ms, settle_ms: self.config.settle_ms })
     }
 
-    /// Looks at every job; with `any`, for a place with room at any cost.
-    fn verdicts(&self, any: bool) -> Vec<Verdict> {
-        self.input.jobs.iter().map(|job| self.judge(job, any)).collect()
+    /// Looks at every job; says also whether it was for a place with room at any cost.
+    fn verdicts(&self) -> (bool, Vec<Verdict>) {
+        let look =
+            |any: bool| -> Vec<Verdict> { self.input.jobs.iter().map(|job| self.judge(job, any, false)).collect() };
+        let verdicts = look(false);
+        let somebody_leaves = verdicts.iter().any(|verdict| verdict.proposal.is_some());
+        if self.shortage.is_none() || self.config.overcommit || somebody_leaves {
+            return (false, verdicts);
+        }
+        // Whatever it costs: what comes next is that the kernel kills one of them.
+        (true, look(true))
     }
 
-    fn judge(&self, job: &JobView, any: bool) -> Verdict {
+    /// Looks at one job; `any`: for any place with room. The figures of the nodes that are compared are listed only if asked for: they take
+    /// longer than all the rest.
+    fn judge(&self, job: &JobView, any: bool, figures: bool) -> Verdict {
         if let Some(reason) = fixed(job, self.input, self.state) {
             return Verdict::stays(reason);
         }
@@ -178,12 +200,20 @@ impl<'a> Balancer<'a> {
             only_home = Some(&*job.home);
         }
         let scales = Scales::new(job, &self.input.here, &self.occupancy, self.config);
-        let found = self.survey.find(&scales, only_home, any);
-        reasons.extend(found.reasons);
-        let proposal = found.choice.map(|choice| if any { self.by_relief(job, choice) } else { choice });
-        if proposal.is_none() {
-            reasons.push(if found.any_open { Reason::NothingBetter } else { Reason::NoTarget });
+        if figures {
+            reasons.extend(self.survey.list(&scales, only_home));
         }
+        let proposal = match self.survey.find(&scales, only_home, any) {
+            Found::Choice(choice) => Some(if any { self.by_relief(job, choice) } else { choice }),
+            Found::NothingBetter => {
+                reasons.push(Reason::NothingBetter);
+                None
+            }
+            Found::NoTarget => {
+                reasons.push(Reason::NoTarget);
+                None
+            }
+        };
         Verdict { reasons, proposal }
     }
 

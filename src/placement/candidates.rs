@@ -1,50 +1,45 @@
 //! The nodes that jobs may go to, compared, and the choice among them.
 
+use std::collections::HashMap;
+
 use super::config::Config;
-use super::cost::{self, Scales};
+use super::cost::{Place, Scales};
 use super::decision::Cause;
-use super::eligible;
+use super::eligible::{self, Room};
 use super::input::{Input, JobView, NodeName, NodeView};
 use super::reason::{Exclusion, Reason};
-use super::slowdown::Occupancy;
 use super::state::State;
 
 /// A node that is compared.
 struct Known<'a> {
     node: &'a NodeView,
-    occupancy: Occupancy,
-    charged_bytes: u64,
+    place: Place,
+    room: Room,
     /// Whether it takes jobs from here at all.
     open: Result<(), Exclusion>,
 }
 
-/// The nodes that are compared in one decision, in the order of their names.
+/// The nodes that are compared in one decision.
 pub(super) struct Survey<'a> {
     input: &'a Input,
     config: &'a Config,
     state: &'a State,
     cause: Cause,
     seed: u64,
+    /// Those that all jobs compare, in the order of their names, then those that only some do: their homes, or what their user named.
     known: Vec<Known<'a>>,
-    /// Nodes that are not compared.
-    unseen: usize,
+    /// How many all jobs compare.
+    common: usize,
+    /// Where those are that must be among them.
+    named: HashMap<&'a str, usize>,
 }
 
 /// A node where a job could go.
 #[derive(Clone, Copy)]
 struct Offer {
     known: usize,
+    is_home: bool,
     total: f64,
-}
-
-/// What was found for one job.
-pub(super) struct Found {
-    /// The figures, the best nodes first, then the nodes that are no targets; at most [`Config::listed_nodes`].
-    pub(super) reasons: Vec<Reason>,
-    /// Where it would go.
-    pub(super) choice: Option<Choice>,
-    /// Whether any node would take it.
-    pub(super) any_open: bool,
 }
 
 /// The node that was chosen for a job.
@@ -59,100 +54,149 @@ pub(super) struct Choice {
     pub(super) limit_milli: Option<u32>,
 }
 
+/// What came of a comparison.
+pub(super) enum Found {
+    /// A place to go.
+    Choice(Choice),
+    /// Nodes that would take the job, none of them better.
+    NothingBetter,
+    /// No node would take it.
+    NoTarget,
+}
+
 impl<'a> Survey<'a> {
-    /// Looks at all nodes but this one, or at [`Config::surveyed_nodes`] of them, by chance, and the homes of the jobs here.
-    pub(super) fn new(input: &'a Input, config: &'a Config, state: &'a State, cause: Cause, seed: u64) -> Self {
-        let look = |node: &'a NodeView| Known {
+    /// Looks at all nodes but this one, or at [`Config::surveyed_nodes`] of them, by chance, and those that `must` be among them.
+    pub(super) fn new(
+        input: &'a Input,
+        must: impl Iterator<Item = &'a NodeName>,
+        config: &'a Config,
+        state: &'a State,
+        cause: Cause,
+        seed: u64,
+    ) -> Self {
+        let open = |node: &NodeView| eligible::node(node, cause, input, config, state);
+        let look = |node: &'a NodeView, open| Known {
             node,
-            occupancy: cost::occupancy(node, config, state),
-            charged_bytes: state.charged_bytes(&node.name),
-            open: eligible::node(node, cause, input, config, state),
+            place: Place::new(node, config, state),
+            room: Room::new(node, config, state),
+            open,
         };
-        let others = || input.nodes.iter().filter(|node| node.name != input.here);
-        let mut known: Vec<Known> = if others().count() <= config.surveyed_nodes {
-            others().map(look).collect()
+        let mut known = Vec::with_capacity(config.surveyed_nodes.min(input.nodes.len()));
+        if input.nodes.len() <= config.surveyed_nodes + 1 {
+            let others = input.nodes.iter().filter(|node| node.name != input.here);
+            known.extend(others.map(|node| look(node, open(node))));
         } else {
-            let is_home = |node: &NodeView| input.jobs.iter().any(|job| job.is_guest() && job.home == node.name);
-            let mut by_chance: Vec<&NodeView> =
-                others().filter(|node| eligible::node(node, cause, input, config, state).is_ok()).collect();
-            let count = config.surveyed_nodes.min(by_chance.len());
-            for index in 0..count {
-                let pick = index + bounded(mix(seed, index as u64), by_chance.len() - index);
-                by_chance.swap(index, pick);
+            let mut order: Vec<usize> = (0..input.nodes.len()).collect();
+            for index in 0..order.len() {
+                let pick = index + bounded(mix(seed, index as u64), order.len() - index);
+                order.swap(index, pick);
+                let node = &input.nodes[order[index]];
+                if node.name != input.here && open(node).is_ok() {
+                    known.push(look(node, Ok(())));
+                    if known.len() == config.surveyed_nodes {
+                        break;
+                    }
+                }
             }
-            let (chosen, rest) = by_chance.split_at(count);
-            let has_guests = input.jobs.iter().any(JobView::is_guest);
-            let homes = rest.iter().filter(|node| has_guests && is_home(node));
-            chosen.iter().chain(homes).map(|node| look(node)).collect()
-        };
+        }
         known.sort_unstable_by(|a, b| a.node.name.cmp(&b.node.name));
-        Self { input, config, state, cause, seed, unseen: input.nodes.len() - 1 - known.len(), known }
+        let common = known.len();
+        let must = must.filter(|name| **name != input.here);
+        let mut named: HashMap<&str, usize> = must.map(|name| (&**name, usize::MAX)).collect();
+        for (index, known) in known.iter().enumerate() {
+            named.entry(&known.node.name).and_modify(|at| *at = index);
+        }
+        if named.values().any(|index| *index == usize::MAX) {
+            for node in &input.nodes {
+                if let Some(at) = named.get_mut(&*node.name).filter(|index| **index == usize::MAX) {
+                    *at = known.len();
+                    known.push(look(node, open(node)));
+                }
+            }
+        }
+        Self { input, config, state, cause, seed, known, common, named }
     }
 
     /// The nodes that take jobs from here.
-    pub(super) fn targets(&self) -> impl Iterator<Item = &'a NodeView> {
-        self.known.iter().filter(|known| known.open.is_ok()).map(|known| known.node)
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Place> {
+        self.known.iter().filter(|known| known.open.is_ok()).map(|known| &known.place)
+    }
+
+    /// The nodes that a job compares, each with whether it is its home; `only` restricts them to one, which must be among them.
+    fn compared(&self, job: &JobView, only: Option<&str>) -> impl Iterator<Item = (usize, &Known<'a>, bool)> {
+        let at = |name: &str| self.named.get(name).copied().unwrap_or(usize::MAX);
+        let home = at(&job.home);
+        let (common, apart) = match only {
+            Some(name) => (0, at(name)),
+            None => (self.common, home),
+        };
+        let apart = (apart >= common).then_some(apart);
+        let all = (0..common).chain(apart);
+        all.filter_map(move |index| Some((index, self.known.get(index)?, index == home)))
+    }
+
+    fn check(&self, known: &Known, job: &JobView) -> Result<(), Exclusion> {
+        if let Err(why) = &known.open {
+            return Err(why.clone());
+        }
+        eligible::job(job, known.node, &known.room, self.cause, self.input, self.config, self.state)
     }
 
     /// Compares the nodes for a job; `only` restricts them to one. With `any` the best is chosen even if it costs more than here.
     pub(super) fn find(&self, scales: &Scales, only: Option<&str>, any: bool) -> Found {
-        let mut offers = Vec::with_capacity(self.known.len());
-        let mut closed = Vec::new();
-        let listed = self.config.listed_nodes;
-        let mut count = 0;
-        for (index, known) in self.known.iter().enumerate() {
-            if only.is_some_and(|only| *only != *known.node.name) {
-                continue;
-            }
-            count += 1;
-            match self.check(known, scales.job) {
-                Ok(()) => offers.push(Offer { known: index, total: scales.there(known.node, &known.occupancy) }),
-                Err(why) if closed.len() < listed => {
-                    closed.push(Reason::Excluded { node: known.node.name.clone(), why });
+        let mut offers = Vec::with_capacity(self.common + 1);
+        let mut is_open = false;
+        self.compared(scales.job, only).for_each(|(index, known, is_home)| {
+            if self.check(known, scales.job).is_ok() {
+                is_open = true;
+                let total = scales.there(&known.place, is_home).total();
+                if any || total < scales.here {
+                    offers.push(Offer { known: index, is_home, total });
                 }
-                Err(_) => {}
+            }
+        });
+        match self.choose(&offers, any, scales) {
+            Some(choice) => Found::Choice(choice),
+            None if is_open => Found::NothingBetter,
+            None => Found::NoTarget,
+        }
+    }
+
+    /// The figures of that comparison, the best nodes first, then the nodes that are no targets; at most [`Config::listed_nodes`].
+    pub(super) fn list(&self, scales: &Scales, only: Option<&str>) -> Vec<Reason> {
+        let (mut offers, mut closed) = (Vec::new(), Vec::new());
+        for (_, known, is_home) in self.compared(scales.job, only) {
+            match self.check(known, scales.job) {
+                Ok(()) => offers.push(scales.comparison(known.node, &known.place, is_home)),
+                Err(why) => closed.push(Reason::Excluded { node: known.node.name.clone(), why }),
             }
         }
-        let choice = self.choose(&offers, any, scales);
-        let any_open = !offers.is_empty();
-        let best_first = |a: &Offer, b: &Offer| a.total.total_cmp(&b.total).then(a.known.cmp(&b.known));
-        if offers.len() > listed {
-            offers.select_nth_unstable_by(listed, best_first);
-            offers.truncate(listed);
-        }
-        offers.sort_unstable_by(best_first);
-        let compared = offers.iter().map(|offer| &self.known[offer.known]);
-        let compared = compared.map(|known| Reason::Compared(scales.comparison(known.node, &known.occupancy)));
-        let mut reasons: Vec<Reason> = compared.chain(closed).take(listed).collect();
-        if only.is_none() {
-            count += self.unseen;
-        }
+        offers.sort_by(|a, b| a.total.total_cmp(&b.total));
+        let all = offers.into_iter().map(Reason::Compared).chain(closed);
+        let mut reasons: Vec<Reason> = all.take(self.config.listed_nodes).collect();
+        let count = if only.is_some() { 1 } else { self.input.nodes.len() - 1 };
         if count > reasons.len() {
             reasons.push(Reason::MoreNodes { count: count - reasons.len() });
         }
-        Found { reasons, choice, any_open }
+        reasons
     }
 
-    fn check(&self, known: &Known, job: &JobView) -> Result<(), Exclusion> {
-        known.open.clone()?;
-        eligible::job(job, known.node, known.charged_bytes, self.cause, self.input, self.config, self.state)
-    }
-
-    /// One of the offers that are better than here, or of any, that is within [`Config::near_best_percent`] of the best, at random.
+    /// One of the offers that are within [`Config::near_best_percent`] of the best, at random.
     fn choose(&self, offers: &[Offer], any: bool, scales: &Scales) -> Option<Choice> {
-        let good = || offers.iter().filter(|offer| any || offer.total < scales.here);
-        let best = good().map(|offer| offer.total).min_by(f64::total_cmp)?;
+        let best = offers.iter().map(|offer| offer.total).min_by(f64::total_cmp)?;
         // Away from the best by a share of its size; a cost may be below 0 where memory is relieved.
         let near = best + best.abs() * f64::from(self.config.near_best_percent) / 100.0;
-        let among = good().filter(|offer| offer.total <= near).count();
+        let near_best = || offers.iter().filter(|offer| offer.total <= near);
+        let among = near_best().count();
         let pick = bounded(mix(self.seed, hash(&scales.job.id)), among);
-        let offer = good().filter(|offer| offer.total <= near).nth(pick)?;
-        let Known { node, occupancy, .. } = &self.known[offer.known];
+        let Offer { known, is_home, total } = *near_best().nth(pick)?;
+        let Known { node, place, .. } = self.known.get(known)?;
+        let limit = scales.limit(&scales.there(place, is_home));
         Some(Choice {
             node: node.name.clone(),
             among,
-            gain_per_s: scales.gain_per_s(node, offer.total),
-            limit_milli: (!any).then(|| (scales.limit(node, occupancy) * 1_000.0).ceil() as u32),
+            gain_per_s: scales.gain_per_s(place, total),
+            limit_milli: (!any).then(|| (limit * 1_000.0).ceil() as u32),
         })
     }
 }

@@ -26,12 +26,6 @@ use super::{
 /// How long it takes from a need to a decision, in seconds: decisions are made once a second.
 const STEP_S: f64 = 1.0;
 
-/// The load that `demand_milli` (thousandths of a CPU) adds at `node`, as MOSIX defines load.
-#[must_use]
-pub fn share(demand_milli: u32, node: &NodeView) -> f64 {
-    f64::from(demand_milli) / (f64::from(node.speed_milli) * f64::from(node.cpus))
-}
-
 /// Runnable tasks per CPU: the load without the CPU's speed. Below 1, some CPU is free.
 #[must_use]
 pub fn tasks_per_cpu(node: &NodeView) -> f64 {
@@ -66,125 +60,165 @@ pub(super) fn occupancy(node: &NodeView, config: &Config, state: &State) -> Occu
     if is_stalled(node, config) { Occupancy { used: charged.used.max(charged.memory), ..charged } } else { charged }
 }
 
-/// How long a move to `node` stops a program of which so much must cross meanwhile, in seconds.
-#[must_use]
-pub fn downtime_s(frozen_bytes: u64, node: &NodeView) -> f64 {
-    node.freeze_ms as f64 / 1_000.0 + frozen_bytes as f64 / node.link_bytes_per_s.max(1) as f64
+/// A node as a place for jobs, with all of a cost there that depends on no job.
+pub(super) struct Place {
+    occupancy: Occupancy,
+    stretch: f64,
+    /// What a second of one CPU matters to those who are there, in 1/s.
+    weight_per_cpu: f64,
+    freeze_s: f64,
+    s_per_byte: f64,
+}
+
+impl Place {
+    /// A node as its figures and the charges show it.
+    pub(super) fn new(node: &NodeView, config: &Config, state: &State) -> Self {
+        let occupancy = occupancy(node, config, state);
+        Self {
+            occupancy,
+            stretch: occupancy.stretch(),
+            weight_per_cpu: occupancy.weight / occupancy.cpus,
+            freeze_s: node.freeze_ms as f64 / 1_000.0,
+            s_per_byte: 1.0 / node.link_bytes_per_s.max(1) as f64,
+        }
+    }
+
+    /// How long a move to it stops a program of which so much must cross meanwhile, in seconds.
+    pub(super) fn downtime_s(&self, frozen_bytes: u64) -> f64 {
+        self.freeze_s + frozen_bytes as f64 * self.s_per_byte
+    }
 }
 
 /// How long it takes to relieve this node of its largest job, in seconds: memory is looked at as it will be then.
-pub(super) fn ahead_s<'a>(jobs: &[JobView], targets: impl Iterator<Item = &'a NodeView>) -> f64 {
+pub(super) fn ahead_s<'a>(jobs: &[JobView], targets: impl Iterator<Item = &'a Place>) -> f64 {
     let largest = jobs.iter().map(|job| job.frozen_bytes).max().unwrap_or(0);
-    STEP_S + targets.map(|node| downtime_s(largest, node)).min_by(f64::total_cmp).unwrap_or(0.0)
+    STEP_S + targets.map(|place| place.downtime_s(largest)).min_by(f64::total_cmp).unwrap_or(0.0)
+}
+
+/// The parts of what it costs to have the job at a place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Costs {
+    stretch: f64,
+    others: f64,
+    away: f64,
+    price: f64,
+    least_gain: f64,
+}
+
+impl Costs {
+    pub(super) fn total(&self) -> f64 {
+        self.stretch + self.others + self.away + self.price + self.least_gain
+    }
 }
 
 /// What is compared for one job.
 pub(super) struct Scales<'a> {
     pub(super) job: &'a JobView,
-    pub(super) load: Load,
-    config: &'a Config,
+    load: Load,
+    /// The inverse of its weight, and of its demand.
+    per_weight: f64,
+    per_demand: f64,
     /// What the cluster is relieved of if the job leaves.
     pub(super) here: f64,
-    /// The same if all jobs mattered as much as this one.
-    here_evenly: f64,
+    /// What the job may cost elsewhere if all jobs mattered as much as this one, to be better even so.
+    evenly_below: f64,
     /// What a second of one CPU here matters to the others here, in terms of what it matters to the job.
     others: f64,
-    /// Whether the price of the move and the least gain count; they do not if a user asked.
-    counts_move: bool,
+    /// Being away from home, in terms of the stretch.
+    away: f64,
+    /// See [`Config::least_gain_percent`] and [`Config::least_gain_by_age_percent`].
+    least_gain: f64,
+    least_gain_by_age: f64,
+    /// What each second of the move's downtime costs the job, if the price of the move counts; it does not if a user asked.
+    price_per_s: f64,
 }
 
 impl<'a> Scales<'a> {
     /// For a job at `here`, of which `here_name` is the name.
-    pub(super) fn new(job: &'a JobView, here_name: &NodeName, here: &Occupancy, config: &'a Config) -> Self {
+    pub(super) fn new(job: &'a JobView, here_name: &NodeName, here: &Occupancy, config: &Config) -> Self {
         let load = job.load();
-        let away = away(job, here_name, here.stretch(), config);
-        let others = here.without(load).weight / here.cpus / load.weight;
+        let away = if job.home == *here_name { 0.0 } else { share(config.away_percent) * here.stretch() };
         let relieved = |occupancy: &Occupancy| occupancy.saved_by(load) / load.weight + away;
+        let here_cost = relieved(here);
+        let noise = share(config.least_gain_percent);
         Self {
-            job,
-            load,
-            config,
-            here: relieved(here),
-            here_evenly: relieved(&here.evenly(load)),
-            others,
-            counts_move: true,
+            evenly_below: relieved(&here.evenly(load)) * (1.0 - noise),
+            others: here.without(load).weight / here.cpus / load.weight,
+            least_gain: here_cost * noise,
+            least_gain_by_age: here_cost * share(config.least_gain_by_age_percent),
+            price_per_s: 1.0 / job.horizon_s(),
+            ..Self::asked(job, here_cost, config)
         }
     }
 
     /// For a job that has not begun yet and is not part of what `here` shows.
-    pub(super) fn starting(job: &'a JobView, here_name: &NodeName, here: &Occupancy, config: &'a Config) -> Self {
+    pub(super) fn starting(job: &'a JobView, here_name: &NodeName, here: &Occupancy, config: &Config) -> Self {
         let load = job.load();
-        let away = away(job, here_name, here.with(load).stretch(), config);
-        let here = here.added_by(load) / load.weight + away;
-        Self { job, load, config, here, here_evenly: here, others: 0.0, counts_move: false }
+        let away = if job.home == *here_name { 0.0 } else { share(config.away_percent) * here.with(load).stretch() };
+        Self::asked(job, here.added_by(load) / load.weight + away, config)
     }
 
     /// As a user sees it who asked for the move, and the target: neither its price nor a least gain count.
-    pub(super) fn asked(job: &'a JobView, here: f64, config: &'a Config) -> Self {
-        Self { job, load: job.load(), config, here, here_evenly: here, others: 0.0, counts_move: false }
+    pub(super) fn asked(job: &'a JobView, here: f64, config: &Config) -> Self {
+        let load = job.load();
+        Self {
+            job,
+            load,
+            per_weight: 1.0 / load.weight,
+            per_demand: 1.0 / load.demand,
+            here,
+            evenly_below: 0.0,
+            others: 0.0,
+            away: share(config.away_percent),
+            least_gain: 0.0,
+            least_gain_by_age: 0.0,
+            price_per_s: 0.0,
+        }
     }
 
-    /// What the job may cost at `node` at most, price and least gain not counted.
-    pub(super) fn limit(&self, node: &NodeView, occupancy: &Occupancy) -> f64 {
-        self.here - self.price(node, occupancy) - self.least_gain(node, occupancy)
+    /// What the job would cost at a place.
+    pub(super) fn there(&self, place: &Place, is_home: bool) -> Costs {
+        let Occupancy { demand, weight, .. } = place.occupancy;
+        let stretch = place.occupancy.with(self.load).stretch();
+        let added = stretch - place.stretch;
+        let away = if is_home { 0.0 } else { stretch * self.away };
+        let busy = 1.0 + self.others + place.weight_per_cpu * self.per_weight;
+        let price = self.price_per_s * place.downtime_s(self.job.frozen_bytes) * busy;
+        let is_better_evenly = stretch + added * demand * self.per_demand + away + price < self.evenly_below;
+        let least_gain = if is_better_evenly { self.least_gain } else { self.least_gain_by_age };
+        Costs { stretch, others: added * weight * self.per_weight, away, price, least_gain }
     }
 
-    /// The cost at `node`.
-    pub(super) fn there(&self, node: &NodeView, occupancy: &Occupancy) -> f64 {
-        self.plain(node, occupancy) + self.price(node, occupancy) + self.least_gain(node, occupancy)
+    /// What the job may cost at most where it costs this, price and least gain not counted.
+    pub(super) fn limit(&self, costs: &Costs) -> f64 {
+        self.here - costs.price - costs.least_gain
     }
 
-    /// The same without the move and the least gain.
-    fn plain(&self, node: &NodeView, occupancy: &Occupancy) -> f64 {
-        let added = occupancy.added_by(self.load) / self.load.weight;
-        added + away(self.job, &node.name, occupancy.with(self.load).stretch(), self.config)
+    /// What is gained by each second that the move takes, the time until it is decided included.
+    pub(super) fn gain_per_s(&self, place: &Place, total: f64) -> f64 {
+        (self.here - total) * self.load.weight / (STEP_S + place.downtime_s(self.job.frozen_bytes))
     }
 
-    /// The same with all its parts.
-    pub(super) fn comparison(&self, node: &NodeView, occupancy: &Occupancy) -> Comparison {
-        let stretch = occupancy.with(self.load).stretch();
+    /// The costs at a node as they are shown.
+    pub(super) fn comparison(&self, node: &NodeView, place: &Place, is_home: bool) -> Comparison {
+        let costs = self.there(place, is_home);
+        let Costs { stretch, others, away, price, least_gain } = costs;
         Comparison {
             node: node.name.clone(),
-            is_home: self.job.home == node.name,
+            is_home,
             stretch,
-            others: occupancy.added_by(self.load) / self.load.weight - stretch,
-            away: away(self.job, &node.name, stretch, self.config),
-            price: self.price(node, occupancy),
-            downtime_s: downtime_s(self.job.frozen_bytes, node),
-            least_gain: self.least_gain(node, occupancy),
-            total: self.there(node, occupancy),
+            others,
+            away,
+            price,
+            downtime_s: place.downtime_s(self.job.frozen_bytes),
+            least_gain,
+            total: costs.total(),
             here: self.here,
         }
     }
-
-    /// What is gained by each second that a move to `node` takes, in slowdown per second.
-    pub(super) fn gain_per_s(&self, node: &NodeView, total: f64) -> f64 {
-        // A move is never quicker than its decision.
-        (self.here - total) * self.load.weight / (STEP_S + downtime_s(self.job.frozen_bytes, node))
-    }
-
-    fn price(&self, node: &NodeView, occupancy: &Occupancy) -> f64 {
-        if !self.counts_move {
-            return 0.0;
-        }
-        let others = self.others + occupancy.weight / occupancy.cpus / self.load.weight;
-        downtime_s(self.job.frozen_bytes, node) / self.job.horizon_s() * (1.0 + others)
-    }
-
-    /// The least that a move must gain: more if nothing but the jobs' ages speaks for it.
-    fn least_gain(&self, node: &NodeView, occupancy: &Occupancy) -> f64 {
-        if !self.counts_move {
-            return 0.0;
-        }
-        let share = |percent: u32| f64::from(percent) / 100.0;
-        let (noise, by_age) = (share(self.config.least_gain_percent), share(self.config.least_gain_by_age_percent));
-        let there = self.plain(node, &occupancy.evenly(self.load)) + self.price(node, occupancy);
-        let is_better_evenly = there < self.here_evenly * (1.0 - noise);
-        self.here * if is_better_evenly { noise } else { by_age }
-    }
 }
 
-/// What it costs a job to be at `node`, if that is not its home.
-fn away(job: &JobView, node: &NodeName, stretch: f64, config: &Config) -> f64 {
-    if job.home == *node { 0.0 } else { stretch * f64::from(config.away_percent) / 100.0 }
+/// A percentage as a share.
+fn share(percent: u32) -> f64 {
+    f64::from(percent) / 100.0
 }

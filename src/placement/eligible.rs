@@ -7,9 +7,26 @@ use super::input::{Input, JobView, NodeView};
 use super::reason::Exclusion;
 use super::state::State;
 
-/// The free memory that `node` must keep, in bytes: the margin, or what would make it usher at once, whichever is more.
-fn reserve_bytes(node: &NodeView, config: &Config) -> u64 {
-    config.memory_margin_bytes.max(usher_below_bytes(node, config))
+/// Memory of a node, as far as jobs from here may have it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Free after what is on its way, in bytes.
+    free_bytes: u64,
+    /// What must remain free, in bytes: the margin, or what would make it usher at once, whichever is more.
+    reserve_bytes: u64,
+}
+
+impl Room {
+    pub(super) fn new(node: &NodeView, config: &Config, state: &State) -> Self {
+        Self {
+            free_bytes: node.free_memory_bytes.saturating_sub(state.charged_bytes(&node.name)),
+            reserve_bytes: config.memory_margin_bytes.max(usher_below_bytes(node, config)),
+        }
+    }
+
+    fn holds(&self, job_bytes: u64) -> bool {
+        self.free_bytes.checked_sub(self.reserve_bytes).is_some_and(|room_bytes| room_bytes > job_bytes)
+    }
 }
 
 /// Whether `node` takes any job from here for `cause`, with the one reason if not. A user's request does not wait for other arrivals.
@@ -39,12 +56,11 @@ pub(super) fn node(
     Ok(())
 }
 
-/// Whether `job` may go to `node`, which takes jobs from here and is charged with `charged_bytes` already. A user's request does not wait after
-/// a failure.
+/// Whether `job` may go to `node`, which takes jobs from here and has so much room. A user's request does not wait after a failure.
 pub(super) fn job(
     job: &JobView,
     node: &NodeView,
-    charged_bytes: u64,
+    room: &Room,
     cause: Cause,
     input: &Input,
     config: &Config,
@@ -56,10 +72,8 @@ pub(super) fn job(
     if !node.accepting && job.home != node.name {
         return Err(Exclusion::NotAccepting);
     }
-    let free_bytes = node.free_memory_bytes.saturating_sub(charged_bytes);
-    let reserve_bytes = reserve_bytes(node, config);
-    let is_too_much = free_bytes.checked_sub(reserve_bytes).is_none_or(|room_bytes| room_bytes <= job.rss_bytes);
-    if is_too_much && !config.overcommit {
+    if !room.holds(job.rss_bytes) && !config.overcommit {
+        let Room { free_bytes, reserve_bytes } = *room;
         return Err(Exclusion::Memory { free_bytes, job_bytes: job.rss_bytes, reserve_bytes });
     }
     if cause != Cause::Request

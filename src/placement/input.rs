@@ -111,7 +111,7 @@ impl JobView {
     /// Whether its user lets it run at `node`.
     #[must_use]
     pub fn allows(&self, node: &str) -> bool {
-        *self.home == *node || self.allowed_nodes.as_ref().is_none_or(|nodes| nodes.iter().any(|name| &**name == node))
+        self.allowed_nodes.as_ref().is_none_or(|nodes| *self.home == *node || nodes.iter().any(|name| **name == *node))
     }
 
     /// What it adds to the cost of a node. A job that asks for nothing just now counts as a thousandth of a CPU, so that costs can be

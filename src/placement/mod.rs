@@ -10,6 +10,7 @@
 //!   `migrate PID NODE|home|best`  request ─┘    │           │       └── Stay
 //!                                               └─ reasons ─┴──────────> `why PID`, ListProcesses
 //!   a source asks to send a job   admit  ────> accepting? memory? busy?  ─> Ok | one Reason
+//!   `why PID`                     explain ───> the figures behind a decision
 //! ```
 //!
 //! A job goes where it adds least to the slowdown that all jobs of the cluster collect, its move counted ([`slowdown`], [`cost`]).
@@ -84,9 +85,19 @@ impl Placement {
 
     /// Decides for every job of `input` that runs here, once per local load update. The decisions come in the order of `input.jobs`,
     /// one for each; at most [`Config::moves_per_source`] moves are under way at once. Each chosen target is charged.
+    /// The figures of the nodes that were compared are among the reasons of moves only; [`Placement::explain`] has the others.
     pub fn decide(&mut self, input: &Input, seed: u64) -> Vec<Decision> {
         self.state.refresh(input, &self.config);
         balance::decide(input, &self.config, &mut self.state, seed)
+    }
+
+    /// All reasons of a `decision` that came of [`Placement::decide`], called with the same input and seed upon a clone of `self`:
+    /// with the figures of all nodes that were compared, whatever was decided.
+    #[must_use]
+    pub fn explain(&self, input: &Input, decision: &Decision, seed: u64) -> Vec<Reason> {
+        let mut state = self.state.clone();
+        state.refresh(input, &self.config);
+        balance::explain(input, &self.config, &state, decision, seed)
     }
 
     /// Initial assignment: where `job`, just started here and with its demand yet unknown, should run: here while there is a CPU

@@ -1,11 +1,13 @@
 //! Single jobs: initial assignment, users' requests, and admission at the target.
 
+use std::iter;
+
 use super::balance::{below_threshold, fixed, usable_here};
-use super::candidates::{Choice, Survey};
+use super::candidates::{Choice, Found, Survey};
 use super::config::Config;
-use super::cost::{self, Scales};
+use super::cost::{self, Place, Scales};
 use super::decision::{Action, Cause, Decision};
-use super::eligible;
+use super::eligible::{self, Room};
 use super::input::{Input, JobId, JobView, NodeName};
 use super::reason::{Exclusion, Reason};
 use super::state::State;
@@ -51,9 +53,9 @@ pub(super) fn assign(input: &Input, config: &Config, state: &mut State, job: &Jo
         return Decision::stays(job, vec![reason, Reason::StartsHere { node: input.here.clone() }]);
     }
     let scales = Scales::starting(job, &input.here, &occupancy, config);
-    let found = Survey::new(input, config, state, Cause::Initial, seed).find(&scales, None, false);
-    let mut reasons = found.reasons;
-    let Some(choice) = found.choice else {
+    let survey = Survey::new(input, iter::once(&job.home), config, state, Cause::Initial, seed);
+    let mut reasons = survey.list(&scales, None);
+    let Found::Choice(choice) = survey.find(&scales, None, false) else {
         state.grant(job, &input.here, input.now_ms);
         reasons.push(Reason::StartsHere { node: input.here.clone() });
         return Decision::stays(job, reasons);
@@ -91,36 +93,26 @@ pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &st
     }
     let occupancy = cost::occupancy(here, config, state);
     let scales = Scales::asked(job, Scales::new(job, &input.here, &occupancy, config).here, config);
-    // Whoever names a node need not have it compared with others, of which there may be many.
-    let named: Input;
-    let among = match only {
-        Some(node) => {
-            let nodes = input.nodes.iter().filter(|view| view.name == *node || view.name == input.here);
-            named = Input { nodes: nodes.cloned().collect(), ..input.clone() };
-            &named
-        }
-        None => input,
-    };
-    let found =
-        Survey::new(among, config, state, Cause::Request, seed).find(&scales, only.map(|node| &**node), only.is_some());
-    let mut reasons = found.reasons;
-    match found.choice {
-        Some(choice) => {
+    let must = iter::once(&job.home).chain(only);
+    let survey = Survey::new(input, must, config, state, Cause::Request, seed);
+    let only = only.map(|node| &**node);
+    let mut reasons = survey.list(&scales, only);
+    match survey.find(&scales, only, only.is_some()) {
+        Found::Choice(choice) => {
             let Choice { node, among, .. } = choice.clone();
             reasons.push(match wish {
                 Wish::Best => Reason::Chosen { node, among },
                 Wish::Node(_) | Wish::Home => Reason::Requested { node },
             });
             state.grant(job, &choice.node, input.now_ms);
-            Decision::moves(job, choice, Cause::Request, reasons)
+            return Decision::moves(job, choice, Cause::Request, reasons);
         }
-        None => {
-            if only.is_none() {
-                reasons.push(if found.any_open { Reason::NothingBetter } else { Reason::NoTarget });
-            }
-            Decision::stays(job, reasons)
-        }
+        // Whoever named a node reads why that one will not do.
+        Found::NothingBetter if only.is_none() => reasons.push(Reason::NothingBetter),
+        Found::NoTarget if only.is_none() => reasons.push(Reason::NoTarget),
+        Found::NothingBetter | Found::NoTarget => {}
     }
+    Decision::stays(job, reasons)
 }
 
 /// See [`super::Placement::admit`].
@@ -142,11 +134,12 @@ pub(super) fn admit(
     // Asked again, it is not charged twice.
     state.released(&job.id, &input.here);
     eligible::node(here, cause, input, config, state).map_err(refused)?;
-    let charged_bytes = state.charged_bytes(&here.name);
-    eligible::job(job, here, charged_bytes, cause, input, config, state).map_err(refused)?;
+    let room = Room::new(here, config, state);
+    eligible::job(job, here, &room, cause, input, config, state).map_err(refused)?;
     if let Some(limit_milli) = limit_milli {
-        let occupancy = cost::occupancy(here, config, state);
-        let cost_milli = (Scales::asked(job, 0.0, config).there(here, &occupancy) * 1_000.0) as u32;
+        let place = Place::new(here, config, state);
+        let costs = Scales::asked(job, 0.0, config).there(&place, job.home == here.name);
+        let cost_milli = (costs.total() * 1_000.0) as u32;
         if cost_milli > limit_milli {
             return Err(refused(Exclusion::NoLongerBetter { cost_milli, limit_milli }));
         }

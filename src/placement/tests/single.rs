@@ -1,0 +1,81 @@
+//! Single jobs: where they start, what their users ask for, whom a target admits.
+
+use super::*;
+
+#[test]
+fn eight_jobs_started_at_once_are_assigned_all_over() {
+    let mut placement = placement();
+    let input = input(vec![node("n1", 0), node("n2", 0), node("n3", 0)], Vec::new());
+    let mut counts = std::collections::BTreeMap::new();
+    // Assignment in the same instant: only the charges tell of those before. Several may be on their way to a node.
+    placement.config.moves_per_target = 8;
+    for id in 0..8 {
+        let fresh = JobView { demand_milli: 0, age_ms: 0, ..job(&format!("n1/{id}"), "n1", "n1") };
+        let decision = placement.assign(&input, &fresh, id);
+        let node = decision.target().map_or("n1", |name| &**name).to_owned();
+        *counts.entry(node).or_insert(0) += 1;
+    }
+    assert_eq!(counts.into_values().max(), Some(3), "{:?}", placement.leases());
+}
+
+#[test]
+fn requests_override_balance_but_not_facts() {
+    let pinned = JobView { pinned: true, age_ms: 0, demand_milli: 0, ..job("n1/1", "n1", "n1") };
+    let nodes = vec![node("n1", 0), node("n2", 5_000), NodeView { accepting: false, ..node("n3", 0) }];
+    let ask = |job: &JobView, word: &str| {
+        placement().request(&input(nodes.clone(), vec![job.clone()]), "n1/1", &Wish::from(word), 1)
+    };
+    assert!(moves_to(&ask(&pinned, "n2"), "n2", Cause::Request));
+    for (word, line) in [
+        ("n1", "stays: it is on n1 already"),
+        ("home", "stays: it is on n1 already"),
+        ("best", "stays: no other node is better"),
+        ("n3", "n3: it accepts no guests now"),
+        ("n9", "there is no node n9 in this cluster; `scx_mosix nodes` lists them"),
+    ] {
+        let decision = ask(&pinned, word);
+        assert_eq!((decision.action.clone(), decision.verdict().unwrap().to_string()), (Action::Stay, line.to_owned()));
+    }
+    let stuck = JobView { movable: Err("process 12 has a raw socket".into()), ..pinned };
+    assert_eq!(lines(&ask(&stuck, "n2")), ["cannot move: process 12 has a raw socket"]);
+    let unknown = placement().request(&input(nodes.clone(), Vec::new()), "n1/1", &Wish::Best, 1);
+    assert_eq!(lines(&unknown), ["no job n1/1 runs here; `scx_mosix ps` lists them"]);
+}
+
+#[test]
+fn a_request_for_the_best_node_counts_no_price() {
+    let input = input(vec![node("n1", 2_200), node("n2", 1_000)], vec![job("n1/1", "n1", "n1")]);
+    let decision = placement().request(&input, "n1/1", &Wish::Best, 1);
+    assert!(moves_to(&decision, "n2", Cause::Request));
+    assert_eq!(lines(&decision)[0], "n2: 2.00 for itself + 1.00 for others + 0.20 away from home = 3.20 < 3.40 here");
+}
+
+#[test]
+fn a_target_admits_one_at_a_time_and_only_what_fits() {
+    let mut placement = placement();
+    let here = NodeView { free_memory_bytes: 200 * MIB, ..node("n1", 0) };
+    let mut input = input(vec![here, node("n2", 9_000)], Vec::new());
+    let guest = |id: &str| JobView { rss_bytes: 90 * MIB, ..job(id, "n2", "n2") };
+    assert_eq!(placement.admit(&input, &guest("n2/1"), Cause::Load, None), Ok(()));
+    let refusal = placement.admit(&input, &guest("n2/2"), Cause::Request, None).unwrap_err();
+    assert_eq!(refusal.to_string(), "n1: 110.0 MiB free, but this job needs 90.0 MiB and 64.0 MiB must remain");
+    let small = JobView { rss_bytes: MIB, ..guest("n2/3") };
+    let refusal = placement.admit(&input, &small, Cause::Load, None).unwrap_err();
+    assert_eq!(refusal.to_string(), "n1: it is receiving 1 other job(s), limit 1");
+    assert_eq!(placement.admit(&input, &small, Cause::Request, None), Ok(()), "a user's request does not wait");
+    input.now_ms += 6_000;
+    assert_eq!(placement.admit(&input, &guest("n2/2"), Cause::Load, None), Ok(()), "the leases have ended");
+}
+
+#[test]
+fn a_target_looks_again_at_what_the_source_compared() {
+    let guest = job("n2/1", "n2", "n2");
+    let admit = |load_milli: u32, limit_milli: Option<u32>| {
+        let nodes = vec![node("n1", load_milli), node("n2", 9_000)];
+        placement().admit(&input(nodes, Vec::new()), &guest, Cause::Load, limit_milli)
+    };
+    assert_eq!(admit(0, Some(4_000)), Ok(()));
+    let refusal = admit(3_000, Some(4_000)).unwrap_err();
+    assert_eq!(refusal.to_string(), "n1: it would cost 7.40 there by now, and must stay below 4.00");
+    assert_eq!(admit(3_000, None), Ok(()));
+}
