@@ -8,11 +8,12 @@ use crate::product;
 use crate::progress::Progress;
 use crate::tidy;
 use crate::vm::image;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 
 /// What `cargo xtask test` is asked for.
 #[derive(Args)]
@@ -96,8 +97,9 @@ fn announced<T>(name: &str, stage: impl FnOnce() -> T) -> T {
     stage()
 }
 
-/// All of it, or the part that was asked for.
+/// All of it, or the part that was asked for. The virtual machines' image is built beside the checks.
 pub fn test(wanted: &Test) -> Result<()> {
+    let image = (!wanted.unit).then(|| thread::spawn(|| image::ensure(&Progress::new())));
     let mut count = if wanted.files.is_empty() { checks() } else { Count::default() };
     if wanted.files.is_empty() {
         let mut own = product::own_cargo("test");
@@ -107,21 +109,21 @@ pub fn test(wanted: &Test) -> Result<()> {
         units.args(["--package", "scx_mosix", "--lib", "--bins", "--no-fail-fast"]);
         count.add(&run("unit tests of scx_mosix", &mut units, &wanted.rest)?);
     }
-    if !wanted.unit {
+    if let Some(image) = image {
+        image.join().map_err(|_| anyhow!("building the image broke off"))??;
         count.add(&integration(wanted)?);
     }
     println!("{}", count.line());
     if count.failed > 0 { bail!("{} of the tests failed", count.failed) } else { Ok(()) }
 }
 
-/// The tests that use virtual machines: one after the other, with image and binary made before, so that no test's time limit meets them.
+/// The tests that use virtual machines: one after the other, with the binary made before, so that no test's time limit meets them.
 fn integration(wanted: &Test) -> Result<Count> {
     let tests = product::root().join("tests");
     let any = std::fs::read_dir(&tests).into_iter().flatten().flatten().any(|entry| is_rust(&entry.path()));
     if !any {
         return Ok(Count::default());
     }
-    image::ensure(&Progress::new())?;
     let binary = product::build(false)?;
     // Programs that the tests run on the nodes; `cargo test --test NAME` alone does not build them.
     cmd::run(product::cargo("build").args(["--package", "scx_mosix", "--examples"]))?;
