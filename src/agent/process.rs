@@ -27,7 +27,7 @@ const START_FD: RawFd = 3;
 pub const MAX_LOG_BYTES: u64 = 1 << 20;
 /// The cgroup of all agents, below the root of the cgroup v2 hierarchy: neither the daemon's service nor a job's cgroup, so
 /// neither a stop of the service nor a freeze of the job reaches them.
-const AGENTS_CGROUP: &str = "scx_mosix-agents";
+pub const AGENTS_CGROUP: &str = "scx_mosix-agents";
 
 /// Why an agent could not be started, or could not begin.
 #[derive(Debug, thiserror::Error)]

@@ -80,7 +80,7 @@ pub struct Measured {
     pub arrived: HashMap<SessionId, Instant>,
     /// How busy this node's CPUs are, in percent.
     pub cpu_busy_percent: f64,
-    /// The weights of all that belongs to no job, in 1/s.
+    /// The weights of all that belongs neither to a job nor to scx_mosix, in 1/s.
     pub others_weight: Smoothed,
     /// By how much free memory gets less.
     pub memory_falls: MemoryFalls,

@@ -19,6 +19,7 @@ use super::{
     state::State,
 };
 use crate::{
+    agent::process::AGENTS_CGROUP,
     api::{name::ProcessName, view::ProcessSummary},
     control::{SessionId, StreamKind},
     home::descriptors,
@@ -58,10 +59,12 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
                 let jobs: Vec<PathBuf> = state.jobs().iter().map(|job| job.cgroup.clone()).collect();
                 let wanted = |cgroup: &Path| cgroup.starts_with(&guests) || jobs.iter().any(|job| job == cgroup);
                 let figures = summing.update(&snapshot, wanted);
+                // Nobody waits for what agents do but the programs that they move, whose cost it is.
+                let ours = |cgroup: &Path| wanted(cgroup) || cgroup.starts_with(agents_cgroup());
                 let others = snapshot
                     .tasks
                     .iter()
-                    .filter(|task| !wanted(&Path::new(CGROUP_ROOT).join(task.cgroup.trim_start_matches('/'))));
+                    .filter(|task| !ours(&Path::new(CGROUP_ROOT).join(task.cgroup.trim_start_matches('/'))));
                 let others_weight = others.map(weight).sum();
                 let free_bytes = state.available_bytes() + state.host.reserved_bytes();
                 let busy: u64 = snapshot.tasks.iter().map(|task| task.cpu_now_milli).sum();
@@ -93,6 +96,10 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
         }
         count = count.wrapping_add(1);
     }
+}
+
+fn agents_cgroup() -> PathBuf {
+    Path::new(CGROUP_ROOT).join(AGENTS_CGROUP)
 }
 
 /// What a second matters to a process that belongs to no job, in 1/s.
@@ -180,7 +187,7 @@ fn give_hints(hints: &TierHints, state: &State, agents: &AgentView, known: &mut 
     use std::os::unix::fs::MetadataExt;
     let jobs: Vec<_> = state.jobs().iter().map(|job| (job.cgroup.clone(), None, true)).collect();
     let guests = agents.guests.values().map(|guest| (guest.cgroup.clone(), Some(Tier::Guest), true));
-    let own = (Path::new(CGROUP_ROOT).join("scx_mosix-agents"), Some(Tier::Agent), false);
+    let own = (agents_cgroup(), Some(Tier::Agent), false);
     let mut present = HashMap::new();
     for (cgroup, tier, is_job) in jobs.into_iter().chain(guests).chain([own]) {
         let Ok(inode) = fs::metadata(&cgroup).map(|metadata| metadata.ino()) else { continue };
