@@ -5,7 +5,7 @@
 
 use super::scenario::{MachineKind, Thrashing};
 use super::workload::Part;
-use crate::scheduler::attained;
+use crate::{placement::slowdown, scheduler::attained};
 
 /// How a machine's jobs share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,54 @@ impl Running {
             rate: 0.0,
         }
     }
+
+    /// Its weight as placement reckons it, in 1/s.
+    pub(super) fn weight(&self) -> f64 {
+        slowdown::weight(1.0, self.attained_s)
+    }
+}
+
+/// What a machine tells of itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Figures {
+    pub(super) cpus: u32,
+    pub(super) speed: f64,
+    pub(super) memory_mib: f64,
+    pub(super) used_mib: f64,
+    /// Its jobs, all of which are runnable.
+    pub(super) jobs: usize,
+    /// The sum of their weights as placement reckons them, in 1/s.
+    pub(super) weight: f64,
+}
+
+impl Figures {
+    /// Runnable jobs per CPU, in terms of a CPU of speed 1: MOSIX's load.
+    pub(super) fn load(&self) -> f64 {
+        self.load_of(self.jobs)
+    }
+
+    /// The load that so many jobs would be.
+    pub(super) fn load_of(&self, jobs: usize) -> f64 {
+        jobs as f64 / (f64::from(self.cpus) * self.speed)
+    }
+
+    pub(super) fn has_room(&self, memory_mib: f64) -> bool {
+        self.used_mib + memory_mib < self.memory_mib
+    }
+
+    /// With one job more.
+    pub(super) fn with(self, running: &Running) -> Self {
+        let Self { used_mib, jobs, weight, .. } = self;
+        let weight = weight + running.weight();
+        Self { used_mib: used_mib + running.memory_mib, jobs: jobs + 1, weight, ..self }
+    }
+
+    /// Without one that is there.
+    pub(super) fn without(self, running: &Running) -> Self {
+        let Self { used_mib, jobs, weight, .. } = self;
+        let weight = (weight - running.weight()).max(0.0);
+        Self { used_mib: (used_mib - running.memory_mib).max(0.0), jobs: jobs - 1, weight, ..self }
+    }
 }
 
 /// One machine.
@@ -88,6 +136,8 @@ pub(super) struct Machine {
     pub(super) memory_mib: f64,
     pub(super) used_mib: f64,
     pub(super) jobs: Vec<Running>,
+    /// Whether it is there and takes jobs.
+    pub(super) is_open: bool,
     sharing: Sharing,
     thrashing: Thrashing,
     now_s: f64,
@@ -99,17 +149,15 @@ const NOTHING_S: f64 = 1e-6;
 impl Machine {
     pub(super) fn new(kind: &MachineKind, sharing: Sharing, thrashing: Thrashing) -> Self {
         let MachineKind { cpus, speed, memory_mib, .. } = *kind;
-        Self { cpus, speed, memory_mib, used_mib: 0.0, jobs: Vec::new(), sharing, thrashing, now_s: 0.0 }
+        Self { cpus, speed, memory_mib, used_mib: 0.0, jobs: Vec::new(), is_open: true, sharing, thrashing, now_s: 0.0 }
     }
 
-    /// Runnable jobs per CPU, in terms of a CPU of speed 1: MOSIX's load.
-    pub(super) fn load(&self) -> f64 {
-        self.load_of(self.jobs.len())
-    }
-
-    /// The load that so many jobs would be here.
-    pub(super) fn load_of(&self, jobs: usize) -> f64 {
-        jobs as f64 / (f64::from(self.cpus) * self.speed)
+    /// What it is like at a time when nothing has happened here since it was advanced.
+    pub(super) fn figures(&self, now_s: f64) -> Figures {
+        let Self { cpus, speed, memory_mib, used_mib, ref jobs, .. } = *self;
+        let passed_s = now_s - self.now_s;
+        let weights = jobs.iter().map(|running| slowdown::weight(1.0, running.attained_s + running.rate * passed_s));
+        Figures { cpus, speed, memory_mib, used_mib, jobs: jobs.len(), weight: weights.sum() }
     }
 
     /// Lets time pass and returns the jobs of which parts have ended by now, one for each part.
@@ -150,6 +198,12 @@ impl Machine {
         let running = self.jobs.remove(index);
         self.reckon();
         Some(running)
+    }
+
+    /// Lets all go.
+    pub(super) fn clear(&mut self) -> Vec<Running> {
+        self.used_mib = 0.0;
+        std::mem::take(&mut self.jobs)
     }
 
     /// When something changes here by itself: a job ends, or one comes to its next level.

@@ -13,6 +13,7 @@
 //!
 //! Beside it, and apart: how old the nodes' knowledge of each other becomes, by the cluster's own code for gossip ([`gossip()`]).
 
+mod boards;
 mod compare;
 mod engine;
 mod gossip;
@@ -23,7 +24,7 @@ mod scenario;
 mod workload;
 
 pub use compare::{Comparison, PolicyResult, Ratio, compare};
-pub use engine::{Outcome, run};
+pub use engine::{Departure, Leave, Outcome, run};
 pub use gossip::{GOSSIP_SIZES, GossipModel, GossipResult, gossip};
 pub use policy::PolicyName;
 pub use scenario::{Scenario, ScenarioError};
