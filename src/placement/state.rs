@@ -6,6 +6,8 @@
 //!     ├─ released(job, target): gone at once
 //!     └─ failed(job, target):   gone at once, and the pair is left alone for retry_ms; for settle_ms if the target was busy
 //! ```
+//!
+//! All these times begin for this node when the target *said* what is known of it: a word from before cannot tell what came of it.
 
 use super::config::Config;
 use super::input::{Input, JobId, JobView, NodeName};
@@ -67,8 +69,14 @@ impl State {
                 seen_ms: now_ms,
             });
         }
-        self.leases.retain(|lease| now_ms.saturating_sub(lease.seen_ms) < config.lease_ms);
-        self.failures.retain(|failure| now_ms.saturating_sub(failure.at_ms) < failure.hold_ms);
+        let holds = |since_ms: u64, target: &str, for_ms: u64| {
+            let passed_ms = now_ms.saturating_sub(since_ms);
+            // What is stale is no target, and not worth remembering for.
+            let age_ms = || input.node(target).map_or(0, |node| node.age_ms.min(config.stale_ms));
+            passed_ms < for_ms || passed_ms < for_ms.saturating_add(age_ms())
+        };
+        self.leases.retain(|lease| holds(lease.seen_ms, &lease.target, config.lease_ms));
+        self.failures.retain(|failure| holds(failure.at_ms, &failure.target, failure.hold_ms));
     }
 
     pub(super) fn leases(&self) -> &[Lease] {

@@ -135,6 +135,8 @@ pub struct Bursts {
 pub struct JobKind {
     /// The least CPU time, in seconds at speed 1.
     pub least_cpu_s: f64,
+    /// The most CPU time, if there is a bound.
+    pub most_cpu_s: Option<f64>,
     /// The least memory, in MiB.
     pub least_memory_mib: f64,
     /// The most memory, in MiB.
@@ -192,12 +194,16 @@ pub enum ScenarioError {
 }
 
 /// The scenarios that come with the program.
-const BUILT_IN: [(&str, &str); 7] = [
+const BUILT_IN: [(&str, &str); 11] = [
     ("oc-literal", include_str!("scenarios/oc-literal.toml")),
     ("oc-fit", include_str!("scenarios/oc-fit.toml")),
     ("pareto", include_str!("scenarios/pareto.toml")),
     ("bursts", include_str!("scenarios/bursts.toml")),
     ("slow-node", include_str!("scenarios/slow-node.toml")),
+    ("stale", include_str!("scenarios/stale.toml")),
+    ("leaving-1", include_str!("scenarios/leaving-1.toml")),
+    ("leaving-10", include_str!("scenarios/leaving-10.toml")),
+    ("leaving-50", include_str!("scenarios/leaving-50.toml")),
     ("memory-bound", include_str!("scenarios/memory-bound.toml")),
     ("short-jobs", include_str!("scenarios/short-jobs.toml")),
 ];
@@ -250,6 +256,7 @@ impl Scenario {
             ("lower rate_factor", low),
             ("upper rate_factor", high),
             ("least_cpu_s", self.jobs.least_cpu_s),
+            ("most_cpu_s", self.jobs.most_cpu_s.unwrap_or(1.0)),
             ("least_memory_mib", self.jobs.least_memory_mib),
             ("most_memory_mib", self.jobs.most_memory_mib),
             ("rebalance_s", self.rebalance_s),
