@@ -7,7 +7,7 @@
 //!     └─ failed(job, target):   gone at once, and the pair is left alone for retry_ms; for settle_ms if the target was busy
 //! ```
 //!
-//! All these times begin for this node when the target *said* what is known of it: a word from before cannot tell what came of it.
+//! None of these times ends before the target has spoken since: what it said before cannot show what came of it.
 
 use super::config::Config;
 use super::input::{Input, JobId, JobView, NodeName};
@@ -73,7 +73,7 @@ impl State {
             let passed_ms = now_ms.saturating_sub(since_ms);
             // What is stale is no target, and not worth remembering for.
             let age_ms = || input.node(target).map_or(0, |node| node.age_ms.min(config.stale_ms));
-            passed_ms < for_ms || passed_ms < for_ms.saturating_add(age_ms())
+            passed_ms < for_ms || passed_ms < age_ms()
         };
         self.leases.retain(|lease| holds(lease.seen_ms, &lease.target, config.lease_ms));
         self.failures.retain(|failure| holds(failure.at_ms, &failure.target, failure.hold_ms));
