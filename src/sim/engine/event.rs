@@ -19,6 +19,8 @@ pub(super) enum What {
     Leave(usize),
     /// They are back.
     Return(usize),
+    /// Somebody looks on.
+    Look,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -5,7 +5,7 @@ mod event;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BinaryHeap;
+use std::{collections::BinaryHeap, ops::ControlFlow};
 
 pub use departures::{Departure, Leave};
 use event::{Event, What};
@@ -29,7 +29,24 @@ pub struct Outcome {
 /// Runs `scenario` under a policy. The seed determines the jobs and all that is random.
 #[must_use]
 pub fn run(scenario: &Scenario, policy: PolicyName, seed: u64) -> Outcome {
-    Engine::new(scenario, policy, seed).run(policy)
+    Engine::new(scenario, policy, seed).run(policy, None)
+}
+
+/// The same; each `period_s` of its time it shows how it stands, and ends if that is enough.
+pub(super) fn watch(
+    scenario: &Scenario,
+    policy: PolicyName,
+    seed: u64,
+    period_s: f64,
+    show: &mut dyn FnMut(&Cluster) -> ControlFlow<()>,
+) -> Outcome {
+    Engine::new(scenario, policy, seed).run(policy, Some(Watch { period_s, show }))
+}
+
+/// Somebody who looks on.
+struct Watch<'w> {
+    period_s: f64,
+    show: &'w mut dyn FnMut(&Cluster) -> ControlFlow<()>,
 }
 
 struct Engine<'a> {
@@ -75,13 +92,16 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn run(mut self, name: PolicyName) -> Outcome {
+    fn run(mut self, name: PolicyName, mut watch: Option<Watch>) -> Outcome {
         let mut policy = name.policy(self.scenario);
         let policy = policy.as_mut();
         self.expect_arrival(0);
         self.events.push(Event { at_s: self.scenario.rebalance_s, what: What::Rebalance });
         for (number, leave) in self.scenario.leaves.iter().enumerate() {
             self.events.push(Event { at_s: leave.at_s, what: What::Leave(number) });
+        }
+        if let Some(Watch { period_s, .. }) = &watch {
+            self.events.push(Event { at_s: *period_s, what: What::Look });
         }
         while self.left > 0 {
             let Some(Event { at_s, what }) = self.events.pop() else { break };
@@ -102,6 +122,14 @@ impl<'a> Engine<'a> {
                 What::Rebalance => self.expect_rebalance(),
                 What::Leave(number) => self.leave(number, policy),
                 What::Return(number) => self.come_back(number),
+                What::Look => {
+                    if let Some(Watch { period_s, show }) = &mut watch {
+                        if show(&self.cluster).is_break() {
+                            break;
+                        }
+                        self.events.push(Event { at_s: at_s + *period_s, what: What::Look });
+                    }
+                }
             }
             let may_move = match what {
                 What::Rebalance => true,
