@@ -2,6 +2,7 @@
 
 mod decision;
 mod gossip;
+mod scale;
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -62,6 +63,9 @@ fn main() -> Result<()> {
         return decision::main(&cli);
     }
     let scenario = read(name)?;
+    if scenario.name == scale::NAME {
+        return scale::main(&cli, &scenario);
+    }
     let comparison = run(&cli, &scenario);
     match cli.output {
         Output::Table => println!("{}", tables(&scenario, &comparison)),

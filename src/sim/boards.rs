@@ -113,9 +113,9 @@ impl<T: Clone> Boards<T> {
         self.nodes[node].is_away = is_away;
     }
 
-    /// What `by` knows of all nodes it has heard of, itself in front, then the newest first.
-    pub(super) fn known(&self, by: usize, now_ms: u64) -> Vec<Entry<u32, T>> {
-        self.nodes[by].board.window(self.nodes.len(), now_ms)
+    /// What `by` knows of all nodes it has heard of, itself in front.
+    pub(super) fn known(&self, by: usize, now_ms: u64) -> impl Iterator<Item = Entry<&u32, &T>> {
+        self.nodes[by].board.entries(now_ms)
     }
 
     /// What `by` knows of `node`, and how old that is, in milliseconds.
@@ -170,8 +170,8 @@ mod tests {
         let mut boards = boards(3);
         boards.advance(30_000, |_, now_ms| now_ms);
         for by in 0..20 {
-            let known = boards.known(by, 30_000);
-            assert_eq!((known.len(), known[0].node), (20, by as u32));
+            let known: Vec<Entry<&u32, &u64>> = boards.known(by, 30_000).collect();
+            assert_eq!((known.len(), *known[0].node), (20, by as u32));
             assert!(known.iter().all(|entry| entry.said + u64::from(entry.age_ms) == 30_000), "{known:?}");
         }
     }

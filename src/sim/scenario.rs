@@ -194,7 +194,7 @@ pub enum ScenarioError {
 }
 
 /// The scenarios that come with the program.
-const BUILT_IN: [(&str, &str); 11] = [
+const BUILT_IN: [(&str, &str); 12] = [
     ("oc-literal", include_str!("scenarios/oc-literal.toml")),
     ("oc-fit", include_str!("scenarios/oc-fit.toml")),
     ("pareto", include_str!("scenarios/pareto.toml")),
@@ -206,6 +206,7 @@ const BUILT_IN: [(&str, &str); 11] = [
     ("leaving-50", include_str!("scenarios/leaving-50.toml")),
     ("memory-bound", include_str!("scenarios/memory-bound.toml")),
     ("short-jobs", include_str!("scenarios/short-jobs.toml")),
+    ("scale", include_str!("scenarios/scale.toml")),
 ];
 
 impl Scenario {

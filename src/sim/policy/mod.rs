@@ -12,6 +12,7 @@ use super::{
     machine::{Figures, Machine, Running, Sharing},
     scenario::{MoveCost, Scenario},
 };
+use crate::cluster::Entry;
 
 /// A move that takes its time.
 #[derive(Debug, Clone)]
@@ -111,20 +112,18 @@ impl Cluster {
     }
 
     /// What `by` knows of the machines that are there, itself included.
-    fn known(&self, by: usize) -> Vec<Seen> {
-        let all: Vec<Seen> = match &self.boards {
-            None => (0..self.machines.len()).filter_map(|machine| self.seen(by, machine)).collect(),
-            Some(boards) => {
-                let others = boards.known(by, self.now_ms()).into_iter().skip(1);
-                let others = others.map(|entry| Seen {
-                    machine: entry.node as usize,
-                    figures: entry.said,
-                    age_ms: entry.age_ms.into(),
-                });
-                self.seen(by, by).into_iter().chain(others).collect()
-            }
+    fn known(&self, by: usize) -> impl Iterator<Item = Seen> {
+        let (all, heard) = match &self.boards {
+            None => (0..self.machines.len(), None),
+            Some(boards) => (by..by + 1, Some(boards.known(by, self.now_ms()).skip(1))),
         };
-        all.into_iter().filter(|seen| self.machines[seen.machine].is_open).collect()
+        let heard = heard.into_iter().flatten().map(|Entry { node, said, age_ms, .. }| Seen {
+            machine: *node as usize,
+            figures: *said,
+            age_ms: age_ms.into(),
+        });
+        let all = all.filter_map(move |machine| self.seen(by, machine)).chain(heard);
+        all.filter(|seen| self.machines[seen.machine].is_open)
     }
 
     /// Moves a job: at once if moves are free, else this begins its move. A job that is on its way already goes on.

@@ -30,22 +30,22 @@ impl Opportunity {
         cost(jobs + 1, used_mib + memory_mib) - cost(jobs, used_mib)
     }
 
-    fn see(&mut self, known: &[Seen]) {
-        let most = known.iter().map(|seen| seen.figures.load()).fold(1.0, f64::max);
+    fn see(&mut self, known: impl Iterator<Item = Seen>) {
+        let most = known.map(|seen| seen.figures.load()).fold(1.0, f64::max);
         self.most_load = self.most_load.max(most);
     }
 }
 
 impl Policy for Opportunity {
     fn place(&mut self, cluster: &mut Cluster, at: usize, job: &Running) -> usize {
-        let known = cluster.known(at);
-        self.see(&known);
+        self.see(cluster.known(at));
         let n = cluster.machines.len();
-        let cost = |seen: &Seen| {
-            let there = seen.figures;
-            (seen.machine, self.marginal(n, there, there.jobs, there.used_mib, job.memory_mib))
+        let cost = |Seen { machine, figures, age_ms }: Seen| {
+            (machine, self.marginal(n, figures, figures.jobs, figures.used_mib, job.memory_mib), age_ms)
         };
-        known.iter().map(cost).min_by(|a, b| a.1.total_cmp(&b.1)).map_or(at, |(machine, _)| machine)
+        // Of equals the one that was heard of last.
+        let best = cluster.known(at).map(cost).min_by(|a, b| a.1.total_cmp(&b.1).then(a.2.cmp(&b.2)));
+        best.map_or(at, |(machine, ..)| machine)
     }
 
     fn rebalance(&mut self, cluster: &mut Cluster) {
@@ -54,7 +54,7 @@ impl Policy for Opportunity {
         }
         let n = cluster.machines.len();
         for by in 0..if cluster.is_transparent() { 1 } else { n } {
-            self.see(&cluster.known(by));
+            self.see(cluster.known(by));
         }
         for from in 0..n {
             let jobs: Vec<(usize, f64)> =

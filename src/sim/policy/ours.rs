@@ -89,7 +89,7 @@ impl ScxMosix {
 
     /// What machine `here` knows: what it has seen; where all know all, the others as they will be when their moves are over.
     fn input(&mut self, cluster: &Cluster, here: usize) -> Input {
-        let mut known = cluster.known(here);
+        let mut known: Vec<Seen> = cluster.known(here).collect();
         if cluster.is_transparent() {
             let others = cluster.flights.iter().filter(|flight| flight.from != here && flight.to != here);
             for flight in others {

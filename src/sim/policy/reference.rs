@@ -14,10 +14,11 @@ impl Policy for RoundRobin {
     }
 }
 
-/// The machine whose load would be least with one job more.
+/// The machine whose load would be least with one job more; of equals the one that was heard of last.
 fn least_loaded(among: impl IntoIterator<Item = Seen>) -> Option<usize> {
     let load = |seen: &Seen| seen.figures.load_of(seen.figures.jobs + 1);
-    among.into_iter().min_by(|a, b| load(a).total_cmp(&load(b))).map(|seen| seen.machine)
+    let first = |a: &Seen, b: &Seen| load(a).total_cmp(&load(b)).then(a.age_ms.cmp(&b.age_ms));
+    among.into_iter().min_by(first).map(|seen| seen.machine)
 }
 
 pub(super) struct LeastLoaded;
