@@ -94,6 +94,8 @@ pub(super) struct Figures {
     pub(super) used_mib: f64,
     /// Its jobs, all of which are runnable.
     pub(super) jobs: usize,
+    /// How many of them a load shows that rises as MOSIX's does.
+    pub(super) shown: f64,
     /// The sum of their weights as placement reckons them, in 1/s.
     pub(super) weight: f64,
 }
@@ -138,10 +140,15 @@ pub(super) struct Machine {
     pub(super) jobs: Vec<Running>,
     /// Whether it is there and takes jobs.
     pub(super) is_open: bool,
+    /// Jobs that its load does not show yet, as it rises slowly.
+    unseen: f64,
     sharing: Sharing,
     thrashing: Thrashing,
     now_s: f64,
 }
+
+/// What MOSIX's load does not show yet of a job after a second, as a share.
+const RISE: f64 = 5.0 / 8.0;
 
 /// What is left of a job by rounding is nothing. More than the clock's own rounding, or time would stand still: up to 10^9 s.
 const NOTHING_S: f64 = 1e-6;
@@ -149,7 +156,18 @@ const NOTHING_S: f64 = 1e-6;
 impl Machine {
     pub(super) fn new(kind: &MachineKind, sharing: Sharing, thrashing: Thrashing) -> Self {
         let MachineKind { cpus, speed, memory_mib, .. } = *kind;
-        Self { cpus, speed, memory_mib, used_mib: 0.0, jobs: Vec::new(), is_open: true, sharing, thrashing, now_s: 0.0 }
+        Self {
+            cpus,
+            speed,
+            memory_mib,
+            used_mib: 0.0,
+            jobs: Vec::new(),
+            is_open: true,
+            unseen: 0.0,
+            sharing,
+            thrashing,
+            now_s: 0.0,
+        }
     }
 
     /// What it is like at a time when nothing has happened here since it was advanced.
@@ -157,13 +175,15 @@ impl Machine {
         let Self { cpus, speed, memory_mib, used_mib, ref jobs, .. } = *self;
         let passed_s = now_s - self.now_s;
         let weights = jobs.iter().map(|running| slowdown::weight(1.0, running.attained_s + running.rate * passed_s));
-        Figures { cpus, speed, memory_mib, used_mib, jobs: jobs.len(), weight: weights.sum() }
+        let shown = jobs.len() as f64 - self.unseen * RISE.powf(passed_s);
+        Figures { cpus, speed, memory_mib, used_mib, jobs: jobs.len(), shown, weight: weights.sum() }
     }
 
     /// Lets time pass and returns the jobs of which parts have ended by now, one for each part.
     pub(super) fn advance(&mut self, now_s: f64) -> Vec<usize> {
         let passed_s = now_s - self.now_s;
         self.now_s = now_s;
+        self.unseen *= RISE.powf(passed_s);
         let mut ended = Vec::new();
         self.jobs.retain_mut(|running| {
             let got_s = running.rate * passed_s;
@@ -176,6 +196,7 @@ impl Machine {
             !is_over
         });
         if !ended.is_empty() {
+            self.fall(ended.len());
             self.reckon();
         }
         ended
@@ -184,6 +205,7 @@ impl Machine {
     /// Takes a job in. Time must have been advanced to now.
     pub(super) fn add(&mut self, running: Running) {
         self.jobs.push(running);
+        self.unseen += 1.0;
         self.reckon();
     }
 
@@ -196,6 +218,7 @@ impl Machine {
     pub(super) fn remove(&mut self, id: usize) -> Option<Running> {
         let index = self.jobs.iter().position(|running| running.id == id)?;
         let running = self.jobs.remove(index);
+        self.fall(1);
         self.reckon();
         Some(running)
     }
@@ -203,6 +226,7 @@ impl Machine {
     /// Lets all go.
     pub(super) fn clear(&mut self) -> Vec<Running> {
         self.used_mib = 0.0;
+        self.unseen = 0.0;
         std::mem::take(&mut self.jobs)
     }
 
@@ -220,6 +244,11 @@ impl Machine {
         };
         let soonest = self.jobs.iter().filter(|running| running.rate > 0.0).map(wait).min_by(f64::total_cmp);
         soonest.map(|wait_s| self.now_s + wait_s)
+    }
+
+    /// A load falls at once.
+    fn fall(&mut self, jobs: usize) {
+        self.unseen = (self.unseen - jobs as f64).max(0.0);
     }
 
     fn reckon(&mut self) {

@@ -46,13 +46,14 @@ impl ScxMosix {
 
     fn node(&self, cluster: &Cluster, seen: Seen) -> NodeView {
         let Seen { machine, figures, age_ms } = seen;
-        let Figures { cpus, speed, memory_mib, used_mib, jobs, weight } = figures;
+        let Figures { cpus, speed, memory_mib, used_mib, jobs, shown, weight } = figures;
+        let runnable = if cluster.is_transparent() { jobs as f64 } else { shown };
         let link_mbit = cluster.cost.map_or(f64::INFINITY, |cost| cost.link_mbit);
         NodeView {
             name: self.names[machine].clone(),
             cpus,
             speed_milli: milli(speed),
-            load_milli: milli(jobs as f64 / (f64::from(cpus) * speed)),
+            load_milli: milli(runnable / (f64::from(cpus) * speed)),
             weight_nano: (weight * 1e9) as u64,
             free_memory_bytes: bytes((memory_mib - used_mib).max(0.0)),
             total_memory_bytes: bytes(memory_mib),
@@ -139,11 +140,11 @@ impl ScxMosix {
         Some(to)
     }
 
-    /// A job is at its target at once, which shows it; who sent it sees that at once only if all know all.
+    /// A job is at its target at once, and where all know all this shows at once.
     fn settle(&mut self, cluster: &Cluster, here: usize, to: usize, job: &JobId) {
-        let target = &self.names[to];
-        self.placements[to].released(job, target);
         if cluster.is_transparent() {
+            let target = &self.names[to];
+            self.placements[to].released(job, target);
             self.placements[here].released(job, target);
         }
     }
