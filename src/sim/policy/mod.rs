@@ -126,6 +126,11 @@ impl Cluster {
         all.filter(|seen| self.machines[seen.machine].is_open)
     }
 
+    /// How old the words of others are that each machine knows, in milliseconds.
+    pub(super) fn ages_ms(&self) -> impl Iterator<Item = impl Iterator<Item = u32>> {
+        self.boards.iter().flat_map(|boards| boards.ages_ms(self.now_ms()))
+    }
+
     /// Moves a job: at once if moves are free, else this begins its move. A job that is on its way already goes on.
     pub(super) fn move_job(&mut self, id: usize, from: usize, to: usize) {
         let Some(running) = self.machines[from].get(id).filter(|_| from != to) else { return };
