@@ -2,16 +2,15 @@
 
 mod decision;
 mod gossip;
+mod plots;
+mod scale;
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
+use indicatif::{ProgressBar, ProgressStyle};
 use scx_mosix::sim::{Comparison, PolicyName, PolicyResult, Scenario, compare};
 
 /// Simulate a cluster: all policies on the same jobs, or how old the nodes' knowledge of each other becomes
@@ -29,6 +28,9 @@ struct Cli {
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
+    /// Also draw the first run into this directory, as SVG: slowdowns, loads, and ages of what machines know
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
     /// For `gossip`: messages that are lost, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=90))]
     loss: u32,
@@ -62,7 +64,13 @@ fn main() -> Result<()> {
         return decision::main(&cli);
     }
     let scenario = read(name)?;
-    let comparison = run(&cli, &scenario);
+    if scenario.name == scale::NAME {
+        return scale::main(&cli, &scenario);
+    }
+    let comparison = run(&cli, &scenario)?;
+    if let Some(dir) = &cli.plots {
+        plots::draw(&scenario, cli.seed, dir)?;
+    }
     match cli.output {
         Output::Table => println!("{}", tables(&scenario, &comparison)),
         Output::Json => println!("{}", serde_json::to_string(&comparison)?),
@@ -88,24 +96,16 @@ fn read(name: &str) -> Result<Scenario> {
     Scenario::parse(&text).with_context(|| format!("scenario {name}"))
 }
 
-fn run(cli: &Cli, scenario: &Scenario) -> Comparison {
+fn run(cli: &Cli, scenario: &Scenario) -> Result<Comparison> {
     // One run says nothing of how much runs differ.
     let runs = cli.runs.unwrap_or(300).max(2);
-    let (done, all) = (AtomicU64::new(0), runs * PolicyName::ALL.len() as u64);
-    let is_terminal = std::io::stderr().is_terminal();
-    let progress = || {
-        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-        // On a terminal a bar; elsewhere a line at each tenth.
-        let (before, now) = ((done - 1) * 100 / all, done * 100 / all);
-        if is_terminal && before != now {
-            let filled = (now * 40 / 100) as usize;
-            eprint!("\r{} [{:40}] {now:3} %{}", scenario.name, "█".repeat(filled), if now == 100 { "\n" } else { "" });
-            let _ = std::io::stderr().flush();
-        } else if !is_terminal && before / 10 != now / 10 {
-            eprintln!("{}: {} %", scenario.name, now / 10 * 10);
-        }
-    };
-    compare(scenario, &PolicyName::ALL, cli.seed, runs, &progress)
+    // On a terminal only: a log must stay readable.
+    let bar = ProgressBar::new(runs * PolicyName::ALL.len() as u64)
+        .with_style(ProgressStyle::with_template("{msg} [{wide_bar}] {percent} %, {eta} to go")?)
+        .with_message(scenario.name.clone());
+    let comparison = compare(scenario, &PolicyName::ALL, cli.seed, runs, &|| bar.inc(1));
+    bar.finish_and_clear();
+    Ok(comparison)
 }
 
 fn tables(scenario: &Scenario, comparison: &Comparison) -> String {

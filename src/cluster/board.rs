@@ -103,6 +103,11 @@ impl<K: Clone + Eq + Hash, T: Clone> Board<K, T> {
         places.filter_map(|place| self.entry(place, now_ms)).map(Entry::cloned).collect()
     }
 
+    /// All words, this node's own in front.
+    pub fn entries(&self, now_ms: u64) -> impl Iterator<Item = Entry<&K, &T>> {
+        (0..self.words.len()).filter_map(move |place| self.entry(place, now_ms))
+    }
+
     /// The last word of `node`; `None` if it was not heard of.
     pub fn get(&self, node: &K, now_ms: u64) -> Option<Entry<&K, &T>> {
         self.entry(*self.places.get(node)? as usize, now_ms)

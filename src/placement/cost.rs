@@ -56,7 +56,7 @@ pub(super) fn occupancy(node: &NodeView, config: &Config, state: &State) -> Occu
         weight: node.weight_nano as f64 / 1e9,
         used: node.total_memory_bytes.saturating_sub(node.free_memory_bytes) as f64 + node.swapped_bytes as f64,
     };
-    let charged = state.charges(&node.name).map(|lease| lease.load).fold(shown, Occupancy::with);
+    let charged = state.unseen(node).fold(shown, Occupancy::with);
     if is_stalled(node, config) { Occupancy { used: charged.used.max(charged.memory), ..charged } } else { charged }
 }
 

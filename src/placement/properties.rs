@@ -188,7 +188,8 @@ proptest! {
                 prop_assert_eq!((lease.load, lease.rss_bytes), (job.load(), job.rss_bytes));
             }
         }
-        if let Some(later_ms) = input.now_ms.checked_add(Config::default().lease_ms) {
+        let Config { lease_ms, stale_ms, .. } = Config::default();
+        if let Some(later_ms) = input.now_ms.checked_add(lease_ms.max(stale_ms)) {
             let idle = Input { now_ms: later_ms, jobs: Vec::new(), in_flight: Vec::new(), ..input };
             placement.decide(&idle, seed);
             prop_assert!(placement.leases().is_empty());

@@ -6,10 +6,16 @@
 //!     ├─ released(job, target): gone at once
 //!     └─ failed(job, target):   gone at once, and the pair is left alone for retry_ms; for settle_ms if the target was busy
 //! ```
+//!
+//! None of these times ends before the target has spoken since: what it said before cannot show what came of it. What it has said since
+//! shows the job's weight and memory at once, and its demand as a load rises: the charge is what is missing.
 
 use super::config::Config;
-use super::input::{Input, JobId, JobView, NodeName};
+use super::input::{Input, JobId, JobView, NodeName, NodeView};
 use super::slowdown::Load;
+
+/// What a load does not show yet of a task after a second, as a share: MOSIX's decay (see `node`).
+const RISE: f64 = 5.0 / 8.0;
 
 /// A charge to a node for a job that was sent there and may not show in its load yet.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +45,7 @@ struct Failure {
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct State {
+    now_ms: u64,
     leases: Vec<Lease>,
     failures: Vec<Failure>,
 }
@@ -48,6 +55,7 @@ impl State {
     /// of a daemon before its restart).
     pub(super) fn refresh(&mut self, input: &Input, config: &Config) {
         let now_ms = input.now_ms;
+        self.now_ms = now_ms;
         for flight in input.in_flight.iter().filter(|flight| flight.source != flight.target) {
             let same = |lease: &&mut Lease| {
                 lease.job == flight.job && lease.source == flight.source && lease.target == flight.target
@@ -67,8 +75,14 @@ impl State {
                 seen_ms: now_ms,
             });
         }
-        self.leases.retain(|lease| now_ms.saturating_sub(lease.seen_ms) < config.lease_ms);
-        self.failures.retain(|failure| now_ms.saturating_sub(failure.at_ms) < failure.hold_ms);
+        let holds = |since_ms: u64, target: &str, for_ms: u64| {
+            let passed_ms = now_ms.saturating_sub(since_ms);
+            // What is stale is no target, and not worth remembering for.
+            let age_ms = || input.node(target).map_or(0, |node| node.age_ms.min(config.stale_ms));
+            passed_ms < for_ms || passed_ms < age_ms()
+        };
+        self.leases.retain(|lease| holds(lease.seen_ms, &lease.target, config.lease_ms));
+        self.failures.retain(|failure| holds(failure.at_ms, &failure.target, failure.hold_ms));
     }
 
     pub(super) fn leases(&self) -> &[Lease] {
@@ -106,8 +120,17 @@ impl State {
             .map(|failure| (now_ms.saturating_sub(failure.at_ms), failure.hold_ms))
     }
 
-    /// What `node`'s own figures may not show yet.
-    pub(super) fn charges<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Lease> {
+    /// What this view of a node does not show yet.
+    pub(super) fn unseen<'a>(&'a self, node: &'a NodeView) -> impl Iterator<Item = Load> + 'a {
+        let said_ms = self.now_ms.saturating_sub(node.age_ms);
+        self.charges(&node.name).map(move |lease| match said_ms.saturating_sub(lease.seen_ms) {
+            0 => lease.load,
+            since_ms => Load { demand: lease.load.demand * RISE.powf(since_ms as f64 / 1_000.0), ..Load::NONE },
+        })
+    }
+
+    /// The jobs that were sent to `node` lately.
+    fn charges<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Lease> {
         self.leases.iter().filter(move |lease| &*lease.target == node)
     }
 

@@ -1,15 +1,11 @@
 //! How old the entries of the nodes' boards become: whole clusters of boards in one thread, beside what the formulas say.
-//!
-//! The boards, their windows and the irregular period are the cluster's own code; only names, loads and sockets are left out. Nodes do
-//! not take turns together: each has a phase of its own, as real ones have. (Where all send at once and hear at once, as in a
-//! synchronous model, a word can make but one hop in a step, and ages are some 7 % above these, the oldest some 10 %.)
 
-use std::{cmp::Reverse, collections::BinaryHeap};
-
-use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 
-use super::parallel;
+use super::{
+    boards::{Boards, Network},
+    parallel,
+};
 use crate::{
     cluster::{Board, Entry, ExpectedAges, GossipConfig, LocalState, NodeSummary, Version, load_message_bytes},
     node::{NodeLoad, Pressure, SchedExtState},
@@ -105,80 +101,22 @@ fn result(model: &GossipModel, runs: &[Ages]) -> GossipResult {
     }
 }
 
-/// What happens, in the order of its time; those of one moment in the order of nodes.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
-    Turn { node: usize },
-    Arrival { to: usize, message: usize },
-}
-
 fn simulate(model: &GossipModel, seed: u64) -> Ages {
     let GossipModel { nodes, config, loss, delay_ms } = *model;
-    let mut rng = StdRng::seed_from_u64(seed);
-    let mut boards: Vec<Board<u32, ()>> = (0..nodes).map(|node| full_board(node, nodes)).collect();
-    let mut events: BinaryHeap<Reverse<(u64, Event)>> =
-        (0..nodes).map(|node| Reverse((rng.random_range(0..config.period_ms), Event::Turn { node }))).collect();
-    let mut flying = Flying::default();
+    let boards = (0..nodes).map(|node| full_board(node, nodes)).collect();
+    let mut boards = Boards::new(boards, config, Network { loss, delay_ms }, seed);
     // By one and a half times this age few entries are as old as the beginning, where all are new.
     let maximal = ExpectedAges::of(nodes, config.window).maximal / (1.0 - loss);
     let settled_ms = (1.5 * maximal).ceil() as u64 * config.period_ms;
     let end_ms = settled_ms + LEAST_STEPS.max((maximal / 2.0) as u64) * config.period_ms;
-    let mut sample_ms = settled_ms;
     let (mut sums, mut samples) = ((0.0, 0.0), 0.0);
-    while let Some(Reverse((now_ms, event))) = events.pop() {
-        if sample_ms <= now_ms {
-            if sample_ms >= end_ms {
-                break;
-            }
-            let (average, maximal) = ages(&boards, sample_ms);
-            (sums, samples) = ((sums.0 + average, sums.1 + maximal), samples + 1.0);
-            sample_ms += SAMPLE_STEPS * config.period_ms;
-        }
-        match event {
-            Event::Turn { node } => {
-                events.push(Reverse((config.next_turn_ms(now_ms, &mut rng), Event::Turn { node })));
-                let Some(board) = boards.get_mut(node) else { continue };
-                board.say(1, (), now_ms);
-                let message = board.window(config.window, now_ms);
-                let other = rng.random_range(0..nodes - 1);
-                let to = other + usize::from(other >= node);
-                if loss == 0.0 || !rng.random_bool(loss) {
-                    let message = flying.put(message);
-                    events.push(Reverse((now_ms + delay_ms, Event::Arrival { to, message })));
-                }
-            }
-            Event::Arrival { to, message } => {
-                for entry in flying.take(message) {
-                    boards[to].take(entry, now_ms);
-                }
-            }
-        }
+    for sample_ms in (settled_ms..end_ms).step_by((SAMPLE_STEPS * config.period_ms) as usize) {
+        boards.advance(sample_ms, |_, _| ());
+        let (average, maximal) = ages(&boards, nodes, sample_ms);
+        (sums, samples) = ((sums.0 + average, sums.1 + maximal), samples + 1.0);
     }
     let in_steps = |sum: f64| sum / samples / config.period_ms as f64;
     (in_steps(sums.0), in_steps(sums.1))
-}
-
-/// Messages under way, by number.
-#[derive(Default)]
-struct Flying {
-    messages: Vec<Vec<Entry<u32, ()>>>,
-    free: Vec<usize>,
-}
-
-impl Flying {
-    fn put(&mut self, message: Vec<Entry<u32, ()>>) -> usize {
-        let number = self.free.pop().unwrap_or(self.messages.len());
-        match self.messages.get_mut(number) {
-            Some(place) => *place = message,
-            None => self.messages.push(message),
-        }
-        number
-    }
-
-    fn take(&mut self, number: usize) -> Vec<Entry<u32, ()>> {
-        self.free.push(number);
-        self.messages.get_mut(number).map(std::mem::take).unwrap_or_default()
-    }
 }
 
 /// The board of `node` when all have just spoken to all.
@@ -191,17 +129,17 @@ fn full_board(node: usize, nodes: usize) -> Board<u32, ()> {
 }
 
 /// The average and the maximal age at `now_ms`, each a mean over the boards, in milliseconds.
-fn ages(boards: &[Board<u32, ()>], now_ms: u64) -> Ages {
+fn ages(boards: &Boards<()>, nodes: usize, now_ms: u64) -> Ages {
     let (mut average, mut maximal) = (0.0, 0.0);
-    for board in boards {
+    for ages_ms in boards.ages_ms(now_ms) {
         let (mut sum, mut count, mut oldest) = (0_u64, 0_u64, 0);
-        for age_ms in board.ages_ms(now_ms) {
+        for age_ms in ages_ms {
             (sum, count, oldest) = (sum + u64::from(age_ms), count + 1, oldest.max(age_ms));
         }
         average += sum as f64 / count as f64;
         maximal += f64::from(oldest);
     }
-    (average / boards.len() as f64, maximal / boards.len() as f64)
+    (average / nodes as f64, maximal / nodes as f64)
 }
 
 /// What a usual node says, for the length of messages.

@@ -5,7 +5,7 @@
 
 use super::scenario::{MachineKind, Thrashing};
 use super::workload::Part;
-use crate::scheduler::attained;
+use crate::{placement::slowdown, scheduler::attained};
 
 /// How a machine's jobs share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,56 @@ impl Running {
             rate: 0.0,
         }
     }
+
+    /// Its weight as placement reckons it, in 1/s.
+    pub(super) fn weight(&self) -> f64 {
+        slowdown::weight(1.0, self.attained_s)
+    }
+}
+
+/// What a machine tells of itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Figures {
+    pub(super) cpus: u32,
+    pub(super) speed: f64,
+    pub(super) memory_mib: f64,
+    pub(super) used_mib: f64,
+    /// Its jobs, all of which are runnable.
+    pub(super) jobs: usize,
+    /// How many of them a load shows that rises as MOSIX's does.
+    pub(super) shown: f64,
+    /// The sum of their weights as placement reckons them, in 1/s.
+    pub(super) weight: f64,
+}
+
+impl Figures {
+    /// Runnable jobs per CPU, in terms of a CPU of speed 1: MOSIX's load.
+    pub(super) fn load(&self) -> f64 {
+        self.load_of(self.jobs)
+    }
+
+    /// The load that so many jobs would be.
+    pub(super) fn load_of(&self, jobs: usize) -> f64 {
+        jobs as f64 / (f64::from(self.cpus) * self.speed)
+    }
+
+    pub(super) fn has_room(&self, memory_mib: f64) -> bool {
+        self.used_mib + memory_mib < self.memory_mib
+    }
+
+    /// With one job more.
+    pub(super) fn with(self, running: &Running) -> Self {
+        let Self { used_mib, jobs, weight, .. } = self;
+        let weight = weight + running.weight();
+        Self { used_mib: used_mib + running.memory_mib, jobs: jobs + 1, weight, ..self }
+    }
+
+    /// Without one that is there.
+    pub(super) fn without(self, running: &Running) -> Self {
+        let Self { used_mib, jobs, weight, .. } = self;
+        let weight = (weight - running.weight()).max(0.0);
+        Self { used_mib: (used_mib - running.memory_mib).max(0.0), jobs: jobs - 1, weight, ..self }
+    }
 }
 
 /// One machine.
@@ -88,10 +138,17 @@ pub(super) struct Machine {
     pub(super) memory_mib: f64,
     pub(super) used_mib: f64,
     pub(super) jobs: Vec<Running>,
+    /// Whether it is there and takes jobs.
+    pub(super) is_open: bool,
+    /// Jobs that its load does not show yet, as it rises slowly.
+    unseen: f64,
     sharing: Sharing,
     thrashing: Thrashing,
     now_s: f64,
 }
+
+/// What MOSIX's load does not show yet of a job after a second, as a share.
+const RISE: f64 = 5.0 / 8.0;
 
 /// What is left of a job by rounding is nothing. More than the clock's own rounding, or time would stand still: up to 10^9 s.
 const NOTHING_S: f64 = 1e-6;
@@ -99,23 +156,34 @@ const NOTHING_S: f64 = 1e-6;
 impl Machine {
     pub(super) fn new(kind: &MachineKind, sharing: Sharing, thrashing: Thrashing) -> Self {
         let MachineKind { cpus, speed, memory_mib, .. } = *kind;
-        Self { cpus, speed, memory_mib, used_mib: 0.0, jobs: Vec::new(), sharing, thrashing, now_s: 0.0 }
+        Self {
+            cpus,
+            speed,
+            memory_mib,
+            used_mib: 0.0,
+            jobs: Vec::new(),
+            is_open: true,
+            unseen: 0.0,
+            sharing,
+            thrashing,
+            now_s: 0.0,
+        }
     }
 
-    /// Runnable jobs per CPU, in terms of a CPU of speed 1: MOSIX's load.
-    pub(super) fn load(&self) -> f64 {
-        self.load_of(self.jobs.len())
-    }
-
-    /// The load that so many jobs would be here.
-    pub(super) fn load_of(&self, jobs: usize) -> f64 {
-        jobs as f64 / (f64::from(self.cpus) * self.speed)
+    /// What it is like at a time when nothing has happened here since it was advanced.
+    pub(super) fn figures(&self, now_s: f64) -> Figures {
+        let Self { cpus, speed, memory_mib, used_mib, ref jobs, .. } = *self;
+        let passed_s = now_s - self.now_s;
+        let weights = jobs.iter().map(|running| slowdown::weight(1.0, running.attained_s + running.rate * passed_s));
+        let shown = jobs.len() as f64 - self.unseen * RISE.powf(passed_s);
+        Figures { cpus, speed, memory_mib, used_mib, jobs: jobs.len(), shown, weight: weights.sum() }
     }
 
     /// Lets time pass and returns the jobs of which parts have ended by now, one for each part.
     pub(super) fn advance(&mut self, now_s: f64) -> Vec<usize> {
         let passed_s = now_s - self.now_s;
         self.now_s = now_s;
+        self.unseen *= RISE.powf(passed_s);
         let mut ended = Vec::new();
         self.jobs.retain_mut(|running| {
             let got_s = running.rate * passed_s;
@@ -128,6 +196,7 @@ impl Machine {
             !is_over
         });
         if !ended.is_empty() {
+            self.fall(ended.len());
             self.reckon();
         }
         ended
@@ -136,6 +205,7 @@ impl Machine {
     /// Takes a job in. Time must have been advanced to now.
     pub(super) fn add(&mut self, running: Running) {
         self.jobs.push(running);
+        self.unseen += 1.0;
         self.reckon();
     }
 
@@ -148,8 +218,16 @@ impl Machine {
     pub(super) fn remove(&mut self, id: usize) -> Option<Running> {
         let index = self.jobs.iter().position(|running| running.id == id)?;
         let running = self.jobs.remove(index);
+        self.fall(1);
         self.reckon();
         Some(running)
+    }
+
+    /// Lets all go.
+    pub(super) fn clear(&mut self) -> Vec<Running> {
+        self.used_mib = 0.0;
+        self.unseen = 0.0;
+        std::mem::take(&mut self.jobs)
     }
 
     /// When something changes here by itself: a job ends, or one comes to its next level.
@@ -166,6 +244,11 @@ impl Machine {
         };
         let soonest = self.jobs.iter().filter(|running| running.rate > 0.0).map(wait).min_by(f64::total_cmp);
         soonest.map(|wait_s| self.now_s + wait_s)
+    }
+
+    /// A load falls at once.
+    fn fall(&mut self, jobs: usize) {
+        self.unseen = (self.unseen - jobs as f64).max(0.0);
     }
 
     fn reckon(&mut self) {

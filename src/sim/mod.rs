@@ -11,8 +11,12 @@
 //! Machines are fluid: between two events every job gets CPU at a constant rate, so that completions are exact and nothing depends on
 //! a time step. All policies of a run see the same jobs; their random choices come from a stream of their own.
 //!
-//! Beside it, and apart: how old the nodes' knowledge of each other becomes, by the cluster's own code for gossip ([`gossip()`]).
+//! Where a scenario says how machines gossip, every policy knows of other machines what their boards tell ([`boards`]), by the cluster's own
+//! code; else all know all at once. Machines leave and come back as the scenario says.
+//!
+//! Beside it, and apart: how old the nodes' knowledge of each other becomes ([`gossip()`]).
 
+mod boards;
 mod compare;
 mod engine;
 mod gossip;
@@ -20,10 +24,12 @@ mod machine;
 mod parallel;
 mod policy;
 mod scenario;
+mod trace;
 mod workload;
 
 pub use compare::{Comparison, PolicyResult, Ratio, compare};
-pub use engine::{Outcome, run};
+pub use engine::{Departure, Leave, Outcome, run};
 pub use gossip::{GOSSIP_SIZES, GossipModel, GossipResult, gossip};
 pub use policy::PolicyName;
 pub use scenario::{Scenario, ScenarioError};
+pub use trace::{Trace, trace};

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::policy::PolicyName;
-use crate::placement;
+use super::{engine::Leave, policy::PolicyName};
+use crate::{
+    cluster::{GossipConfig, GossipConfigError},
+    placement,
+};
 
 /// A scenario file.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
     /// Its name.
@@ -31,6 +34,12 @@ pub struct Scenario {
     pub decide_at_events: bool,
     /// What a move costs, for the policies that pay for it.
     pub moves: MoveCost,
+    /// Machines that leave, and come back.
+    #[serde(default)]
+    pub leaves: Vec<Leave>,
+    /// How machines hear of each other's load, which begins with the run; without it all know all at once. Words that are older than
+    /// placement's `stale_ms` are forgotten.
+    pub gossip: Option<GossipConfig>,
     /// Placement's configuration, for ours.
     #[serde(default)]
     pub placement: placement::Config,
@@ -40,7 +49,7 @@ pub struct Scenario {
 }
 
 /// What a move costs: the memory is copied while the job runs, and what it has changed meanwhile is copied once more while it stands still.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MoveCost {
     /// The link's rate, in Mbit/s.
@@ -73,7 +82,7 @@ impl MoveCost {
 }
 
 /// Figures that others found for the same or a like scenario.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Context {
     /// Where they are from.
@@ -83,7 +92,7 @@ pub struct Context {
 }
 
 /// Some machines of one kind.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MachineKind {
     /// How many.
@@ -97,7 +106,7 @@ pub struct MachineKind {
 }
 
 /// When jobs arrive: a Poisson process.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Arrivals {
     /// The mean time between two arrivals, in seconds.
@@ -111,7 +120,7 @@ pub struct Arrivals {
 }
 
 /// Many jobs at once.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bursts {
     /// The time between two bursts, and before the first, in seconds.
@@ -121,11 +130,13 @@ pub struct Bursts {
 }
 
 /// What one job needs: both demands are `least / u` with `u` uniform in (0, 1), a Pareto distribution with α = 1.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobKind {
     /// The least CPU time, in seconds at speed 1.
     pub least_cpu_s: f64,
+    /// The most CPU time, if there is a bound.
+    pub most_cpu_s: Option<f64>,
     /// The least memory, in MiB.
     pub least_memory_mib: f64,
     /// The most memory, in MiB.
@@ -133,7 +144,7 @@ pub struct JobKind {
 }
 
 /// Jobs that come in several parts.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Parallel {
     /// Which share of all jobs they are.
@@ -149,7 +160,7 @@ pub struct Parallel {
 }
 
 /// How a machine slows down whose jobs demand all of its memory or more.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Thrashing {
     /// Its load is multiplied.
@@ -167,6 +178,9 @@ pub enum ScenarioError {
     /// Placement could not work with its configuration.
     #[error(transparent)]
     Placement(#[from] placement::ConfigError),
+    /// Gossip could not work with its configuration.
+    #[error(transparent)]
+    Gossip(#[from] GossipConfigError),
     /// A figure makes no sense.
     #[error("the scenario's {name} is {value}; {wanted}")]
     Figure {
@@ -180,14 +194,19 @@ pub enum ScenarioError {
 }
 
 /// The scenarios that come with the program.
-const BUILT_IN: [(&str, &str); 7] = [
+const BUILT_IN: [(&str, &str); 12] = [
     ("oc-literal", include_str!("scenarios/oc-literal.toml")),
     ("oc-fit", include_str!("scenarios/oc-fit.toml")),
     ("pareto", include_str!("scenarios/pareto.toml")),
     ("bursts", include_str!("scenarios/bursts.toml")),
     ("slow-node", include_str!("scenarios/slow-node.toml")),
+    ("stale", include_str!("scenarios/stale.toml")),
+    ("leaving-1", include_str!("scenarios/leaving-1.toml")),
+    ("leaving-10", include_str!("scenarios/leaving-10.toml")),
+    ("leaving-50", include_str!("scenarios/leaving-50.toml")),
     ("memory-bound", include_str!("scenarios/memory-bound.toml")),
     ("short-jobs", include_str!("scenarios/short-jobs.toml")),
+    ("scale", include_str!("scenarios/scale.toml")),
 ];
 
 impl Scenario {
@@ -220,6 +239,7 @@ impl Scenario {
 
     fn check(&self) -> Result<(), ScenarioError> {
         self.placement.validate()?;
+        self.gossip.map_or(Ok(()), |gossip| gossip.validate())?;
         let (least_dirty, most_dirty) = self.moves.dirty_share_per_s;
         let machines = self.machines.iter().flat_map(|kind| {
             [
@@ -237,6 +257,7 @@ impl Scenario {
             ("lower rate_factor", low),
             ("upper rate_factor", high),
             ("least_cpu_s", self.jobs.least_cpu_s),
+            ("most_cpu_s", self.jobs.most_cpu_s.unwrap_or(1.0)),
             ("least_memory_mib", self.jobs.least_memory_mib),
             ("most_memory_mib", self.jobs.most_memory_mib),
             ("rebalance_s", self.rebalance_s),
@@ -248,13 +269,17 @@ impl Scenario {
             .bursts
             .iter()
             .flat_map(|bursts| [("bursts' every_s", bursts.every_s), ("bursts' jobs", f64::from(bursts.jobs))]);
+        let leaves = self.leaves.iter().flat_map(|leave| {
+            let back_after_s = leave.back_after_s.unwrap_or(1.0);
+            [("leaves' at_s", leave.at_s), ("leaves' percent", leave.percent), ("leaves' back_after_s", back_after_s)]
+        });
         let parallel =
             self.parallel.iter().flat_map(|p| [("cpu_factor", p.cpu_factor), ("most_parts", f64::from(p.most_parts))]);
         let thrashing = match self.thrashing {
             Thrashing::Multiply(by) => ("thrashing's factor", by),
             Thrashing::Add(jobs) => ("thrashing's addition", jobs),
         };
-        for (name, value) in machines.chain(figures).chain(bursts).chain(parallel).chain([thrashing]) {
+        for (name, value) in machines.chain(figures).chain(bursts).chain(leaves).chain(parallel).chain([thrashing]) {
             if !(value.is_finite() && value > 0.0) {
                 return Err(ScenarioError::Figure { name, value, wanted: "it must be above 0" });
             }

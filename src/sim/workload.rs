@@ -51,7 +51,7 @@ pub(super) fn draw(scenario: &Scenario, seed: u64) -> Vec<Job> {
         if now_s >= arrivals.until_s {
             return jobs;
         }
-        let cpu_s = kind.least_cpu_s / unit(&mut random);
+        let cpu_s = (kind.least_cpu_s / unit(&mut random)).min(kind.most_cpu_s.unwrap_or(f64::INFINITY));
         let memory_mib = (kind.least_memory_mib / unit(&mut random)).min(kind.most_memory_mib);
         let dirty_share = least_dirty + (most_dirty - least_dirty) * random.random::<f64>();
         let parallel = scenario.parallel.as_ref().filter(|parallel| random.random::<f64>() < parallel.share);

@@ -4,8 +4,8 @@
 //! seen of a machine. A job goes where it adds the least cost. E-MOSIX also compares each running job, in each period, with a few machines
 //! at random, and moves it if it adds less there.
 
-use super::{Cluster, Policy, SAMPLE};
-use crate::sim::machine::Machine;
+use super::{Cluster, Policy, SAMPLE, Seen};
+use crate::sim::machine::{Figures, Running};
 
 pub(super) struct Opportunity {
     moves: bool,
@@ -22,49 +22,52 @@ impl Opportunity {
     }
 
     /// What a job of this memory adds at a machine with so many jobs and so much memory in use beside it.
-    fn marginal(&self, machines: usize, machine: &Machine, jobs: usize, used_mib: f64, memory_mib: f64) -> f64 {
+    fn marginal(&self, machines: usize, there: Figures, jobs: usize, used_mib: f64, memory_mib: f64) -> f64 {
         let n = machines as f64;
         let most = (self.most_load + 1e-9).log2().ceil().exp2();
         let cost =
-            |jobs: usize, used_mib: f64| n.powf(used_mib / machine.memory_mib) + n.powf(machine.load_of(jobs) / most);
+            |jobs: usize, used_mib: f64| n.powf(used_mib / there.memory_mib) + n.powf(there.load_of(jobs) / most);
         cost(jobs + 1, used_mib + memory_mib) - cost(jobs, used_mib)
     }
 
-    fn see(&mut self, cluster: &Cluster) {
-        let most = cluster.machines.iter().map(Machine::load).fold(1.0, f64::max);
+    fn see(&mut self, known: impl Iterator<Item = Seen>) {
+        let most = known.map(|seen| seen.figures.load()).fold(1.0, f64::max);
         self.most_load = self.most_load.max(most);
     }
 }
 
 impl Policy for Opportunity {
-    fn place(&mut self, cluster: &mut Cluster, memory_mib: f64) -> usize {
-        self.see(cluster);
+    fn place(&mut self, cluster: &mut Cluster, at: usize, job: &Running) -> usize {
+        self.see(cluster.known(at));
         let n = cluster.machines.len();
-        let cost = |index: &usize| {
-            let machine = &cluster.machines[*index];
-            self.marginal(n, machine, machine.jobs.len(), machine.used_mib, memory_mib)
+        let cost = |Seen { machine, figures, age_ms }: Seen| {
+            (machine, self.marginal(n, figures, figures.jobs, figures.used_mib, job.memory_mib), age_ms)
         };
-        (0..n).min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(0)
+        // Of equals the one that was heard of last.
+        let best = cluster.known(at).map(cost).min_by(|a, b| a.1.total_cmp(&b.1).then(a.2.cmp(&b.2)));
+        best.map_or(at, |(machine, ..)| machine)
     }
 
     fn rebalance(&mut self, cluster: &mut Cluster) {
         if !self.moves {
             return;
         }
-        self.see(cluster);
         let n = cluster.machines.len();
+        for by in 0..if cluster.is_transparent() { 1 } else { n } {
+            self.see(cluster.known(by));
+        }
         for from in 0..n {
             let jobs: Vec<(usize, f64)> =
                 cluster.machines[from].jobs.iter().map(|running| (running.id, running.memory_mib)).collect();
             for (job, memory_mib) in jobs {
-                let here = &cluster.machines[from];
-                let stay = self.marginal(n, here, here.jobs.len() - 1, here.used_mib - memory_mib, memory_mib);
+                let here = cluster.machines[from].figures(cluster.now_s);
+                let stay = self.marginal(n, here, here.jobs - 1, here.used_mib - memory_mib, memory_mib);
                 let others = cluster.some_others(from, SAMPLE);
                 let go = |index: usize| {
-                    let there = &cluster.machines[index];
-                    (index, self.marginal(n, there, there.jobs.len(), there.used_mib, memory_mib))
+                    let there = cluster.seen(from, index)?.figures;
+                    Some((index, self.marginal(n, there, there.jobs, there.used_mib, memory_mib)))
                 };
-                let best = others.into_iter().map(go).min_by(|a, b| a.1.total_cmp(&b.1));
+                let best = others.into_iter().filter_map(go).min_by(|a, b| a.1.total_cmp(&b.1));
                 if let Some((to, _)) = best.filter(|(_, cost)| *cost < stay) {
                     cluster.move_job(job, from, to);
                 }

@@ -1,19 +1,17 @@
 //! Ours: each machine has a [`Placement`] of its own, the one that runs on nodes, and is told what a node would be told.
 
-use std::sync::Arc;
-
 use rand::RngExt as _;
 
-use super::{Cluster, Policy};
+use super::{Cluster, Policy, Seen};
 use crate::{
     placement::{Action, Config, Decision, InFlight, Input, JobId, JobView, NodeName, NodeView, Placement},
     sim::{
-        machine::{Machine, Running},
+        machine::{Figures, Running},
         scenario::Scenario,
     },
 };
 
-/// Rounds of decisions at an event, at most, where moves take no time: in each, every machine may send one job.
+/// Rounds of decisions at an event, at most, where moves take no time and show at once: in each, every machine may send one job.
 const ROUNDS: usize = 32;
 
 pub(super) struct ScxMosix {
@@ -21,8 +19,6 @@ pub(super) struct ScxMosix {
     placements: Vec<Placement>,
     /// The names of jobs, by number.
     jobs: Vec<JobId>,
-    /// How often a job arrived.
-    arrivals: usize,
     at_each_event: bool,
 }
 
@@ -37,7 +33,6 @@ impl ScxMosix {
             names: (0..count).map(|machine| format!("m{machine}").into()).collect(),
             placements: placement.flat_map(|placement| vec![placement; count]).collect(),
             jobs: Vec::new(),
-            arrivals: 0,
             at_each_event: scenario.decide_at_events,
         }
     }
@@ -49,16 +44,16 @@ impl ScxMosix {
         self.jobs[id].clone()
     }
 
-    fn node(&self, cluster: &Cluster, machine: usize) -> NodeView {
-        let Machine { cpus, speed, memory_mib, used_mib, .. } = cluster.machines[machine];
-        let jobs = &cluster.machines[machine].jobs;
-        let weight: f64 = jobs.iter().map(placement_weight).sum();
+    fn node(&self, cluster: &Cluster, seen: Seen) -> NodeView {
+        let Seen { machine, figures, age_ms } = seen;
+        let Figures { cpus, speed, memory_mib, used_mib, jobs, shown, weight } = figures;
+        let runnable = if cluster.is_transparent() { jobs as f64 } else { shown };
         let link_mbit = cluster.cost.map_or(f64::INFINITY, |cost| cost.link_mbit);
         NodeView {
             name: self.names[machine].clone(),
             cpus,
             speed_milli: milli(speed),
-            load_milli: milli(jobs.len() as f64 / (f64::from(cpus) * speed)),
+            load_milli: milli(runnable / (f64::from(cpus) * speed)),
             weight_nano: (weight * 1e9) as u64,
             free_memory_bytes: bytes((memory_mib - used_mib).max(0.0)),
             total_memory_bytes: bytes(memory_mib),
@@ -67,9 +62,9 @@ impl ScxMosix {
             memory_stall_centi: 0,
             link_bytes_per_s: (link_mbit * 1e6 / 8.0) as u64,
             freeze_ms: cluster.cost.map_or(0, |cost| (cost.freeze_s * 1e3) as u64),
-            age_ms: 0,
+            age_ms,
             accepting: true,
-            alive: true,
+            alive: cluster.machines[machine].is_open,
             features_ok: Ok(()),
         }
     }
@@ -93,29 +88,65 @@ impl ScxMosix {
         }
     }
 
-    /// What machine `here` knows: all machines as they are now, and as they will be when the moves of others are over.
+    /// What machine `here` knows: what it has seen; where all know all, the others as they will be when their moves are over.
     fn input(&mut self, cluster: &Cluster, here: usize) -> Input {
-        let mut nodes: Vec<NodeView> = (0..cluster.machines.len()).map(|machine| self.node(cluster, machine)).collect();
-        let mut in_flight = Vec::new();
-        for flight in &cluster.flights {
-            if flight.from == here || flight.to == here {
-                in_flight.push(InFlight {
-                    job: self.job_name(flight.id),
-                    source: self.names[flight.from].clone(),
-                    target: self.names[flight.to].clone(),
-                });
-                continue;
-            }
-            let still_there = cluster.machines[flight.from].get(flight.id);
-            let Some(running) = flight.frozen.as_ref().or(still_there) else { continue };
-            arrives(&mut nodes[flight.to], running);
-            if still_there.is_some() {
-                leaves(&mut nodes[flight.from], running);
+        let mut known: Vec<Seen> = cluster.known(here).collect();
+        if cluster.is_transparent() {
+            let others = cluster.flights.iter().filter(|flight| flight.from != here && flight.to != here);
+            for flight in others {
+                let still_there = cluster.machines[flight.from].get(flight.id);
+                let Some(running) = flight.frozen.as_ref().or(still_there) else { continue };
+                for seen in &mut known {
+                    if seen.machine == flight.to {
+                        seen.figures = seen.figures.with(running);
+                    } else if seen.machine == flight.from && still_there.is_some() {
+                        seen.figures = seen.figures.without(running);
+                    }
+                }
             }
         }
+        let nodes = known.into_iter().map(|seen| self.node(cluster, seen)).collect();
         let jobs = cluster.machines[here].jobs.iter().map(|running| self.job(cluster, running, here)).collect();
-        let now_ms = (cluster.now_s * 1e3) as u64;
-        Input { here: self.names[here].clone(), now_ms, nodes, jobs, in_flight }
+        Input { jobs, nodes, ..self.input_alone(cluster, here) }
+    }
+
+    /// What machine `here` knows of itself.
+    fn input_alone(&mut self, cluster: &Cluster, here: usize) -> Input {
+        let flights = cluster.flights.iter().filter(|flight| flight.from == here || flight.to == here);
+        let in_flight = flights.map(|flight| InFlight {
+            job: self.job_name(flight.id),
+            source: self.names[flight.from].clone(),
+            target: self.names[flight.to].clone(),
+        });
+        let in_flight = in_flight.collect();
+        let nodes = cluster.seen(here, here).into_iter().map(|seen| self.node(cluster, seen)).collect();
+        Input { here: self.names[here].clone(), now_ms: cluster.now_ms(), nodes, jobs: Vec::new(), in_flight }
+    }
+
+    /// The number of the machine of that name.
+    fn machine(&self, name: &NodeName) -> Option<usize> {
+        name.strip_prefix('m')?.parse().ok().filter(|machine| *machine < self.names.len())
+    }
+
+    /// Asks the machine that was chosen for a job of `here` whether it takes it; says which it is, if so.
+    fn admitted(&mut self, cluster: &Cluster, here: usize, decision: &Decision, job: &JobView) -> Option<usize> {
+        let Action::Move { target, cause } = &decision.action else { return None };
+        let to = self.machine(target)?;
+        let there = self.input_alone(cluster, to);
+        if self.placements[to].admit(&there, job, *cause, decision.limit_milli).is_err() {
+            self.placements[here].busy(&job.id, target, there.now_ms);
+            return None;
+        }
+        Some(to)
+    }
+
+    /// A job is at its target at once, and where all know all this shows at once.
+    fn settle(&mut self, cluster: &Cluster, here: usize, to: usize, job: &JobId) {
+        if cluster.is_transparent() {
+            let target = &self.names[to];
+            self.placements[to].released(job, target);
+            self.placements[here].released(job, target);
+        }
     }
 
     /// Lets one machine decide and carries its decisions out; says whether there were any.
@@ -123,31 +154,18 @@ impl ScxMosix {
         let input = self.input(cluster, here);
         let seed = cluster.random.random();
         let decisions = self.placements[here].decide(&input, seed);
-        let mut moved = false;
-        for (index, Decision { job, action, limit_milli, .. }) in decisions.into_iter().enumerate() {
-            let Action::Move { target, cause } = action else { continue };
-            let Some(to) = self.names.iter().position(|name| *name == target) else { continue };
-            let there = self.input(cluster, to);
-            if self.placements[to].admit(&there, &input.jobs[index], cause, limit_milli).is_ok() {
-                let id = cluster.machines[here].jobs[index].id;
-                cluster.move_job(id, here, to);
-                moved = true;
+        for (index, decision) in decisions.iter().enumerate() {
+            if let Some(to) = self.admitted(cluster, here, decision, &input.jobs[index]) {
+                cluster.move_job(cluster.machines[here].jobs[index].id, here, to);
                 if cluster.cost.is_none() {
-                    // It is there already, and shows.
-                    self.placements[here].released(&job, &target);
-                    self.placements[to].released(&job, &target);
+                    self.settle(cluster, here, to, &decision.job);
                 }
                 // The jobs here are others now.
-                break;
+                return true;
             }
-            self.placements[here].released(&job, &target);
         }
-        moved
+        false
     }
-}
-
-fn placement_weight(running: &Running) -> f64 {
-    crate::placement::slowdown::weight(1.0, running.attained_s)
 }
 
 fn milli(value: f64) -> u32 {
@@ -158,58 +176,22 @@ fn bytes(mib: f64) -> u64 {
     (mib * f64::from(1 << 20)) as u64
 }
 
-fn load_milli(node: &NodeView) -> u32 {
-    1_000_000 / (node.cpus * node.speed_milli)
-}
-
-fn arrives(node: &mut NodeView, running: &Running) {
-    node.load_milli += load_milli(node);
-    node.weight_nano += (placement_weight(running) * 1e9) as u64;
-    let needed = bytes(running.memory_mib);
-    node.swapped_bytes += needed.saturating_sub(node.free_memory_bytes);
-    node.free_memory_bytes = node.free_memory_bytes.saturating_sub(needed);
-}
-
-fn leaves(node: &mut NodeView, running: &Running) {
-    node.load_milli = node.load_milli.saturating_sub(load_milli(node));
-    node.weight_nano = node.weight_nano.saturating_sub((placement_weight(running) * 1e9) as u64);
-    let freed = bytes(running.memory_mib);
-    node.free_memory_bytes += freed.saturating_sub(node.swapped_bytes);
-    node.swapped_bytes = node.swapped_bytes.saturating_sub(freed);
-}
-
 impl Policy for ScxMosix {
-    /// Jobs are started at each machine in turn, and may begin elsewhere.
-    fn place(&mut self, cluster: &mut Cluster, memory_mib: f64) -> usize {
-        let here = self.arrivals % cluster.machines.len();
-        self.arrivals += 1;
-        let input = self.input(cluster, here);
-        let fresh = JobView {
-            id: Arc::from("new"),
-            home: self.names[here].clone(),
-            running_on: self.names[here].clone(),
-            demand_milli: 1_000,
-            attained_ms: 0,
-            rss_bytes: bytes(memory_mib),
-            frozen_bytes: 0,
-            age_ms: 0,
-            since_last_move_ms: None,
-            movable: Ok(()),
-            pinned: false,
-            allowed_nodes: None,
-        };
+    fn place(&mut self, cluster: &mut Cluster, at: usize, job: &Running) -> usize {
+        let job = self.job(cluster, job, at);
+        let input = Input { jobs: Vec::new(), ..self.input(cluster, at) };
         let seed = cluster.random.random();
-        let decision = self.placements[here].assign(&input, &fresh, seed);
-        let target = decision.target().unwrap_or(&self.names[here]);
-        self.placements[here].released(&fresh.id, target);
-        self.names.iter().position(|name| name == target).unwrap_or(here)
+        let decision = self.placements[at].assign(&input, &job, seed);
+        let to = self.admitted(cluster, at, &decision, &job).unwrap_or(at);
+        self.settle(cluster, at, to, &job.id);
+        to
     }
 
     fn rebalance(&mut self, cluster: &mut Cluster) {
-        for _ in 0..ROUNDS {
+        for _ in 0..if cluster.is_transparent() { ROUNDS } else { 1 } {
             let mut moved = false;
             for here in 0..cluster.machines.len() {
-                if !cluster.machines[here].jobs.is_empty() {
+                if !cluster.machines[here].jobs.is_empty() && cluster.machines[here].is_open {
                     moved |= self.decide(cluster, here);
                 }
             }

@@ -2,65 +2,61 @@
 
 use rand::RngExt as _;
 
-use super::{Cluster, Policy, SAMPLE};
-use crate::sim::machine::Machine;
+use super::{Cluster, Policy, SAMPLE, Seen};
+use crate::sim::machine::{Figures, Running};
 
-/// Each machine in turn.
-#[derive(Default)]
-pub(super) struct RoundRobin {
-    next: usize,
-}
+/// Where a job comes, which is each machine in turn.
+pub(super) struct RoundRobin;
 
 impl Policy for RoundRobin {
-    fn place(&mut self, cluster: &mut Cluster, _memory_mib: f64) -> usize {
-        let machine = self.next % cluster.machines.len();
-        self.next += 1;
-        machine
+    fn place(&mut self, _cluster: &mut Cluster, at: usize, _job: &Running) -> usize {
+        at
     }
 }
 
-/// The machine whose load would be least with one job more.
-fn least_loaded(cluster: &Cluster, among: impl Iterator<Item = usize>) -> Option<usize> {
-    let load = |index: usize| cluster.machines[index].load_of(cluster.machines[index].jobs.len() + 1);
-    among.min_by(|a, b| load(*a).total_cmp(&load(*b)))
+/// The machine whose load would be least with one job more; of equals the one that was heard of last.
+fn least_loaded(among: impl IntoIterator<Item = Seen>) -> Option<usize> {
+    let load = |seen: &Seen| seen.figures.load_of(seen.figures.jobs + 1);
+    let first = |a: &Seen, b: &Seen| load(a).total_cmp(&load(b)).then(a.age_ms.cmp(&b.age_ms));
+    among.into_iter().min_by(first).map(|seen| seen.machine)
 }
 
 pub(super) struct LeastLoaded;
 
 impl Policy for LeastLoaded {
-    fn place(&mut self, cluster: &mut Cluster, _memory_mib: f64) -> usize {
-        least_loaded(cluster, 0..cluster.machines.len()).unwrap_or(0)
+    fn place(&mut self, cluster: &mut Cluster, at: usize, _job: &Running) -> usize {
+        least_loaded(cluster.known(at)).unwrap_or(at)
     }
 }
 
 pub(super) struct TwoChoices;
 
 impl Policy for TwoChoices {
-    fn place(&mut self, cluster: &mut Cluster, _memory_mib: f64) -> usize {
-        let first = cluster.random.random_range(0..cluster.machines.len());
+    fn place(&mut self, cluster: &mut Cluster, at: usize, _job: &Running) -> usize {
+        let open: Vec<usize> = cluster.open().collect();
+        let first = open[cluster.random.random_range(0..open.len())];
         let second = cluster.some_others(first, 1);
-        least_loaded(cluster, second.into_iter().chain([first])).unwrap_or(first)
+        least_loaded(second.into_iter().chain([first]).filter_map(|machine| cluster.seen(at, machine))).unwrap_or(at)
     }
 }
 
 /// MOSIX (mosix.md §2, after Barak, Guday and Wheeler, 1993): jobs begin where they come, each machine in turn. In each period each
 /// machine looks at some others at random; one whose memory is exhausted sends away the smallest job that cures it, to where there is
 /// room; else the job goes to the least loaded with room, if even 130 % of its own load leaves that below here.
-#[derive(Default)]
-pub(super) struct Mosix {
-    arrivals: RoundRobin,
-}
+pub(super) struct Mosix;
 
 /// MOSIX's hysteresis.
 const HYSTERESIS: f64 = 1.3;
 
-fn has_room(machine: &Machine, memory_mib: f64) -> bool {
-    machine.used_mib + memory_mib < machine.memory_mib
+/// Those of `others` that have room, as far as `by` knows.
+fn roomy(cluster: &Cluster, by: usize, others: &[usize], memory_mib: f64) -> impl Iterator<Item = Seen> {
+    let seen = others.iter().filter_map(move |other| cluster.seen(by, *other));
+    seen.filter(move |seen| seen.figures.has_room(memory_mib))
 }
 
 impl Policy for Mosix {
-    fn place(&mut self, cluster: &mut Cluster, memory_mib: f64) -> usize {
-        self.arrivals.place(cluster, memory_mib)
+    fn place(&mut self, _cluster: &mut Cluster, at: usize, _job: &Running) -> usize {
+        at
     }
 
     fn rebalance(&mut self, cluster: &mut Cluster) {
@@ -86,46 +82,42 @@ fn usher(cluster: &Cluster, from: usize, over_mib: f64, others: &[usize]) -> Opt
         let (a, b) = (key(*a), key(*b));
         a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
     });
-    jobs.into_iter().find_map(|(job, mib)| {
-        let roomy = others.iter().copied().filter(|to| has_room(&cluster.machines[*to], mib));
-        Some((job, least_loaded(cluster, roomy)?))
-    })
+    jobs.into_iter().find_map(|(job, mib)| Some((job, least_loaded(roomy(cluster, from, others, mib))?)))
 }
 
 fn balance(cluster: &Cluster, from: usize, others: &[usize]) -> Option<(usize, usize)> {
-    let here = &cluster.machines[from];
     // The oldest has the longest life before it.
-    let job = here.jobs.iter().max_by(|a, b| a.attained_s.total_cmp(&b.attained_s))?;
-    let roomy = others.iter().copied().filter(|to| has_room(&cluster.machines[*to], job.memory_mib));
-    let to = least_loaded(cluster, roomy)?;
-    let there = &cluster.machines[to];
+    let job = cluster.machines[from].jobs.iter().max_by(|a, b| a.attained_s.total_cmp(&b.attained_s))?;
+    let to = least_loaded(roomy(cluster, from, others, job.memory_mib))?;
+    let (here, there) = (cluster.seen(from, from)?.figures, cluster.seen(from, to)?.figures);
     (there.load() + HYSTERESIS * there.load_of(1) < here.load()).then_some((job.id, to))
 }
 
 /// Work stealing (Blumofe and Leiserson, 1999): an idle machine takes a job of one at random that has more than it has CPUs.
-#[derive(Default)]
-pub(super) struct WorkStealing {
-    arrivals: RoundRobin,
-}
+pub(super) struct WorkStealing;
 
 impl Policy for WorkStealing {
-    fn place(&mut self, cluster: &mut Cluster, memory_mib: f64) -> usize {
-        self.arrivals.place(cluster, memory_mib)
+    fn place(&mut self, _cluster: &mut Cluster, at: usize, _job: &Running) -> usize {
+        at
     }
 
     fn rebalance(&mut self, cluster: &mut Cluster) {
         for thief in 0..cluster.machines.len() {
-            if cluster.machines[thief].jobs.len() >= cluster.machines[thief].cpus as usize {
+            let here = &cluster.machines[thief];
+            if here.jobs.len() >= here.cpus as usize || !here.is_open {
                 continue;
             }
             let others = cluster.some_others(thief, usize::MAX);
-            let victim = others.into_iter().find(|other| {
-                let machine = &cluster.machines[*other];
-                machine.jobs.len() > machine.cpus as usize
-            });
-            let Some(victim) = victim else { continue };
-            let fits = |memory_mib: f64| has_room(&cluster.machines[thief], memory_mib);
-            let jobs = cluster.machines[victim].jobs.iter().filter(|running| fits(running.memory_mib));
+            let has_several = |figures: Figures| figures.jobs > figures.cpus as usize;
+            let known = others.into_iter().filter_map(|other| cluster.seen(thief, other));
+            let victim = known.into_iter().find(|seen| has_several(seen.figures)).map(|seen| seen.machine);
+            // The victim gives away what it really has.
+            let now_s = cluster.now_s;
+            let Some(victim) = victim.filter(|victim| has_several(cluster.machines[*victim].figures(now_s))) else {
+                continue;
+            };
+            let room = cluster.machines[thief].figures(now_s);
+            let jobs = cluster.machines[victim].jobs.iter().filter(|running| room.has_room(running.memory_mib));
             // The oldest work, as at the far end of a work-stealing queue.
             let job = jobs.min_by_key(|running| running.id).map(|running| running.id);
             if let Some(job) = job {
@@ -139,13 +131,13 @@ impl Policy for WorkStealing {
     }
 }
 
-/// Greedy with full knowledge: at each event, the shortest job first, each to the machine where it ends soonest behind those that are
+/// Greedy with full knowledge of all jobs and machines as they are: at each event, the shortest job first, each to the machine where it ends soonest behind those that are
 /// there already, if its memory fits.
 pub(super) struct Clairvoyant;
 
 impl Policy for Clairvoyant {
-    fn place(&mut self, cluster: &mut Cluster, _memory_mib: f64) -> usize {
-        least_loaded(cluster, 0..cluster.machines.len()).unwrap_or(0)
+    fn place(&mut self, cluster: &mut Cluster, at: usize, _job: &Running) -> usize {
+        least_loaded(cluster.open().filter_map(|machine| cluster.seen(machine, machine))).unwrap_or(at)
     }
 
     fn rebalance(&mut self, cluster: &mut Cluster) {
@@ -166,7 +158,8 @@ impl Policy for Clairvoyant {
                 // Where it is, if that is as good.
                 (!fits, end_s, to != from, to)
             };
-            let best = (0..cluster.machines.len())
+            let best = cluster
+                .open()
                 .map(end)
                 .min_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)).then(a.3.cmp(&b.3)));
             let Some((_, end_s, _, to)) = best else { return };

@@ -1,0 +1,90 @@
+use super::*;
+
+fn scenario(name: &str) -> Scenario {
+    let mut scenario = Scenario::named(name);
+    scenario.arrivals.until_s = 1_000.0;
+    scenario
+}
+
+#[test]
+fn a_run_is_determined_by_its_seed_and_all_jobs_end() {
+    for policy in PolicyName::ALL {
+        let one = run(&scenario("oc-fit"), policy, 3);
+        assert_eq!(one, run(&scenario("oc-fit"), policy, 3), "{policy:?}");
+        // The fastest machine has speed 1, and each part of a parallel job has all of its demand.
+        assert!(one.slowdowns.iter().all(|slowdown| *slowdown >= 1.0 - 1e-6), "{policy:?}");
+    }
+}
+
+#[test]
+fn a_job_alone_on_the_fastest_machine_is_not_slowed_down() {
+    let mut scenario = scenario("oc-literal");
+    scenario.arrivals.mean_gap_s = 1e9;
+    scenario.arrivals.until_s = 3e9;
+    scenario.parallel = None;
+    scenario.jobs.most_memory_mib = 1.0;
+    let seed = (0..).find(|seed| !workload::draw(&scenario, *seed).is_empty()).unwrap();
+    let outcome = run(&scenario, PolicyName::Clairvoyant, seed);
+    assert!(outcome.slowdowns.iter().all(|slowdown| (slowdown - 1.0).abs() < 1e-6), "{outcome:?}");
+}
+
+#[test]
+fn moves_are_made_if_they_pay() {
+    let moves = |freeze_s: f64| {
+        let mut scenario = scenario("oc-fit");
+        scenario.moves.freeze_s = freeze_s;
+        let outcome = run(&scenario, PolicyName::ScxMosixReal, 3);
+        assert!(outcome.slowdowns.iter().all(|slowdown| *slowdown >= 1.0 - 1e-6), "{outcome:?}");
+        outcome.moves
+    };
+    let free = run(&scenario("oc-fit"), PolicyName::ScxMosix, 3).moves;
+    assert!(free > 10, "{free}");
+    assert!(moves(0.05) > free / 4, "{} of {free}", moves(0.05));
+    assert_eq!(moves(1e6), 0);
+}
+
+/// A hundred machines as they are: they gossip, moves take their time, and placement is as it is by default. Jobs come until 100 s and
+/// have work for longer than a test looks on.
+fn lasting(mean_gap_s: f64) -> Scenario {
+    let mut scenario = Scenario::named("leaving-1");
+    scenario.placement = crate::placement::Config::default();
+    scenario.leaves.clear();
+    scenario.arrivals.mean_gap_s = mean_gap_s;
+    scenario.arrivals.until_s = 100.0;
+    (scenario.jobs.least_cpu_s, scenario.jobs.most_cpu_s, scenario.jobs.most_memory_mib) = (5_000.0, None, 8.0);
+    scenario
+}
+
+#[test]
+fn a_hundred_machines_that_see_one_idle_do_not_stampede() {
+    let mut scenario = lasting(0.25);
+    scenario.leaves = vec![Leave { at_s: 200.0, percent: 1.0, how: Departure::Drains, back_after_s: Some(50.0) }];
+    let (mut idle, mut had) = (None, Vec::new());
+    watch(&scenario, PolicyName::ScxMosixReal, 5, 0.5, &mut |cluster| {
+        idle = idle.or_else(|| cluster.machines.iter().position(|machine| !machine.is_open));
+        if let Some(idle) = idle.filter(|idle| cluster.machines[*idle].is_open) {
+            let coming = cluster.flights.iter().filter(|flight| flight.to == idle).count();
+            let fullest = cluster.machines.iter().map(|machine| machine.jobs.len()).max().unwrap();
+            had.push((cluster.machines[idle].jobs.len(), coming, fullest));
+        }
+        if cluster.now_s < 350.0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    // By default one at a time, and no more than where they are from would have.
+    assert!(had.iter().all(|(jobs, coming, fullest)| *coming <= 1 && jobs + coming <= *fullest), "{had:?}");
+    assert!(had.last().is_some_and(|(jobs, ..)| *jobs >= 3), "{had:?}");
+}
+
+#[test]
+fn in_a_steady_state_nobody_moves() {
+    let mut scenario = lasting(0.2);
+    let [alike] = &scenario.machines[..] else { panic!() };
+    let kind = |count, cpus, speed| crate::sim::scenario::MachineKind { count, cpus, speed, ..alike.clone() };
+    scenario.machines = vec![kind(50, 1, 1.0), kind(30, 1, 0.5), kind(20, 4, 1.5)];
+    let mut moves = Vec::new();
+    watch(&scenario, PolicyName::ScxMosixReal, 3, 100.0, &mut |cluster| {
+        moves.push(cluster.moves);
+        if moves.len() < 9 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    assert!(moves[1] > 20, "{moves:?}");
+    assert!(moves[5..].iter().all(|all| *all == moves[5]), "{moves:?}");
+}
