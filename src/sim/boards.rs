@@ -52,7 +52,8 @@ impl<T: Clone> Boards<T> {
     /// Boards, at least two, whose nodes begin to speak within a period from now on, which is time 0.
     pub(super) fn new(boards: Vec<Board<u32, T>>, config: GossipConfig, network: Network, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let first = (0..boards.len()).map(|node| Reverse((rng.random_range(0..config.period_ms), Event::Turn { node })));
+        let first =
+            (0..boards.len()).map(|node| Reverse((rng.random_range(0..config.period_ms), Event::Turn { node })));
         let events = first.collect();
         let nodes = boards.into_iter().map(|board| Node { board, is_away: false, turns: 0 }).collect();
         Self { config, network, nodes, events, flying: Flying::default(), rng, forget_ms: None }

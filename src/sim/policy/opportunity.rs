@@ -25,8 +25,7 @@ impl Opportunity {
     fn marginal(&self, machines: usize, there: Figures, jobs: f64, used_mib: f64, memory_mib: f64) -> f64 {
         let n = machines as f64;
         let most = (self.most_load + 1e-9).log2().ceil().exp2();
-        let cost =
-            |jobs: f64, used_mib: f64| n.powf(used_mib / there.memory_mib) + n.powf(there.load_of(jobs) / most);
+        let cost = |jobs: f64, used_mib: f64| n.powf(used_mib / there.memory_mib) + n.powf(there.load_of(jobs) / most);
         cost(jobs + 1.0, used_mib + memory_mib) - cost(jobs, used_mib)
     }
 
