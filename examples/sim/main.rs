@@ -141,9 +141,24 @@ fn tables(scenario: &Scenario, comparison: &Comparison) -> String {
         table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     }
     format!(
-        "{}: {}; {} runs, seeds from {}; ± is the 95 % confidence interval\n{slowdowns}\npaired ratios of slowdowns by job\n{ratios}",
-        scenario.name, scenario.about, comparison.runs, comparison.seed
+        "{}: {}; {} runs, seeds from {}; ± is the 95 % confidence interval\n{slowdowns}\npaired ratios of slowdowns by job\n{ratios}\n{}",
+        scenario.name,
+        scenario.about,
+        comparison.runs,
+        comparison.seed,
+        beside_the_best(comparison)
     )
+}
+
+/// Ours in relation to the best of the literature's; the clairvoyant is none, as no node knows what it knows.
+fn beside_the_best(comparison: &Comparison) -> String {
+    let (ours, others): (Vec<_>, Vec<_>) = comparison.policies.iter().partition(|result| result.policy.is_ours());
+    let references = others.into_iter().filter(|result| result.policy != PolicyName::Clairvoyant);
+    let Some(best) = references.min_by(|a, b| a.slowdown_by_job.total_cmp(&b.slowdown_by_job)) else {
+        return String::new();
+    };
+    let ours: Vec<String> = ours.into_iter().map(|own| format!("{} {}", own.policy, ratio(own, best))).collect();
+    format!("beside the best of the literature, {}: {}", best.policy, ours.join(", "))
 }
 
 fn ratio(result: &PolicyResult, to: &PolicyResult) -> String {

@@ -92,10 +92,8 @@ pub(super) struct Figures {
     pub(super) speed: f64,
     pub(super) memory_mib: f64,
     pub(super) used_mib: f64,
-    /// Its jobs, all of which are runnable.
-    pub(super) jobs: usize,
-    /// How many of them a load shows that rises as MOSIX's does.
-    pub(super) shown: f64,
+    /// Its jobs, all of which are runnable; where loads rise slowly, as many as the load shows.
+    pub(super) jobs: f64,
     /// The sum of their weights as placement reckons them, in 1/s.
     pub(super) weight: f64,
 }
@@ -107,8 +105,8 @@ impl Figures {
     }
 
     /// The load that so many jobs would be.
-    pub(super) fn load_of(&self, jobs: usize) -> f64 {
-        jobs as f64 / (f64::from(self.cpus) * self.speed)
+    pub(super) fn load_of(&self, jobs: f64) -> f64 {
+        jobs / (f64::from(self.cpus) * self.speed)
     }
 
     pub(super) fn has_room(&self, memory_mib: f64) -> bool {
@@ -119,14 +117,14 @@ impl Figures {
     pub(super) fn with(self, running: &Running) -> Self {
         let Self { used_mib, jobs, weight, .. } = self;
         let weight = weight + running.weight();
-        Self { used_mib: used_mib + running.memory_mib, jobs: jobs + 1, weight, ..self }
+        Self { used_mib: used_mib + running.memory_mib, jobs: jobs + 1.0, weight, ..self }
     }
 
     /// Without one that is there.
     pub(super) fn without(self, running: &Running) -> Self {
         let Self { used_mib, jobs, weight, .. } = self;
         let weight = (weight - running.weight()).max(0.0);
-        Self { used_mib: (used_mib - running.memory_mib).max(0.0), jobs: jobs - 1, weight, ..self }
+        Self { used_mib: (used_mib - running.memory_mib).max(0.0), jobs: (jobs - 1.0).max(0.0), weight, ..self }
     }
 }
 
@@ -140,7 +138,8 @@ pub(super) struct Machine {
     pub(super) jobs: Vec<Running>,
     /// Whether it is there and takes jobs.
     pub(super) is_open: bool,
-    /// Jobs that its load does not show yet, as it rises slowly.
+    /// Whether its load rises slowly, as MOSIX's does, and how many jobs it does not show yet then.
+    rises: bool,
     unseen: f64,
     sharing: Sharing,
     thrashing: Thrashing,
@@ -154,7 +153,7 @@ const RISE: f64 = 5.0 / 8.0;
 const NOTHING_S: f64 = 1e-6;
 
 impl Machine {
-    pub(super) fn new(kind: &MachineKind, sharing: Sharing, thrashing: Thrashing) -> Self {
+    pub(super) fn new(kind: &MachineKind, sharing: Sharing, thrashing: Thrashing, rises: bool) -> Self {
         let MachineKind { cpus, speed, memory_mib, .. } = *kind;
         Self {
             cpus,
@@ -163,6 +162,7 @@ impl Machine {
             used_mib: 0.0,
             jobs: Vec::new(),
             is_open: true,
+            rises,
             unseen: 0.0,
             sharing,
             thrashing,
@@ -175,8 +175,9 @@ impl Machine {
         let Self { cpus, speed, memory_mib, used_mib, ref jobs, .. } = *self;
         let passed_s = now_s - self.now_s;
         let weights = jobs.iter().map(|running| slowdown::weight(1.0, running.attained_s + running.rate * passed_s));
-        let shown = jobs.len() as f64 - self.unseen * RISE.powf(passed_s);
-        Figures { cpus, speed, memory_mib, used_mib, jobs: jobs.len(), shown, weight: weights.sum() }
+        let weight = weights.sum();
+        let unseen = if self.rises { self.unseen * RISE.powf(passed_s) } else { 0.0 };
+        Figures { cpus, speed, memory_mib, used_mib, jobs: jobs.len() as f64 - unseen, weight }
     }
 
     /// Lets time pass and returns the jobs of which parts have ended by now, one for each part.
@@ -303,7 +304,7 @@ mod tests {
 
     fn machine(cpus: u32, sharing: Sharing) -> Machine {
         let kind = MachineKind { count: 1, cpus, speed: 1.0, memory_mib: 100.0 };
-        Machine::new(&kind, sharing, Thrashing::Multiply(10.0))
+        Machine::new(&kind, sharing, Thrashing::Multiply(10.0), false)
     }
 
     fn running(id: usize, cpu_s: f64, memory_mib: f64) -> Running {
@@ -356,7 +357,7 @@ mod tests {
         one.add(running(0, 1.0, 100.0));
         assert_eq!(ends(&mut one), [(0, 10.0)]);
         let kind = MachineKind { count: 1, cpus: 1, speed: 1.0, memory_mib: 100.0 };
-        let mut added = Machine::new(&kind, Sharing::Fair, Thrashing::Add(10.0));
+        let mut added = Machine::new(&kind, Sharing::Fair, Thrashing::Add(10.0), false);
         added.add(running(0, 1.0, 100.0));
         assert_eq!(ends(&mut added), [(0, 11.0)]);
     }

@@ -37,8 +37,8 @@ pub struct Scenario {
     /// Machines that leave, and come back.
     #[serde(default)]
     pub leaves: Vec<Leave>,
-    /// How machines hear of each other's load, which begins with the run; without it all know all at once. Words that are older than
-    /// placement's `stale_ms` are forgotten.
+    /// How machines hear of each other's load, which begins with the run and rises slowly, as on nodes; without it all know all at once.
+    /// Words that are older than placement's `stale_ms` are forgotten.
     pub gossip: Option<GossipConfig>,
     /// Placement's configuration, for ours.
     #[serde(default)]

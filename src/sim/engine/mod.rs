@@ -75,7 +75,7 @@ impl<'a> Engine<'a> {
             .machines
             .iter()
             .flat_map(|kind| std::iter::repeat_n(kind, kind.count))
-            .map(|kind| Machine::new(kind, policy.sharing(), scenario.thrashing))
+            .map(|kind| Machine::new(kind, policy.sharing(), scenario.thrashing, scenario.gossip.is_some()))
             .collect();
         Self {
             scenario,

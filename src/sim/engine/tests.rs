@@ -64,7 +64,8 @@ fn a_hundred_machines_that_see_one_idle_do_not_stampede() {
         idle = idle.or_else(|| cluster.machines.iter().position(|machine| !machine.is_open));
         if let Some(idle) = idle.filter(|idle| cluster.machines[*idle].is_open) {
             let coming = cluster.flights.iter().filter(|flight| flight.to == idle).count();
-            let fullest = cluster.machines.iter().map(|machine| machine.jobs.len()).max().unwrap();
+            let others = cluster.machines.iter().enumerate().filter(|(other, _)| *other != idle);
+            let fullest = others.map(|(_, machine)| machine.jobs.len()).max().unwrap();
             had.push((cluster.machines[idle].jobs.len(), coming, fullest));
         }
         if cluster.now_s < 350.0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

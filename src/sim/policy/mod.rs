@@ -233,6 +233,12 @@ impl PolicyName {
         Self::Clairvoyant,
     ];
 
+    /// Whether it is ours.
+    #[must_use]
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::ScxMosix | Self::ScxMosixReal | Self::ScxMosixLas)
+    }
+
     /// How machines share their CPUs under it.
     pub(super) fn sharing(self) -> Sharing {
         match self {
@@ -256,8 +262,8 @@ impl PolicyName {
             Self::LeastLoaded => Box::new(reference::LeastLoaded),
             Self::TwoChoices => Box::new(reference::TwoChoices),
             Self::WorkStealing => Box::new(reference::WorkStealing),
-            Self::ScxMosix | Self::ScxMosixReal | Self::ScxMosixLas => Box::new(ours::ScxMosix::new(scenario)),
             Self::Clairvoyant => Box::new(reference::Clairvoyant),
+            Self::ScxMosix | Self::ScxMosixReal | Self::ScxMosixLas => Box::new(ours::ScxMosix::new(scenario)),
         }
     }
 }

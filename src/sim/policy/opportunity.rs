@@ -22,12 +22,11 @@ impl Opportunity {
     }
 
     /// What a job of this memory adds at a machine with so many jobs and so much memory in use beside it.
-    fn marginal(&self, machines: usize, there: Figures, jobs: usize, used_mib: f64, memory_mib: f64) -> f64 {
+    fn marginal(&self, machines: usize, there: Figures, jobs: f64, used_mib: f64, memory_mib: f64) -> f64 {
         let n = machines as f64;
         let most = (self.most_load + 1e-9).log2().ceil().exp2();
-        let cost =
-            |jobs: usize, used_mib: f64| n.powf(used_mib / there.memory_mib) + n.powf(there.load_of(jobs) / most);
-        cost(jobs + 1, used_mib + memory_mib) - cost(jobs, used_mib)
+        let cost = |jobs: f64, used_mib: f64| n.powf(used_mib / there.memory_mib) + n.powf(there.load_of(jobs) / most);
+        cost(jobs + 1.0, used_mib + memory_mib) - cost(jobs, used_mib)
     }
 
     fn see(&mut self, known: impl Iterator<Item = Seen>) {
@@ -61,7 +60,7 @@ impl Policy for Opportunity {
                 cluster.machines[from].jobs.iter().map(|running| (running.id, running.memory_mib)).collect();
             for (job, memory_mib) in jobs {
                 let here = cluster.machines[from].figures(cluster.now_s);
-                let stay = self.marginal(n, here, here.jobs - 1, here.used_mib - memory_mib, memory_mib);
+                let stay = self.marginal(n, here, (here.jobs - 1.0).max(0.0), here.used_mib - memory_mib, memory_mib);
                 let others = cluster.some_others(from, SAMPLE);
                 let go = |index: usize| {
                     let there = cluster.seen(from, index)?.figures;

@@ -46,14 +46,13 @@ impl ScxMosix {
 
     fn node(&self, cluster: &Cluster, seen: Seen) -> NodeView {
         let Seen { machine, figures, age_ms } = seen;
-        let Figures { cpus, speed, memory_mib, used_mib, jobs, shown, weight } = figures;
-        let runnable = if cluster.is_transparent() { jobs as f64 } else { shown };
+        let Figures { cpus, speed, memory_mib, used_mib, weight, .. } = figures;
         let link_mbit = cluster.cost.map_or(f64::INFINITY, |cost| cost.link_mbit);
         NodeView {
             name: self.names[machine].clone(),
             cpus,
             speed_milli: milli(speed),
-            load_milli: milli(runnable / (f64::from(cpus) * speed)),
+            load_milli: milli(figures.load()),
             weight_nano: (weight * 1e9) as u64,
             free_memory_bytes: bytes((memory_mib - used_mib).max(0.0)),
             total_memory_bytes: bytes(memory_mib),

@@ -16,7 +16,7 @@ impl Policy for RoundRobin {
 
 /// The machine whose load would be least with one job more; of equals the one that was heard of last.
 fn least_loaded(among: impl IntoIterator<Item = Seen>) -> Option<usize> {
-    let load = |seen: &Seen| seen.figures.load_of(seen.figures.jobs + 1);
+    let load = |seen: &Seen| seen.figures.load_of(seen.figures.jobs + 1.0);
     let first = |a: &Seen, b: &Seen| load(a).total_cmp(&load(b)).then(a.age_ms.cmp(&b.age_ms));
     among.into_iter().min_by(first).map(|seen| seen.machine)
 }
@@ -90,7 +90,7 @@ fn balance(cluster: &Cluster, from: usize, others: &[usize]) -> Option<(usize, u
     let job = cluster.machines[from].jobs.iter().max_by(|a, b| a.attained_s.total_cmp(&b.attained_s))?;
     let to = least_loaded(roomy(cluster, from, others, job.memory_mib))?;
     let (here, there) = (cluster.seen(from, from)?.figures, cluster.seen(from, to)?.figures);
-    (there.load() + HYSTERESIS * there.load_of(1) < here.load()).then_some((job.id, to))
+    (there.load() + HYSTERESIS * there.load_of(1.0) < here.load()).then_some((job.id, to))
 }
 
 /// Work stealing (Blumofe and Leiserson, 1999): an idle machine takes a job of one at random that has more than it has CPUs.
@@ -108,7 +108,7 @@ impl Policy for WorkStealing {
                 continue;
             }
             let others = cluster.some_others(thief, usize::MAX);
-            let has_several = |figures: Figures| figures.jobs > figures.cpus as usize;
+            let has_several = |figures: Figures| figures.jobs > f64::from(figures.cpus);
             let known = others.into_iter().filter_map(|other| cluster.seen(thief, other));
             let victim = known.into_iter().find(|seen| has_several(seen.figures)).map(|seen| seen.machine);
             // The victim gives away what it really has.
