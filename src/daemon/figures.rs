@@ -121,7 +121,7 @@ impl Smoothed {
     }
 }
 
-/// By how much free memory gets less.
+/// By how much free memory gets less by itself.
 #[derive(Default)]
 pub struct MemoryFalls {
     last_bytes: Option<u64>,
@@ -129,10 +129,15 @@ pub struct MemoryFalls {
 }
 
 impl MemoryFalls {
-    /// Takes what is free now, `interval_ms` after it was told before.
-    pub fn step(&mut self, free_bytes: u64, interval_ms: u64) {
-        let fallen = self.last_bytes.replace(free_bytes).map_or(0, |last| last.saturating_sub(free_bytes));
-        self.bytes_per_s.step(fallen as f64 * 1_000.0 / interval_ms.max(1) as f64);
+    /// Takes what is free now, `interval_ms` after it was told before. While guests arrive memory falls because of them, which was known
+    /// before and will end: what was seen until then stands until they have.
+    pub fn step(&mut self, free_bytes: u64, interval_ms: u64, guests_arrive: bool) {
+        if guests_arrive {
+            self.last_bytes = None;
+        } else if let Some(last_bytes) = self.last_bytes.replace(free_bytes) {
+            let fallen = last_bytes.saturating_sub(free_bytes);
+            self.bytes_per_s.step(fallen as f64 * 1_000.0 / interval_ms.max(1) as f64);
+        }
     }
 
     /// Bytes per second, smoothed; 0 if memory does not get less.
@@ -153,12 +158,23 @@ mod tests {
     fn memory_that_falls_is_seen_within_seconds_and_memory_that_comes_back_is_no_fall() {
         let mut falls = MemoryFalls::default();
         for free_mib in [900_u64, 850, 800, 750, 700] {
-            falls.step(free_mib << 20, 1_000);
+            falls.step(free_mib << 20, 1_000, false);
         }
         assert_eq!(falls.bytes_per_s() >> 20, 46);
         for _ in 0..8 {
-            falls.step(900 << 20, 1_000);
+            falls.step(900 << 20, 1_000, false);
         }
         assert!(falls.bytes_per_s() < 1 << 20);
+    }
+
+    #[test]
+    fn memory_that_guests_take_as_they_arrive_is_no_fall() {
+        let mut falls = MemoryFalls::default();
+        let mut seen = Vec::new();
+        for (free_mib, arrives) in [(300, false), (280, false), (220, true), (160, true), (160, false), (150, false)] {
+            falls.step(free_mib << 20, 1_000, arrives);
+            seen.push(falls.bytes_per_s() >> 20);
+        }
+        assert_eq!(seen, [0, 10, 10, 10, 10, 10]);
     }
 }

@@ -67,11 +67,12 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
                     .filter(|task| !ours(&Path::new(CGROUP_ROOT).join(task.cgroup.trim_start_matches('/'))));
                 let others_weight = others.map(weight).sum();
                 let free_bytes = state.available_bytes() + state.host.reserved_bytes();
+                let arrives = !state.host.arriving().is_empty();
                 let busy: u64 = snapshot.tasks.iter().map(|task| task.cpu_now_milli).sum();
                 let mut measured = state.measured();
                 measured.figures = figures;
                 measured.others_weight.step(others_weight);
-                measured.memory_falls.step(free_bytes, snapshot.interval_ms);
+                measured.memory_falls.step(free_bytes, snapshot.interval_ms, arrives);
                 measured.cpu_busy_percent = busy as f64 / 10.0 / f64::from(state.info.cpus.max(1));
             }
             Err(error) => tracing::warn!(%error, "no figures this second"),

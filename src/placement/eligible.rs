@@ -24,6 +24,11 @@ impl Room {
         }
     }
 
+    /// The same when so many bytes of it will be gone.
+    pub(super) fn without(self, bytes: f64) -> Self {
+        Self { free_bytes: self.free_bytes.saturating_sub(bytes as u64), ..self }
+    }
+
     fn holds(&self, job_bytes: u64) -> bool {
         self.free_bytes.checked_sub(self.reserve_bytes).is_some_and(|room_bytes| room_bytes > job_bytes)
     }

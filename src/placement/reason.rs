@@ -123,9 +123,9 @@ pub enum Exclusion {
         why: Arc<str>,
     },
     /// It has no room.
-    #[error("{} free, but this job needs {} and {} must remain", Bytes(*free_bytes), Bytes(*job_bytes), Bytes(*reserve_bytes))]
+    #[error("{} left, but this job needs {} and {} must remain", Bytes(*free_bytes), Bytes(*job_bytes), Bytes(*reserve_bytes))]
     Memory {
-        /// Free there after what is on its way, in bytes.
+        /// Free there after what is on its way and what gets less by itself, in bytes.
         free_bytes: u64,
         /// The job's resident memory, in bytes.
         job_bytes: u64,

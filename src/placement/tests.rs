@@ -218,7 +218,7 @@ fn every_node_that_is_no_target_is_named_with_its_reason() {
             "closed: it accepts no guests now",
             "dead: it is not alive",
             "empty: it reports no usable CPU",
-            "full: 80.0 MiB free, but this job needs 20.0 MiB and 64.0 MiB must remain",
+            "full: 80.0 MiB left, but this job needs 20.0 MiB and 64.0 MiB must remain",
             "old: it cannot run programs from here: its CPU lacks avx512f",
             "other: it is not among the nodes allowed for this job",
             "stale: not heard of for 12.0 s, limit 10.0 s",

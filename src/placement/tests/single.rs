@@ -51,6 +51,20 @@ fn a_request_for_the_best_node_counts_no_price() {
 }
 
 #[test]
+fn a_target_whose_memory_falls_admits_nobody_who_would_have_to_leave_again() {
+    let guest = JobView { rss_bytes: 100 * MIB, frozen_bytes: 100 * MIB, ..job("n1/1", "n1", "n2") };
+    let admit = |falls_mib: u64| {
+        let here =
+            NodeView { free_memory_bytes: 300 * MIB, memory_falls_bytes_per_s: falls_mib * MIB, ..node("n1", 0) };
+        placement().admit(&input(vec![here, node("n2", 0)], Vec::new()), &guest, Cause::Load, None)
+    };
+    // A second and 1.4 s to come, and as much to go.
+    assert_eq!(admit(20), Ok(()));
+    let refusal = admit(40).unwrap_err().to_string();
+    assert_eq!(refusal, "n1: 108.0 MiB left, but this job needs 100.0 MiB and 64.0 MiB must remain");
+}
+
+#[test]
 fn a_target_admits_one_at_a_time_and_only_what_fits() {
     let mut placement = placement();
     let here = NodeView { free_memory_bytes: 200 * MIB, ..node("n1", 0) };
@@ -58,7 +72,7 @@ fn a_target_admits_one_at_a_time_and_only_what_fits() {
     let guest = |id: &str| JobView { rss_bytes: 90 * MIB, ..job(id, "n2", "n2") };
     assert_eq!(placement.admit(&input, &guest("n2/1"), Cause::Load, None), Ok(()));
     let refusal = placement.admit(&input, &guest("n2/2"), Cause::Request, None).unwrap_err();
-    assert_eq!(refusal.to_string(), "n1: 110.0 MiB free, but this job needs 90.0 MiB and 64.0 MiB must remain");
+    assert_eq!(refusal.to_string(), "n1: 110.0 MiB left, but this job needs 90.0 MiB and 64.0 MiB must remain");
     let small = JobView { rss_bytes: MIB, ..guest("n2/3") };
     let refusal = placement.admit(&input, &small, Cause::Load, None).unwrap_err();
     assert_eq!(refusal.to_string(), "n1: it is receiving 1 other job(s), limit 1");
