@@ -162,6 +162,10 @@ static __always_inline void emit(struct task_struct *p, __u32 kind)
 	event->start_ns = leader->start_boottime;
 	event->time_ns = bpf_ktime_get_boot_ns();
 	event->cgroup_id = p->cgroups->dfl_cgrp->kn->id;
+	/* Threads that have ended left theirs to the process; those that go on beside these two are not asked. */
+	event->run_ns = signal->sum_sched_runtime + leader->se.sum_exec_runtime;
+	if (p != leader)
+		event->run_ns += p->se.sum_exec_runtime;
 	bpf_probe_read_kernel_str(event->comm, sizeof(event->comm), leader->comm);
 	bpf_ringbuf_submit(event, 0);
 }

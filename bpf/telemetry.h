@@ -22,6 +22,7 @@ struct task_event {
 	__u64 start_ns;		/* CLOCK_BOOTTIME; with pid it names the process for ever */
 	__u64 time_ns;		/* CLOCK_BOOTTIME, of the event */
 	__u64 cgroup_id;
+	__u64 run_ns;		/* CPU time of the process since it was forked; some ticks short while it has several threads */
 	char comm[TASK_COMM_LEN];
 };
 
@@ -46,7 +47,7 @@ struct task_sample {
 	char comm[TASK_COMM_LEN];
 };
 
-_Static_assert(sizeof(struct task_event) == 64, "ABI: task_event");
+_Static_assert(sizeof(struct task_event) == 72, "ABI: task_event");
 _Static_assert(sizeof(struct task_sample) == 112, "ABI: task_sample");
 
 #endif /* SCX_MOSIX_TELEMETRY_H */

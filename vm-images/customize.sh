@@ -127,8 +127,18 @@ END
     chmod -R a+rwX "$out/virtiofsd"
 }
 
+# A real C project for the bench: the sources of Debian's zstd.
+bench_sources() {
+    mkdir -p "$root/tmp/source" "$root/usr/src/zstd"
+    chroot "$root" sh -c 'cd /tmp/source && apt-get -qq source --download-only zstd' >&2 ||
+        fail "cannot download the sources of zstd"
+    tar -C "$root/usr/src/zstd" --strip-components=1 -xf "$root"/tmp/source/*.orig.tar.*
+    rm -rf "$root/tmp/source" "$root/usr/src/zstd/tests" "$root/usr/src/zstd/doc"
+}
+
 : >"$out/manifest"
 settings
+bench_sources
 install_kernel scx
 install_kernel plain
 virtiofsd

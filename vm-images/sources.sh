@@ -13,3 +13,7 @@ lists=$(find "$root/etc/apt" -name '*.list')
 if ! cat $lists | grep -q trixie-backports; then
     cat $lists | sed -n 's/ trixie main.*/ trixie-backports main/p' >"$root/etc/apt/sources.list.d/backports.list"
 fi
+
+# For the sources that the bench builds.
+find "$root/etc/apt" -name '*.list' -exec cat {} + | sed -n 's/^deb \(.* trixie main\).*/deb-src \1/p' \
+    >"$root/etc/apt/sources.list.d/source.list"

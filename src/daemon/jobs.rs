@@ -72,8 +72,8 @@ pub struct Job {
     pub session: SessionId,
     /// Its cgroup, an absolute path.
     pub cgroup: PathBuf,
-    /// When it was registered, in ms since the epoch.
-    pub registered_ms: u64,
+    /// When its root process began, in ms since the epoch.
+    pub began_ms: u64,
     /// Whether its owner wants it to stay at home.
     pub stay: bool,
 }
@@ -128,15 +128,25 @@ impl Jobs {
         if let Some(job) = self.by_pid.values().find(|job| job.cgroup == current) {
             return Ok(job.clone());
         }
-        let job = Job {
-            root_pid: pid,
-            start_time_ticks: process.stat().map_err(no_process)?.starttime,
-            uid: owner,
-            session: SessionId::random(),
-            cgroup: current.join(format!("{CGROUP_PREFIX}{pid}")),
-            registered_ms: super::now_ms(),
-            stay,
-        };
+        let cgroup = current.join(format!("{CGROUP_PREFIX}{pid}"));
+        let job = Job { cgroup, ..describe(&process, owner, stay)? };
+        self.enter(job, &current)
+    }
+
+    /// Makes `pid`, a descendant in the job `of`, a job of its own beside that one, with the descendants that it will have.
+    pub fn promote(&mut self, pid: i32, of: &Job) -> Result<Job, RegisterError> {
+        let no_process = |source| RegisterError::NoProcess { pid, source };
+        let process = procfs::process::Process::new(pid).map_err(no_process)?;
+        let beside = unified_cgroup(&process).filter(|current| *current == of.cgroup);
+        let beside = beside.as_deref().and_then(Path::parent).ok_or(RegisterError::NoCgroup { pid })?;
+        let cgroup = beside.join(format!("{CGROUP_PREFIX}{pid}"));
+        let job = Job { cgroup, ..describe(&process, of.uid, of.stay)? };
+        self.enter(job, &of.cgroup)
+    }
+
+    /// Puts a job's root into its cgroup; back to `current` if that fails.
+    fn enter(&mut self, job: Job, current: &Path) -> Result<Job, RegisterError> {
+        let pid = job.root_pid;
         match fs::create_dir(&job.cgroup) {
             // An empty one may be left of an earlier process with this pid.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !populated(&job.cgroup) => {}
@@ -197,6 +207,28 @@ impl Jobs {
     }
 }
 
+/// A process as a job, without its cgroup.
+fn describe(process: &procfs::process::Process, uid: u32, stay: bool) -> Result<Job, RegisterError> {
+    let pid = process.pid;
+    let stat = process.stat().map_err(|source| RegisterError::NoProcess { pid, source })?;
+    Ok(Job {
+        root_pid: pid,
+        start_time_ticks: stat.starttime,
+        uid,
+        session: SessionId::random(),
+        cgroup: PathBuf::new(),
+        began_ms: super::now_ms().saturating_sub(age_ms(stat.starttime)),
+        stay,
+    })
+}
+
+/// The age of a process that began so many clock ticks after boot, in ms.
+fn age_ms(start_time_ticks: u64) -> u64 {
+    let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let up_ms = u64::try_from(up.tv_sec * 1_000 + up.tv_nsec / 1_000_000).unwrap_or(0);
+    up_ms.saturating_sub(start_time_ticks * 1_000 / rustix::param::clock_ticks_per_second())
+}
+
 /// The absolute path of the unified cgroup of a process.
 pub fn unified_cgroup(process: &procfs::process::Process) -> Option<PathBuf> {
     let groups = process.cgroups().ok()?;
@@ -237,7 +269,7 @@ mod tests {
             uid: 3,
             session: SessionId::random(),
             cgroup: dir.path().join("no-such-cgroup"),
-            registered_ms: 4,
+            began_ms: 4,
             stay: false,
         };
         Jobs::load(dir.path()).unwrap().store(&job).unwrap();

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   run ─┬─ scheduler, telemetry ──► tick (each second: measure, tidy up, show, decide)
+//!        │                     └──► execs (at each exec: start elsewhere)  │
 //!        ├─ cluster ◄── load of each second                         │ launch
 //!        ├─ acceptor ──► gRPC server, agents' streams               ▼
 //!        ├─ agents (control sockets) ◄────────────────────────── moves ──► peers (reserve, release)
@@ -13,6 +14,7 @@
 pub mod acceptor;
 pub mod agents;
 pub mod backend;
+mod execs;
 pub mod figures;
 pub mod host;
 pub mod jobs;

@@ -15,8 +15,8 @@ use crate::{
         view::{MigrationSummary, PlacementCandidate, PlacementDecision, PlacementReason, PlacementReasons, Trigger},
     },
     placement::{
-        Action, Cause, Config, ConfigError, Decision, InFlight, Input, JobView, MoveTimes, NodeView, Placement, Reason,
-        Wish,
+        Action, Cause, Config, ConfigError, Decision, History, InFlight, Input, JobView, MoveTimes, NodeView,
+        Placement, Program, Prospect, Reason, Wish,
     },
 };
 
@@ -34,6 +34,9 @@ struct Inner {
     /// What moves to each node took, and to any.
     times: HashMap<Arc<str>, MoveTimes>,
     all_times: MoveTimes,
+    /// How long moves took from the order to the end, in ms, smoothed: a program that starts elsewhere stands still for all of that.
+    start_ms: Option<f64>,
+    history: History,
 }
 
 /// The last decision about a job.
@@ -61,6 +64,8 @@ impl Placing {
             decided: HashMap::new(),
             times: HashMap::new(),
             all_times: MoveTimes::default(),
+            start_ms: None,
+            history: History::default(),
         };
         Ok(Self { here: here.into(), started: Instant::now(), inner: Mutex::new(inner) })
     }
@@ -98,6 +103,35 @@ impl Placing {
         decision
     }
 
+    /// What is worth doing about a program that begins here.
+    pub fn prospect(&self, program: &Program) -> Prospect {
+        let inner = self.lock();
+        inner.placement.prospect(inner.history.expected_ms(program))
+    }
+
+    /// What is worth doing about a descendant that has had so much CPU time, in ms, by now.
+    pub fn prospect_of(&self, cpu_ms: u64) -> Prospect {
+        self.lock().placement.prospect(Some(cpu_ms))
+    }
+
+    /// A program has ended after so much CPU time, in ms.
+    pub fn learn(&self, program: &Program, cpu_ms: u64) {
+        self.lock().history.learn(program, cpu_ms);
+    }
+
+    /// Where a program that begins here, and probably needs so much CPU time, in ms, is to run.
+    pub fn assign(&self, nodes: Vec<NodeView>, in_flight: Vec<InFlight>, job: &JobView, expected_ms: u64) -> Decision {
+        let mut input = self.input(nodes, Vec::new(), in_flight);
+        let mut inner = self.lock();
+        if let Some(start_ms) = inner.start_ms {
+            input.nodes.iter_mut().for_each(|node| node.freeze_ms = node.freeze_ms.max(start_ms as u64));
+        }
+        let seed = inner.seeds.hash_one(input.now_ms);
+        let decision = inner.placement.assign(&input, job, Some(expected_ms), seed);
+        inner.note(&decision, None);
+        decision
+    }
+
     /// Whether a guest that was announced may come here.
     pub fn admit(
         &self,
@@ -131,6 +165,9 @@ impl Placing {
         for times in [to_target, &mut inner.all_times] {
             times.note(record.memory_bytes, downtime_us / 1_000);
         }
+        let took_ms = record.end_time_ms.unwrap_or(record.create_time_ms).saturating_sub(record.create_time_ms) as f64;
+        let start_ms = inner.start_ms.get_or_insert(took_ms);
+        *start_ms += 0.3 * (took_ms - *start_ms);
     }
 
     /// What a move to a node is expected to take.

@@ -22,6 +22,7 @@ use super::{
     acceptor::{self, Incoming},
     agents::{AgentKey, Agents},
     backend::Daemon,
+    execs::{self, Execs},
     host::{AgentSettings, Host},
     jobs::{Jobs, RegisterError},
     moves::{Ended, Moves},
@@ -161,6 +162,7 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
         peers,
         cluster: cluster.clone(),
         placing: Placing::new(&node, settings.placement.clone())?,
+        execs: Execs::default(),
         measured: Mutex::new(Measured::default()),
         scheduler: scheduler_state,
         stop: stop.clone(),
@@ -185,7 +187,7 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     tasks.spawn(watch_load(state.clone()));
     tasks.spawn(note_reports(state.clone(), reports));
     tasks.spawn(note_ended(state.clone(), ended));
-    tasks.spawn(drain_events(events, stop.clone()));
+    tasks.spawn(execs::run(state.clone(), events, settings.balance));
     tasks.spawn(tick::run(state.clone(), telemetry, hints, settings.balance));
     if let Ok(program) = Program::find() {
         tokio::spawn(async move { program.learn_kernel().await });
@@ -378,19 +380,6 @@ async fn note_ended(state: Arc<State>, mut ended: mpsc::Receiver<Ended>) {
         match record.state {
             MoveState::Run => state.placing.moved(&record),
             _ => state.placing.failed(&record.process.to_string(), &record.target, was_busy),
-        }
-    }
-}
-
-/// Events tell of changes sooner than the next second; nothing waits for them yet, but their queue must not fill up.
-async fn drain_events(mut events: mpsc::Receiver<crate::telemetry::TaskEvent>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            event = events.recv() => match event {
-                Some(event) => tracing::trace!(?event, "task"),
-                None => return,
-            },
-            () = stop.cancelled() => return,
         }
     }
 }

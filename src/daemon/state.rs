@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     agents::Agents,
+    execs::Execs,
     figures::{Figures, MemoryFalls, Smoothed},
     host::{AgentSettings, Host},
     jobs::Jobs,
@@ -57,6 +58,8 @@ pub struct State {
     pub cluster: ClusterHandle,
     /// Decisions.
     pub placing: Placing,
+    /// The programs that jobs of this node run.
+    pub execs: Execs,
     /// What was measured last.
     pub measured: Mutex<Measured>,
     /// Why the scheduler is not attached, if it is not.
@@ -188,7 +191,7 @@ impl State {
                 rss_bytes: figures.resident_bytes,
                 // All of its memory crosses while it stands still.
                 frozen_bytes: figures.resident_bytes,
-                age_ms: super::now_ms().saturating_sub(job.registered_ms),
+                age_ms: super::now_ms().saturating_sub(job.began_ms),
                 since_last_move_ms: None,
                 movable: cannot.map_or(Ok(()), |why| Err(why.into())),
                 pinned: job.stay,

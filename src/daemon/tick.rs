@@ -11,6 +11,7 @@ use std::{
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
+    execs,
     figures::Summing,
     jobs::{CGROUP_ROOT, Job},
     launch::Whereabouts,
@@ -58,6 +59,9 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
                 let guests = Path::new(CGROUP_ROOT).join(GUESTS_CGROUP);
                 let jobs: Vec<PathBuf> = state.jobs().iter().map(|job| job.cgroup.clone()).collect();
                 let wanted = |cgroup: &Path| cgroup.starts_with(&guests) || jobs.iter().any(|job| job == cgroup);
+                if balance {
+                    execs::promote_grown(&state, &snapshot.tasks);
+                }
                 let figures = summing.update(&snapshot, wanted);
                 // Nobody waits for what agents do but the programs that they move, whose cost it is.
                 let ours = |cgroup: &Path| wanted(cgroup) || cgroup.starts_with(agents_cgroup());
@@ -81,8 +85,8 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
             tracing::info!(pid = job.root_pid, "job ended");
         }
         state.host.settle();
-        recover(&state);
         let agents = state.agent_view();
+        recover(&state, &agents);
         note_arrivals(&state, &agents);
         if let Some(hints) = &hints {
             give_hints(hints, &state, &agents, &mut hinted);
@@ -212,20 +216,33 @@ fn give_hints(hints: &TierHints, state: &State, agents: &AgentView, known: &mut 
     *known = present;
 }
 
-/// What a dead agent may have left: a frozen job, a guest that nobody owns.
-fn recover(state: &State) {
+/// What a dead agent may have left: a frozen job, a guest that nobody owns; and what was held for a start elsewhere that came to nothing.
+fn recover(state: &State, agents: &AgentView) {
     for job in state.jobs().iter() {
-        let agent = state.agents.get((StreamKind::Home, job.session));
         let starting = state.moves.under_way().iter().any(|(_, process, _)| process.pid == job.root_pid);
-        if agent.is_some() || starting || !is_frozen(&job.cgroup) {
+        if starting || !is_frozen(&job.cgroup) {
             continue;
         }
-        if state.agent_settings.run_dir.join(format!("jobs/{}.epoch", job.session)).exists() {
-            tracing::warn!(pid = job.root_pid, "its home agent died after it had been committed elsewhere: ended here");
-            write(&job.cgroup.join("cgroup.kill"), "1");
-        } else {
-            tracing::warn!(pid = job.root_pid, "its home agent died before any commit: it goes on here");
-            write(&job.cgroup.join("cgroup.freeze"), "0");
+        let committed = state.agent_settings.run_dir.join(format!("jobs/{}.epoch", job.session)).exists();
+        let has_agent = state.agents.get((StreamKind::Home, job.session)).is_some();
+        let is_idle = agents.homes.get(&job.session).is_some_and(|home| home.epoch == 0 && !home.moving);
+        match (has_agent, committed) {
+            (false, true) => {
+                tracing::warn!(
+                    pid = job.root_pid,
+                    "its home agent died after it had been committed elsewhere: ended here"
+                );
+                write(&job.cgroup.join("cgroup.kill"), "1");
+            }
+            (false, false) => {
+                tracing::info!(pid = job.root_pid, "held, without a home agent or any commit: it goes on here");
+                write(&job.cgroup.join("cgroup.freeze"), "0");
+            }
+            (true, false) if is_idle => {
+                tracing::info!(pid = job.root_pid, "held, and does not move: it goes on here");
+                write(&job.cgroup.join("cgroup.freeze"), "0");
+            }
+            (true, _) => {}
         }
     }
     let Ok(guests) = fs::read_dir(Path::new(CGROUP_ROOT).join(GUESTS_CGROUP)) else { return };

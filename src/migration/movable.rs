@@ -95,8 +95,8 @@ fn check_tree(processes: &[Process], root_pid: i32) -> Result<(), CannotMove> {
     }
 }
 
-/// A process that had children before `run` registered it keeps them, but they are not of the job: CRIU would find them in
-/// the tree and not frozen.
+/// Children from before `run` registered their parent, and those that have become jobs of their own, are not of the job: CRIU would
+/// find them in the tree and not frozen.
 fn check_strangers(processes: &[Process]) -> io::Result<Result<(), CannotMove>> {
     for process in processes.iter().filter(|process| process.state != 'Z') {
         let children = match fs::read_to_string(process.proc(&format!("task/{}/children", process.pid))) {
@@ -111,7 +111,8 @@ fn check_strangers(processes: &[Process]) -> io::Result<Result<(), CannotMove>> 
             && let Some(child) = Process::read(stranger)?
         {
             let Process { pid, comm, .. } = process;
-            let why = format!("process {pid} ({comm}) has a child from before `run`, {stranger} ({})", child.comm);
+            let why =
+                format!("process {pid} ({comm}) has a child that is not of this job, {stranger} ({})", child.comm);
             return Ok(refuse(why));
         }
     }

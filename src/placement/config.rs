@@ -52,6 +52,9 @@ pub struct Config {
     pub moves_per_source: u32,
     /// Moves under way to one node at a time. A user's request does not wait for them.
     pub moves_per_target: u32,
+    /// Whether programs that probably need at least [`Config::min_age_ms`] of CPU time are placed as they begin, before they have memory to
+    /// move; and whether descendants of a job that have needed as much become jobs of their own, which move by themselves.
+    pub start_elsewhere: bool,
     /// Nodes that are compared in one decision; of more, as many at random, and the jobs' homes. Bounds the time of a decision in large
     /// clusters: the best of 64 at random is among the best 5 % of all with a probability of 96 %.
     pub surveyed_nodes: usize,
@@ -80,6 +83,7 @@ impl Default for Config {
             usher_min_bytes: 16 << 20,
             moves_per_source: 1,
             moves_per_target: 1,
+            start_elsewhere: true,
             surveyed_nodes: 64,
             listed_nodes: 8,
         }

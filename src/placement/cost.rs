@@ -152,10 +152,20 @@ impl<'a> Scales<'a> {
     }
 
     /// For a job that has not begun yet and is not part of what `here` shows.
-    pub(super) fn starting(job: &'a JobView, here_name: &NodeName, here: &Occupancy, config: &Config) -> Self {
+    pub(super) fn starting(
+        job: &'a JobView,
+        here_name: &NodeName,
+        here: &Occupancy,
+        expected_ms: Option<u64>,
+        config: &Config,
+    ) -> Self {
         let load = job.load();
         let away = if job.home == *here_name { 0.0 } else { share(config.away_percent) * here.with(load).stretch() };
-        Self::asked(job, here.added_by(load) / load.weight + away, config)
+        Self {
+            others: here.weight / here.cpus / load.weight,
+            price_per_s: expected_ms.map_or(0.0, |ms| 1_000.0 / ms.max(1) as f64),
+            ..Self::asked(job, here.added_by(load) / load.weight + away, config)
+        }
     }
 
     /// As a user sees it who asked for the move, and the target: neither its price nor a least gain count.

@@ -26,6 +26,7 @@
 //!    not stampede.
 //! 6. A node whose memory will be exhausted before its largest job could have left costs as if ten more tasks ran there. If no cost is
 //!    lower elsewhere even so, the job goes that frees most of what is missing, to any node with room.
+//! 7. A program that begins is placed at once if those like it needed enough CPU time before ([`History`]): it has no memory yet.
 //!
 //! The seam for other policies is [`Placement`]'s methods with [`Input`] and [`Decision`]; `balance`, `cost`, `slowdown` and `eligible` are the policy.
 
@@ -35,6 +36,7 @@ mod config;
 pub mod cost;
 mod decision;
 mod eligible;
+mod history;
 mod input;
 mod reason;
 mod request;
@@ -52,6 +54,7 @@ mod tests;
 
 pub use config::{Config, ConfigError};
 pub use decision::{Action, Cause, Decision};
+pub use history::{History, Program, Prospect};
 pub use input::{InFlight, Input, JobId, JobView, NodeName, NodeView};
 pub use reason::{Comparison, Exclusion, Reason, Shortage};
 pub use request::Wish;
@@ -100,12 +103,25 @@ impl Placement {
         balance::explain(input, &self.config, &state, decision, seed)
     }
 
+    /// What is worth doing about a program that begins and of which so much CPU time is expected, in milliseconds.
+    #[must_use]
+    pub fn prospect(&self, expected_ms: Option<u64>) -> Prospect {
+        match expected_ms {
+            Some(expected_ms) if self.config.start_elsewhere && expected_ms >= self.config.min_age_ms => {
+                Prospect::Long(expected_ms)
+            }
+            _ => Prospect::Short,
+        }
+    }
+
     /// Initial assignment: where `job`, just started here and with its demand yet unknown, should run: here while there is a CPU
-    /// free, else at random among the nodes within 5 % of the best. `job` counts as one runnable task if it shows less.
+    /// free, else at random among the nodes within 5 % of the best. `job` counts as one runnable task if it shows less. If it is known
+    /// how much CPU time it will probably need, in milliseconds, the time for which its start elsewhere holds it up
+    /// ([`NodeView::freeze_ms`] of `input`) is weighed against that.
     /// The chosen node, also this one, is charged.
-    pub fn assign(&mut self, input: &Input, job: &JobView, seed: u64) -> Decision {
+    pub fn assign(&mut self, input: &Input, job: &JobView, expected_ms: Option<u64>, seed: u64) -> Decision {
         self.state.refresh(input, &self.config);
-        request::assign(input, &self.config, &mut self.state, job, seed)
+        request::assign(input, &self.config, &mut self.state, job, expected_ms, seed)
     }
 
     /// A user's wish for one job that runs here. It overrides thresholds, hysteresis, residency and the limit of one move at a time,

@@ -161,7 +161,7 @@ proptest! {
     }
 
     #[test]
-    fn requests_and_assignments_respect_facts(input in any_input(), seed: u64, word in prop::sample::select(&["home", "best", "n1", "n2", "n3", "n9"][..])) {
+    fn requests_and_assignments_respect_facts(input in any_input(), seed: u64, word in prop::sample::select(&["home", "best", "n1", "n2", "n3", "n9"][..]), expected_ms: Option<u64>) {
         for job in &input.jobs {
             let asked = Placement::new(Config::default()).unwrap().request(&input, &job.id, &Wish::from(word), seed);
             prop_assert!(!asked.reasons.is_empty());
@@ -169,7 +169,7 @@ proptest! {
                 facts_hold(&input, job, target)?;
                 prop_assert!(word == "best" || **target == *word || (word == "home" && *target == job.home));
             }
-            let assigned = Placement::new(Config::default()).unwrap().assign(&input, job, seed);
+            let assigned = Placement::new(Config::default()).unwrap().assign(&input, job, expected_ms, seed);
             prop_assert!(!assigned.reasons.is_empty());
             if let Some(target) = assigned.target() {
                 facts_hold(&input, job, target)?;

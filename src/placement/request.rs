@@ -35,7 +35,14 @@ impl From<&str> for Wish {
 }
 
 /// See [`super::Placement::assign`].
-pub(super) fn assign(input: &Input, config: &Config, state: &mut State, job: &JobView, seed: u64) -> Decision {
+pub(super) fn assign(
+    input: &Input,
+    config: &Config,
+    state: &mut State,
+    job: &JobView,
+    expected_ms: Option<u64>,
+    seed: u64,
+) -> Decision {
     let Some(here) = usable_here(input) else {
         return Decision::stays(job, vec![Reason::NoFigures { node: input.here.clone() }]);
     };
@@ -52,7 +59,7 @@ pub(super) fn assign(input: &Input, config: &Config, state: &mut State, job: &Jo
         state.grant(job, &input.here, input.now_ms);
         return Decision::stays(job, vec![reason, Reason::StartsHere { node: input.here.clone() }]);
     }
-    let scales = Scales::starting(job, &input.here, &occupancy, config);
+    let scales = Scales::starting(job, &input.here, &occupancy, expected_ms, config);
     let survey = Survey::new(input, iter::once(&job.home), config, state, Cause::Initial, seed);
     let mut reasons = survey.list(&scales, None);
     let Found::Choice(choice) = survey.find(&scales, None, false) else {

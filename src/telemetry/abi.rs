@@ -6,7 +6,7 @@ use super::sample::{CgroupRef, PF_KTHREAD, TaskSample};
 /// `sizeof(struct task_sample)`, asserted there.
 pub(super) const SAMPLE_BYTES: usize = 112;
 /// `sizeof(struct task_event)`, asserted there.
-pub(super) const EVENT_BYTES: usize = 64;
+pub(super) const EVENT_BYTES: usize = 72;
 
 /// Reads fields one after the other from a record that is long enough by its type.
 struct Fields<'a>(&'a [u8]);
@@ -93,11 +93,12 @@ pub(super) fn decode_event(record: &[u8]) -> Option<TaskEvent> {
     let process = ProcessId { pid, start_ns: fields.u64() };
     let time_ns = fields.u64();
     let cgroup_id = fields.u64();
+    let cpu_ms_total = fields.u64() / 1_000_000;
     let comm = fields.comm();
     match kind {
         1 => Some(TaskEvent::Forked { process, ppid, uid, cgroup_id, comm, time_ns }),
-        2 => Some(TaskEvent::Execed { process, uid, cgroup_id, comm, time_ns }),
-        3 => Some(TaskEvent::Exited { process, ppid, wait_status, time_ns }),
+        2 => Some(TaskEvent::Execed { process, uid, cgroup_id, comm, cpu_ms_total, time_ns }),
+        3 => Some(TaskEvent::Exited { process, ppid, wait_status, cpu_ms_total, time_ns }),
         _ => None,
     }
 }
@@ -142,10 +143,10 @@ mod tests {
     #[test]
     fn an_exit_carries_the_wait_status() {
         let mut bytes: Vec<u8> = [3u32, 7, 1, 0, 9, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        bytes.extend([21u64, 22, 23].iter().flat_map(|long| long.to_ne_bytes()));
+        bytes.extend([21u64, 22, 23, 24_000_000].iter().flat_map(|long| long.to_ne_bytes()));
         bytes.extend([0; 16]);
-        let exited =
-            TaskEvent::Exited { process: ProcessId { pid: 7, start_ns: 21 }, ppid: 1, wait_status: 9, time_ns: 22 };
+        let process = ProcessId { pid: 7, start_ns: 21 };
+        let exited = TaskEvent::Exited { process, ppid: 1, wait_status: 9, cpu_ms_total: 24, time_ns: 22 };
         assert_eq!(decode_event(&bytes), Some(exited));
         bytes[0] = 99;
         assert_eq!(decode_event(&bytes), None);

@@ -56,6 +56,8 @@ pub enum TaskEvent {
         cgroup_id: u64,
         /// Its new name.
         comm: String,
+        /// CPU time since it was forked: what it had under its names before.
+        cpu_ms_total: u64,
         /// When.
         time_ns: u64,
     },
@@ -67,6 +69,8 @@ pub enum TaskEvent {
         ppid: u32,
         /// As wait(2) gives it.
         wait_status: i32,
+        /// CPU time since it was forked.
+        cpu_ms_total: u64,
         /// When.
         time_ns: u64,
     },
@@ -190,7 +194,13 @@ mod tests {
     use super::*;
 
     fn exited(pid: u32) -> TaskEvent {
-        TaskEvent::Exited { process: ProcessId { pid, start_ns: 1 }, ppid: 1, wait_status: 0, time_ns: 2 }
+        TaskEvent::Exited {
+            process: ProcessId { pid, start_ns: 1 },
+            ppid: 1,
+            wait_status: 0,
+            cpu_ms_total: 0,
+            time_ns: 2,
+        }
     }
 
     fn outlet(capacity: usize) -> (Outlet, mpsc::Receiver<TaskEvent>) {

@@ -11,11 +11,32 @@ fn eight_jobs_started_at_once_are_assigned_all_over() {
     placement.config.moves_per_target = 8;
     for id in 0..8 {
         let fresh = JobView { demand_milli: 0, age_ms: 0, ..job(&format!("n1/{id}"), "n1", "n1") };
-        let decision = placement.assign(&input, &fresh, id);
+        let decision = placement.assign(&input, &fresh, None, id);
         let node = decision.target().map_or("n1", |name| &**name).to_owned();
         *counts.entry(node).or_insert(0) += 1;
     }
     assert_eq!(counts.into_values().max(), Some(3), "{:?}", placement.leases());
+}
+
+#[test]
+fn a_program_starts_elsewhere_if_it_needs_long_enough_for_the_time_that_its_start_takes() {
+    let nodes = || vec![node("n1", 3_000), NodeView { freeze_ms: 15_000, ..node("n2", 0) }];
+    let fresh = JobView { demand_milli: 0, attained_ms: 0, age_ms: 0, ..job("n1/1", "n1", "n1") };
+    let starts = |expected_ms| placement().assign(&input(nodes(), Vec::new()), &fresh, Some(expected_ms), 1);
+    assert!(moves_to(&starts(60_000), "n2", Cause::Initial), "{:?}", lines(&starts(60_000)));
+    assert_eq!(starts(2_500).verdict().unwrap().to_string(), "starts on n1, where it is: no other node is better");
+    let idle = input(vec![node("n1", 0), node("n2", 0)], Vec::new());
+    assert_eq!(placement().assign(&idle, &fresh, Some(60_000), 1).target(), None);
+}
+
+#[test]
+fn programs_that_nobody_knows_and_short_ones_stay_in_their_job() {
+    let placement = placement();
+    assert_eq!(placement.prospect(None), Prospect::Short);
+    assert_eq!(placement.prospect(Some(1_999)), Prospect::Short);
+    assert_eq!(placement.prospect(Some(2_000)), Prospect::Long(2_000));
+    let off = Placement::new(Config { start_elsewhere: false, ..Config::default() }).unwrap();
+    assert_eq!(off.prospect(Some(60_000)), Prospect::Short);
 }
 
 #[test]

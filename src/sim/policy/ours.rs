@@ -180,7 +180,7 @@ impl Policy for ScxMosix {
         let job = self.job(cluster, job, at);
         let input = Input { jobs: Vec::new(), ..self.input(cluster, at) };
         let seed = cluster.random.random();
-        let decision = self.placements[at].assign(&input, &job, seed);
+        let decision = self.placements[at].assign(&input, &job, None, seed);
         let to = self.admitted(cluster, at, &decision, &job).unwrap_or(at);
         self.settle(cluster, at, to, &job.id);
         to

@@ -1,9 +1,10 @@
 //! `cargo xtask bench`: what a move, the scheduler and the daemon cost, each beside what one would have without scx_mosix.
 //!
 //! ```text
-//!   boot n1, n2 ─► migration: scx_mosix │ plain criu, by turns, at each size
-//!               ─► daemon:    idle, then with 1,000 tasks
-//!               ─► scheduler: daemons off; hackbench and wake-up latency, scx_mosix │ the kernel's own, by turns
+//!   boot n1, n2     ─► migration: scx_mosix │ plain criu, by turns, at each size
+//!                   ─► daemon:    idle, then with 1,000 tasks
+//!                   ─► scheduler: daemons off; hackbench and wake-up latency, scx_mosix │ the kernel's own, by turns
+//!   boot n1, n2, n3 ─► build:     make -j8 of a Debian source package at n1, scx_mosix │ n1 alone, by turns; one CPU each
 //! ```
 //!
 //! A part that fails is named at the end and makes the exit status 1; the others are measured and printed all the same. Nothing
@@ -19,12 +20,14 @@
 //!   "migration": [ { "megabytes", "downtime_ms": C, "total_ms": C, "plain_parts_ms": { "dump", "copy", "restore" } } ],
 //!   "scheduler": [ { "measure": "hackbench"|"wakeup_p50"|"wakeup_p99"|"wakeup_p999", "unit": "s"|"us", …C } ],
 //!   "daemon": { "idle": D, "loaded": D },             D = { "tasks", "cpu_ms_per_s", "rss_kib" }
+//!   "build": { "machine", "seconds": C, "objects", "moves": [of each run of ours] },
 //!   "failed": { PART: REASON } }
 //! C = { "ours": [run…], "baseline": [run…], "ours_median", "baseline_median", "ratio", "ratio_min", "ratio_max" }
 //! ```
 //!
 //! A part that was not asked for, or failed, is absent. `ratio` is ours to baseline, the median of the pairs' ratios: below 1 is better.
 
+mod build;
 mod daemon;
 mod guests;
 mod migration;
@@ -79,21 +82,34 @@ enum Part {
     Daemon,
     /// hackbench and wake-up latency
     Scheduler,
+    /// make -j8 of a real C project, by three nodes and by one
+    Build,
 }
 
 /// All that was measured; the JSON's form.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Report {
     runs: u16,
-    machine: Machine,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<Machine>,
     #[serde(skip_serializing_if = "Option::is_none")]
     migration: Option<Vec<migration::Size>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     scheduler: Option<Vec<scheduler::Measure>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     daemon: Option<daemon::Daemon>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    build: Option<Building>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     failed: BTreeMap<&'static str, String>,
+}
+
+/// The builds and the machines that they were made on, which are others.
+#[derive(Serialize)]
+struct Building {
+    machine: Machine,
+    #[serde(flatten)]
+    build: build::Build,
 }
 
 /// What it was measured on.
@@ -111,26 +127,20 @@ struct Machine {
 pub fn run(wanted: &Bench) -> Result<()> {
     let progress = Progress::new();
     setup::ensure(&progress)?;
+    let mut report = Report { runs: wanted.runs, ..Report::default() };
     let wants = |part: Part| wanted.parts.is_empty() || wanted.parts.contains(&part);
-    let daemon = wants(Part::Migration) || wants(Part::Daemon);
-    let vms = up::Wanted { nodes: 2, cpus: 2, memory_mib: MEMORY_MIB, daemon, plain: Vec::new() };
-    let guests = Guests::up(&vms, &progress)?;
-    let mut failed = BTreeMap::new();
-    let pairs = usize::from(wanted.runs);
-    let report = Report {
-        runs: wanted.runs,
-        machine: machine(&guests)?,
-        migration: part(wants(Part::Migration), "migration", &mut failed, || {
-            migration::measure(&guests, pairs, &progress)
-        }),
-        daemon: part(wants(Part::Daemon), "daemon", &mut failed, || daemon::measure(&guests, &progress)),
-        // The last one: it ends the daemons.
-        scheduler: part(wants(Part::Scheduler), "scheduler", &mut failed, || {
-            scheduler::measure(&guests, pairs, &progress)
-        }),
-        failed,
-    };
-    drop(guests);
+    if [Part::Migration, Part::Daemon, Part::Scheduler].into_iter().any(wants) {
+        on_two_nodes(&wants, &mut report, &progress)?;
+    }
+    if wants(Part::Build) {
+        let vms = up::Wanted { nodes: 3, cpus: 1, memory_mib: MEMORY_MIB, daemon: true, plain: Vec::new() };
+        let guests = Guests::up(&vms, &progress)?;
+        let measure = || {
+            let build = build::measure(&guests, usize::from(report.runs), &progress)?;
+            Ok(Building { machine: machine(&guests)?, build })
+        };
+        report.build = part(true, "build", &mut report.failed, measure);
+    }
     match wanted.output {
         Output::Table => println!("{}", table::tables(&report)),
         Output::Json => println!("{}", serde_json::to_string(&report)?),
@@ -139,6 +149,22 @@ pub fn run(wanted: &Bench) -> Result<()> {
         let reasons: Vec<String> = report.failed.iter().map(|(part, reason)| format!("{part}: {reason}")).collect();
         bail!("not everything could be measured:\n{}", reasons.join("\n"));
     }
+    Ok(())
+}
+
+fn on_two_nodes(wants: &impl Fn(Part) -> bool, report: &mut Report, progress: &Progress) -> Result<()> {
+    let daemon = wants(Part::Migration) || wants(Part::Daemon);
+    let vms = up::Wanted { nodes: 2, cpus: 2, memory_mib: MEMORY_MIB, daemon, plain: Vec::new() };
+    let guests = Guests::up(&vms, progress)?;
+    let pairs = usize::from(report.runs);
+    let failed = &mut report.failed;
+    report.machine = Some(machine(&guests)?);
+    report.migration =
+        part(wants(Part::Migration), "migration", failed, || migration::measure(&guests, pairs, progress));
+    report.daemon = part(wants(Part::Daemon), "daemon", failed, || daemon::measure(&guests, progress));
+    // The last one: it ends the daemons.
+    report.scheduler =
+        part(wants(Part::Scheduler), "scheduler", failed, || scheduler::measure(&guests, pairs, progress));
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 
-use super::{Report, stats::Comparison};
+use super::{Building, Machine, Report, stats::Comparison};
 
 /// All tables of a report.
 pub fn tables(report: &Report) -> String {
@@ -34,15 +34,20 @@ pub fn tables(report: &Report) -> String {
         }
         text.push(table.to_string());
     }
+    if let Some(Building { build, .. }) = &report.build {
+        let mut table = table(["make -j8 at n1", "scx_mosix", "n1 alone", "ratio", "spread"]);
+        let moves = build.moves.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        table.add_row(row(format!("{} objects, all alike; moves: {moves}", build.objects), "s", &build.seconds));
+        text.push(table.to_string());
+    }
     text.push(format!(
-        "Medians of {} pairs of runs by turns; ratio: scx_mosix to the other, the median of the pairs' and their spread.\n\
-         {} guests of {} CPUs and {} MiB, run by {}.",
-        report.runs,
-        report.machine.nodes,
-        report.machine.cpus,
-        report.machine.memory_mib,
-        report.machine.accelerator
+        "Medians of {} pairs of runs by turns; ratio: scx_mosix to the other, the median of the pairs' and their spread.",
+        report.runs
     ));
+    for machine in report.machine.iter().chain(report.build.as_ref().map(|building| &building.machine)) {
+        let Machine { nodes, cpus, memory_mib, accelerator, .. } = machine;
+        text.push(format!("{nodes} guests of {cpus} CPUs and {memory_mib} MiB, run by {accelerator}."));
+    }
     text.join("\n")
 }
 

@@ -29,6 +29,7 @@ use crate::home::inject::{Deputised, InjectError, Original};
 use crate::home::link::LinkSender;
 use crate::home::relay::home::HomeRelays;
 use crate::home::wire::{Hello, HomeToGuest, SharedFile, Signal};
+use crate::migration::freeze::is_frozen;
 
 /// How often the core looks at what nobody reports.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -37,6 +38,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LOST_AFTER: Duration = Duration::from_secs(30);
 /// How long the last messages may take to arrive, once the job has ended.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long a job may be held here for a start elsewhere of which nothing comes, before it goes on here. The daemon lets it go on much
+/// sooner, if there is one.
+const HELD_AT_MOST: Duration = Duration::from_secs(60);
 /// Queue of each kind of event.
 const QUEUE_EVENTS: usize = 1024;
 
@@ -115,6 +119,8 @@ pub(super) struct Core {
     waiting: Vec<Ending>,
     visited: Vec<String>,
     ended: Option<ExitStatus>,
+    /// Since when the job stands still here without a move.
+    held_since: Option<Instant>,
     /// When to go, once the job has ended.
     leave_at: Option<Instant>,
 }
@@ -171,6 +177,7 @@ impl Core {
             waiting: Vec::new(),
             visited,
             ended: None,
+            held_since: None,
             leave_at: None,
         };
         (core, handle)
@@ -383,6 +390,7 @@ impl Core {
                     self.act(actions).await;
                     self.leave();
                 }
+                self.let_go_of_held(is_moving || self.arbiter.moving().is_some());
             }
             Party::Guest(owner) => {
                 if self.leave_at.is_none()
@@ -396,6 +404,19 @@ impl Core {
         let owner = self.arbiter.owner();
         let moving = self.arbiter.moving().map(|(migration, _)| migration);
         self.guests.retain(|id, guest| Party::Guest(*id) == owner || Some(*id) == moving || !lost(guest));
+    }
+
+    /// Without a daemon that looks after it, a job that was held for a start elsewhere goes on here after a while.
+    fn let_go_of_held(&mut self, is_moving: bool) {
+        let cgroup = &self.settings.role.cgroup;
+        if is_moving || !is_frozen(cgroup).unwrap_or(false) {
+            self.held_since = None;
+        } else if self.held_since.get_or_insert_with(Instant::now).elapsed() >= HELD_AT_MOST {
+            tracing::warn!("held here without a move for too long: it goes on here");
+            if let Err(error) = std::fs::write(cgroup.join("cgroup.freeze"), "0") {
+                tracing::error!(%error, "it cannot be let go on");
+            }
+        }
     }
 
     async fn lose(&mut self, node: &str) {
