@@ -49,6 +49,11 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
     let mut summing = Summing::default();
     let mut hinted = HashMap::new();
     let mut count: u32 = 0;
+    // Whoever does not hear of this node for seconds takes it for dead, so it waits for no program.
+    let own = HintTarget::Process(std::process::id());
+    if let Some(Err(error)) = hints.as_ref().map(|hints| hints.set_tier(own, Some(Tier::Agent))) {
+        tracing::warn!(%error, "this daemon competes with programs for CPU time");
+    }
     loop {
         tokio::select! {
             _ = steps.tick() => {}

@@ -34,7 +34,8 @@ impl Room {
     }
 }
 
-/// Whether `node` takes any job from here for `cause`, with the one reason if not. A user's request does not wait for other arrivals.
+/// Whether `node` takes any job from here for `cause`, with the one reason if not. A user's request waits neither for other arrivals nor
+/// after a refusal.
 pub(super) fn node(
     node: &NodeView,
     cause: Cause,
@@ -53,6 +54,11 @@ pub(super) fn node(
     }
     if let Err(why) = &node.features_ok {
         return Err(Exclusion::Features { why: why.clone() });
+    }
+    if cause != Cause::Request
+        && let Some((ago_ms, retry_ms)) = state.failed_lately(None, &node.name, input.now_ms)
+    {
+        return Err(Exclusion::BusyLately { ago_ms, retry_ms });
     }
     let arriving = state.arriving(&node.name, input.now_ms, config.settle_ms);
     if cause != Cause::Request && arriving >= config.moves_per_target {
@@ -82,7 +88,7 @@ pub(super) fn job(
         return Err(Exclusion::Memory { free_bytes, job_bytes: job.rss_bytes, reserve_bytes });
     }
     if cause != Cause::Request
-        && let Some((ago_ms, retry_ms)) = state.failed_lately(&job.id, &node.name, input.now_ms)
+        && let Some((ago_ms, retry_ms)) = state.failed_lately(Some(&job.id), &node.name, input.now_ms)
     {
         return Err(Exclusion::FailedLately { ago_ms, retry_ms });
     }

@@ -153,10 +153,10 @@ impl Placement {
         self.state.failed(job, target, now_ms, self.config.retry_ms);
     }
 
-    /// The target of a move that was decided had its hands full, or knew better: its charge ends, and the pair is left alone for
+    /// The target of a move that was decided had its hands full, or knew better: its charge ends, and no job is offered to the target for
     /// [`Config::settle_ms`], by when the target's load shows what it has taken.
     pub fn busy(&mut self, job: &str, target: &str, now_ms: u64) {
-        self.state.failed(job, target, now_ms, self.config.settle_ms);
+        self.state.busy(job, target, now_ms, self.config.settle_ms);
     }
 
     /// A decided or admitted move was not begun after all (say, the target was busy): its charge ends, nothing is held against the target.

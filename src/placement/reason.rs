@@ -148,6 +148,14 @@ pub enum Exclusion {
         /// What it may be at most.
         limit_milli: u32,
     },
+    /// It refused somebody lately, as it had its hands full.
+    #[error("it had its hands full {} ago; asked again after {}", Seconds(*ago_ms), Seconds(*retry_ms))]
+    BusyLately {
+        /// How long ago, in milliseconds.
+        ago_ms: u64,
+        /// How long it is left alone, in milliseconds.
+        retry_ms: u64,
+    },
     /// It went wrong lately.
     #[error("this job failed to get there {} ago; tried again after {}", Seconds(*ago_ms), Seconds(*retry_ms))]
     FailedLately {

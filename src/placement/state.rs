@@ -36,7 +36,8 @@ pub struct Lease {
 
 #[derive(Debug, Clone)]
 struct Failure {
-    job: JobId,
+    /// The job that failed; `None` for the target's having had its hands full, which concerns all.
+    job: Option<JobId>,
     target: NodeName,
     at_ms: u64,
     /// How long the pair is left alone from then on.
@@ -108,15 +109,25 @@ impl State {
 
     pub(super) fn failed(&mut self, job: &str, target: &str, at_ms: u64, hold_ms: u64) {
         self.released(job, target);
-        self.failures.retain(|failure| *failure.job != *job || *failure.target != *target);
-        self.failures.push(Failure { job: job.into(), target: target.into(), at_ms, hold_ms });
+        self.leave_alone(Failure { job: Some(job.into()), target: target.into(), at_ms, hold_ms });
     }
 
-    /// How long ago `job` failed to get to `target`, if it did lately, and how long it is left alone, both in milliseconds.
-    pub(super) fn failed_lately(&self, job: &str, target: &str, now_ms: u64) -> Option<(u64, u64)> {
+    pub(super) fn busy(&mut self, job: &str, target: &str, at_ms: u64, hold_ms: u64) {
+        self.released(job, target);
+        self.leave_alone(Failure { job: None, target: target.into(), at_ms, hold_ms });
+    }
+
+    fn leave_alone(&mut self, failure: Failure) {
+        self.failures.retain(|other| other.job != failure.job || other.target != failure.target);
+        self.failures.push(failure);
+    }
+
+    /// How long ago `job`, or `None` for any, failed to get to `target`, if it did lately, and how long that is left alone, both in
+    /// milliseconds.
+    pub(super) fn failed_lately(&self, job: Option<&str>, target: &str, now_ms: u64) -> Option<(u64, u64)> {
         self.failures
             .iter()
-            .find(|failure| &*failure.job == job && &*failure.target == target)
+            .find(|failure| failure.job.as_deref() == job && &*failure.target == target)
             .map(|failure| (now_ms.saturating_sub(failure.at_ms), failure.hold_ms))
     }
 
