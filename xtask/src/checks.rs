@@ -124,7 +124,7 @@ fn integration(wanted: &Test) -> Result<Count> {
     if !any {
         return Ok(Count::default());
     }
-    let binary = product::build(false)?;
+    let binary = product::build(product::Profile::Test)?;
     // Programs that the tests run on the nodes; `cargo test --test NAME` alone does not build them.
     cmd::run(product::cargo("build").args(["--package", "scx_mosix", "--examples"]))?;
     let mut command = product::cargo("test");

@@ -68,7 +68,10 @@ fn run(task: Task) -> Result<()> {
         Task::Setup => set_up(),
         Task::Build { release } => {
             set_up()?;
-            println!("{}", product::build(release)?.display());
+            println!(
+                "{}",
+                product::build(if release { product::Profile::Release } else { product::Profile::Test })?.display()
+            );
             Ok(())
         }
         Task::Lint => set_up().and_then(|()| checks::lint()),

@@ -52,25 +52,43 @@ pub fn own_cargo(subcommand: &str) -> Command {
     command
 }
 
+/// How the product is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// As tests want it: our own code not optimised, as that takes four times as long.
+    Test,
+    /// As measurements want it: our own code optimised, the dependencies as for tests.
+    Measure,
+    /// As users want it.
+    Release,
+}
+
 /// Builds the product and returns the path of its binary. With `SCX_MOSIX_BIN` set, that binary is taken as it is.
-pub fn build(release: bool) -> Result<PathBuf> {
+pub fn build(profile: Profile) -> Result<PathBuf> {
     if let Some(binary) = std::env::var_os("SCX_MOSIX_BIN") {
         return PathBuf::from(&binary).canonicalize().with_context(|| format!("SCX_MOSIX_BIN is {binary:?}"));
     }
     let mut command = cargo("build");
     command.args(["--package", "scx_mosix", "--bin", "scx_mosix"]);
-    if release {
-        command.arg("--release");
+    match profile {
+        Profile::Test => {}
+        Profile::Measure => optimise(&mut command),
+        Profile::Release => drop(command.arg("--release")),
     }
     cmd::run(&mut command).context("cannot build scx_mosix")?;
-    let profile = if release { "release" } else { "debug" };
-    Ok(target_dir().join(TARGET).join(profile).join("scx_mosix"))
+    let directory = if profile == Profile::Release { "release" } else { "debug" };
+    Ok(target_dir().join(TARGET).join(directory).join("scx_mosix"))
 }
 
-/// Becomes the simulator. Our own code is optimised for it, which it is not for tests and guests; the dependencies are the same.
+/// Our own code is optimised by this call of cargo; the dependencies are, and stay, what they are for tests.
+fn optimise(command: &mut Command) {
+    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "3");
+}
+
+/// Becomes the simulator.
 pub fn simulate(arguments: &[String]) -> Result<()> {
     let mut command = cargo("run");
     command.args(["--package", "scx_mosix", "--example", "sim", "--"]).args(arguments);
-    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "3");
+    optimise(&mut command);
     Err(command.exec()).context("cannot start cargo")
 }

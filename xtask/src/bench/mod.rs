@@ -42,6 +42,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::{
+    product::Profile,
     progress::Progress,
     setup,
     vm::{accel::Accel, up},
@@ -133,7 +134,8 @@ pub fn run(wanted: &Bench) -> Result<()> {
         on_two_nodes(&wants, &mut report, &progress)?;
     }
     if wants(Part::Build) {
-        let vms = up::Wanted { nodes: 3, cpus: 1, memory_mib: MEMORY_MIB, daemon: true, plain: Vec::new() };
+        let profile = Profile::Measure;
+        let vms = up::Wanted { nodes: 3, cpus: 1, memory_mib: MEMORY_MIB, daemon: true, plain: Vec::new(), profile };
         let guests = Guests::up(&vms, &progress)?;
         let measure = || {
             let build = build::measure(&guests, usize::from(report.runs), &progress)?;
@@ -154,7 +156,8 @@ pub fn run(wanted: &Bench) -> Result<()> {
 
 fn on_two_nodes(wants: &impl Fn(Part) -> bool, report: &mut Report, progress: &Progress) -> Result<()> {
     let daemon = wants(Part::Migration) || wants(Part::Daemon);
-    let vms = up::Wanted { nodes: 2, cpus: 2, memory_mib: MEMORY_MIB, daemon, plain: Vec::new() };
+    let profile = Profile::Measure;
+    let vms = up::Wanted { nodes: 2, cpus: 2, memory_mib: MEMORY_MIB, daemon, plain: Vec::new(), profile };
     let guests = Guests::up(&vms, progress)?;
     let pairs = usize::from(report.runs);
     let failed = &mut report.failed;

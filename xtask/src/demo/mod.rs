@@ -25,6 +25,7 @@ use serde::Serialize;
 
 use crate::{
     cmd,
+    product::Profile,
     progress::Progress,
     setup,
     vm::{
@@ -72,7 +73,8 @@ pub fn run(output: Output, keep: bool) -> Result<()> {
     let progress = Progress::new();
     setup::ensure(&progress)?;
     let cluster = Cluster::named("demo")?;
-    let wanted = up::Wanted { nodes: 3, cpus: 1, memory_mib: 768, daemon: true, plain: Vec::new() };
+    let wanted =
+        up::Wanted { nodes: 3, cpus: 1, memory_mib: 768, daemon: true, plain: Vec::new(), profile: Profile::Test };
     let state = up::up(&cluster, &wanted, &progress)?;
     let result = demonstrate(&Guests { cluster: &cluster, state: &state }, output, &progress);
     if keep {

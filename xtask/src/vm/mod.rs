@@ -22,7 +22,7 @@ pub mod up;
 pub mod vng;
 
 use crate::cmd;
-use crate::product;
+use crate::product::{self, Profile};
 use crate::progress::Progress;
 use crate::setup;
 use anyhow::{Context, Result, bail};
@@ -235,7 +235,7 @@ pub fn run(command: Vm) -> Result<()> {
             let plain = plain_kernel.iter().map(node).collect::<Result<_>>()?;
             let progress = Progress::new();
             setup::ensure(&progress)?;
-            let wanted = up::Wanted { nodes, cpus, memory_mib: mem, daemon: !no_daemon, plain };
+            let wanted = up::Wanted { nodes, cpus, memory_mib: mem, daemon: !no_daemon, plain, profile: Profile::Test };
             up::up(&Cluster::named(&name.name)?, &wanted, &progress).map(drop)
         }
         Vm::Exec { node, user, name, command } => {
@@ -272,7 +272,7 @@ pub fn run(command: Vm) -> Result<()> {
             if !cluster.key().exists() {
                 bail!("the cluster {:?} was made with --no-daemon: it has no key", cluster.name);
             }
-            let binary = product::build(false)?;
+            let binary = product::build(Profile::Test)?;
             cmd::run(
                 Command::new(binary).args(["key", "client-cert", "--key"]).arg(cluster.key()).arg("--out").arg(dir),
             )

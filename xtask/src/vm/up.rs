@@ -9,7 +9,7 @@ use super::image::{self, Image, Kernel, Locked};
 use super::qemu::{self, Machine};
 use super::switch;
 use crate::cmd;
-use crate::product;
+use crate::product::{self, Profile};
 use crate::progress::Progress;
 use anyhow::{Context, Result, anyhow, bail};
 use std::fs;
@@ -37,6 +37,8 @@ pub struct Wanted {
     pub daemon: bool,
     /// The nodes that boot the kernel without sched_ext.
     pub plain: Vec<usize>,
+    /// How the binary is compiled.
+    pub profile: Profile,
 }
 
 /// Makes the cluster and waits until it can be used. If that fails, nothing of it remains.
@@ -57,7 +59,7 @@ pub fn up(cluster: &Cluster, wanted: &Wanted, progress: &Progress) -> Result<Sta
         // What a killed `vm up`, or the machine's restart, left behind.
         _ => cluster.down()?,
     }
-    let (image, binary) = make(progress)?;
+    let (image, binary) = make(wanted.profile, progress)?;
     let accel = accel::choose(progress, &image)?;
     let kernel = |node| if wanted.plain.contains(&node) { Kernel::Plain } else { Kernel::Scx };
     let mut state = State {
@@ -78,10 +80,10 @@ pub fn up(cluster: &Cluster, wanted: &Wanted, progress: &Progress) -> Result<Sta
 }
 
 /// The image and the binary, whichever takes longer.
-fn make(progress: &Progress) -> Result<(Image, PathBuf)> {
+fn make(profile: Profile, progress: &Progress) -> Result<(Image, PathBuf)> {
     std::thread::scope(|scope| {
         let image = scope.spawn(|| image::ensure(progress));
-        let binary = product::build(false)?;
+        let binary = product::build(profile)?;
         let image = image.join().map_err(|_| anyhow!("the image's build broke off"))??;
         Ok((image, binary))
     })
