@@ -106,12 +106,13 @@ impl Placing {
     /// What is worth doing about a program that begins here.
     pub fn prospect(&self, program: &Program) -> Prospect {
         let inner = self.lock();
-        inner.placement.prospect(inner.history.expected_ms(program))
+        inner.placement.prospect(inner.history.expected_ms(program), inner.start_ms())
     }
 
     /// What is worth doing about a descendant that has had so much CPU time, in ms, by now.
     pub fn prospect_of(&self, cpu_ms: u64) -> Prospect {
-        self.lock().placement.prospect(Some(cpu_ms))
+        let inner = self.lock();
+        inner.placement.prospect(Some(cpu_ms), inner.start_ms())
     }
 
     /// A program has ended after so much CPU time, in ms.
@@ -123,9 +124,8 @@ impl Placing {
     pub fn assign(&self, nodes: Vec<NodeView>, in_flight: Vec<InFlight>, job: &JobView, expected_ms: u64) -> Decision {
         let mut input = self.input(nodes, Vec::new(), in_flight);
         let mut inner = self.lock();
-        if let Some(start_ms) = inner.start_ms {
-            input.nodes.iter_mut().for_each(|node| node.freeze_ms = node.freeze_ms.max(start_ms as u64));
-        }
+        let start_ms = inner.start_ms();
+        input.nodes.iter_mut().for_each(|node| node.freeze_ms = node.freeze_ms.max(start_ms));
         let seed = inner.seeds.hash_one(input.now_ms);
         let decision = inner.placement.assign(&input, job, Some(expected_ms), seed);
         inner.note(&decision, None);
@@ -224,6 +224,11 @@ impl Placing {
 }
 
 impl Inner {
+    /// How long a start elsewhere takes, in ms.
+    fn start_ms(&self) -> u64 {
+        self.start_ms.map_or_else(|| self.all_times.freeze_ms(), |start_ms| start_ms as u64)
+    }
+
     fn note(&mut self, decision: &Decision, round: Option<Arc<Round>>) {
         let decided = Decided { at_ms: now_ms(), decision: decision.clone(), round };
         self.decided.insert(decision.job.clone(), decided);

@@ -52,9 +52,13 @@ pub struct Config {
     pub moves_per_source: u32,
     /// Moves under way to one node at a time. A user's request does not wait for them.
     pub moves_per_target: u32,
-    /// Whether programs that probably need at least [`Config::min_age_ms`] of CPU time are placed as they begin, before they have memory to
-    /// move; and whether descendants of a job that have needed as much become jobs of their own, which move by themselves.
+    /// Whether programs that probably need long are placed as they begin, before they have memory to move; and whether descendants of a job
+    /// that have needed long become jobs of their own, which move by themselves. Long is [`Config::min_age_ms`] of CPU time, and
+    /// [`Config::start_worth`] times as long as moves take.
     pub start_elsewhere: bool,
+    /// How many times as long as its start elsewhere takes a program must probably need to be placed by itself. Ours: 2, as such a start
+    /// costs CPU time at both ends and the files that the program reads come over the network.
+    pub start_worth: u32,
     /// Nodes that are compared in one decision; of more, as many at random, and the jobs' homes. Bounds the time of a decision in large
     /// clusters: the best of 64 at random is among the best 5 % of all with a probability of 96 %.
     pub surveyed_nodes: usize,
@@ -84,6 +88,7 @@ impl Default for Config {
             moves_per_source: 1,
             moves_per_target: 1,
             start_elsewhere: true,
+            start_worth: 2,
             surveyed_nodes: 64,
             listed_nodes: 8,
         }
@@ -111,7 +116,7 @@ impl Config {
     /// The first setting that is out of bounds, with its bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
         const HOUR_MS: u64 = 3_600_000;
-        let bounds: [(&'static str, u64, u64, u64); 17] = [
+        let bounds: [(&'static str, u64, u64, u64); 18] = [
             ("home_threshold_milli", u64::from(self.home_threshold_milli), 0, 1_000_000),
             ("away_percent", u64::from(self.away_percent), 0, 1_000),
             ("least_gain_percent", u64::from(self.least_gain_percent), 0, 100),
@@ -125,6 +130,7 @@ impl Config {
             ("near_best_percent", u64::from(self.near_best_percent), 0, 100),
             ("usher_below_percent", u64::from(self.usher_below_percent), 0, 50),
             ("usher_stall_percent", u64::from(self.usher_stall_percent), 1, 100),
+            ("start_worth", u64::from(self.start_worth), 0, 1_000),
             ("moves_per_source", u64::from(self.moves_per_source), 1, 64),
             ("moves_per_target", u64::from(self.moves_per_target), 1, 64),
             ("surveyed_nodes", u64::try_from(self.surveyed_nodes).unwrap_or(u64::MAX), 2, 4_096),

@@ -103,13 +103,14 @@ impl Placement {
         balance::explain(input, &self.config, &state, decision, seed)
     }
 
-    /// What is worth doing about a program that begins and of which so much CPU time is expected, in milliseconds.
+    /// What is worth doing about a program of which so much CPU time is expected, where its start elsewhere takes so long, both in
+    /// milliseconds.
     #[must_use]
-    pub fn prospect(&self, expected_ms: Option<u64>) -> Prospect {
+    pub fn prospect(&self, expected_ms: Option<u64>, start_ms: u64) -> Prospect {
+        let Config { start_elsewhere, min_age_ms, start_worth, .. } = self.config;
+        let least_ms = start_ms.saturating_mul(start_worth.into()).max(min_age_ms);
         match expected_ms {
-            Some(expected_ms) if self.config.start_elsewhere && expected_ms >= self.config.min_age_ms => {
-                Prospect::Long(expected_ms)
-            }
+            Some(expected_ms) if start_elsewhere && expected_ms >= least_ms => Prospect::Long(expected_ms),
             _ => Prospect::Short,
         }
     }
