@@ -102,7 +102,7 @@ fn tour(cluster: &Cluster, work_ms: u32, arguments: &[&str]) {
 fn long_programs_start_elsewhere(cluster: &Cluster) {
     let start = |number: usize| {
         let line = format!(
-            "cd /home/user; scx_mosix run -- bash -c \"workload threads --threads 1 --steps 60 --work-ms 200 >long{number}; echo STATUS \\$?.\""
+            "cd /home/user; scx_mosix run -- bash -c \"workload threads --threads 1 --steps 60 --work-ms 500 >long{number}; echo STATUS \\$?.\""
         );
         cluster.spawn("n1", "user", &["bash", "-c", &line])
     };
