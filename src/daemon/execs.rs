@@ -104,14 +104,21 @@ fn begins(state: &State, process: ProcessId, before_ms: u64) -> Option<(Job, Pro
     Some((job, program))
 }
 
-/// Learns from a program that has ended, unless it ran elsewhere, where its CPU time is not known from here.
+/// Learns from a program that has ended. Of one that ran elsewhere, what its host said last of its CPU time stands for all of it, if it was alone
+/// in its job.
 fn ended(state: &State, process: ProcessId, cpu_ms_total: u64) {
     let Some(Running { program, before_ms }) = state.execs.lock().remove(&process) else { return };
-    let session = state.jobs().get(process.pid.cast_signed()).map(|job| job.session);
+    let pid = process.pid.cast_signed();
+    let session = state.jobs().get(pid).map(|job| job.session);
     let has_moved =
         session.is_some_and(|session| state.agent_view().homes.get(&session).is_some_and(|home| home.epoch > 0));
-    if !has_moved {
-        state.placing.learn(&program, cpu_ms_total.saturating_sub(before_ms));
+    let total_ms = if has_moved {
+        state.measured().away.get(&pid).filter(|(_, row)| row.processes == 1).map(|(_, row)| row.cpu_time_ms)
+    } else {
+        Some(cpu_ms_total)
+    };
+    if let Some(total_ms) = total_ms {
+        state.placing.learn(&program, total_ms.saturating_sub(before_ms));
     }
 }
 

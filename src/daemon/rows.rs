@@ -179,6 +179,8 @@ impl RowContext<'_> {
         }
         row.cannot_move.clone_from(&guest.cannot_move);
         row.stay = guest.stay;
+        // What it had before it came here is part of its life too.
+        row.cpu_time_ms += guest.past.attained_ms;
         row.migration = self.migrations.get(&name).copied();
         row
     }
