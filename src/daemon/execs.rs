@@ -13,21 +13,19 @@
 use std::{
     collections::HashMap,
     fs,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::mpsc;
 
 use super::{
-    jobs::{CGROUP_ROOT, Job, unified_cgroup},
+    jobs::{Job, cgroup_directory, unified_cgroup},
     placing,
     state::State,
 };
 use crate::{
     api::name::ProcessName,
-    control::SessionId,
-    placement::{Action, JobView, Program, Prospect},
+    placement::{JobView, Program, Prospect},
     telemetry::{ProcessId, TaskEvent, TaskLoad},
 };
 
@@ -36,24 +34,32 @@ const CAPACITY: usize = 65_536;
 
 /// The programs that descendants of jobs, and jobs themselves, are running.
 #[derive(Default)]
-pub struct Execs(Mutex<HashMap<ProcessId, Running>>);
+pub struct Execs(Mutex<HashMap<u32, Running>>);
 
-/// A program that runs.
+/// A program that runs, by its pid.
 struct Running {
+    process: ProcessId,
     program: Program,
     /// CPU time that its process had had before, in ms.
     before_ms: u64,
 }
 
 impl Execs {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ProcessId, Running>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Running>> {
         // Entries come and go whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets a process, and tells what it ran; not of an earlier one with its pid.
+    fn take(&self, process: ProcessId) -> Option<Running> {
+        let mut running = self.lock();
+        running.get(&process.pid).filter(|running| running.process == process)?;
+        running.remove(&process.pid)
+    }
+
     /// Whether the process has executed a program since it was followed.
     fn knows(&self, pid: u32) -> bool {
-        self.lock().keys().any(|process| process.pid == pid)
+        self.lock().contains_key(&pid)
     }
 }
 
@@ -76,7 +82,7 @@ pub async fn run(state: Arc<State>, mut events: mpsc::Receiver<TaskEvent>, balan
             Some(TaskEvent::Exited { process, cpu_ms_total, .. }) => ended(&state, process, cpu_ms_total),
             // What was lost is not learned; a lost exit is noticed as its pid is used again, or below.
             Some(TaskEvent::Lost { .. }) => {
-                state.execs.lock().retain(|process, _| fs::exists(format!("/proc/{}", process.pid)).unwrap_or(true));
+                state.execs.lock().retain(|pid, _| fs::exists(format!("/proc/{pid}")).unwrap_or(true));
             }
             Some(TaskEvent::Forked { .. }) => {}
             None => return,
@@ -89,17 +95,17 @@ fn begins(state: &State, process: ProcessId, before_ms: u64) -> Option<(Job, Pro
     state.jobs().iter().next()?;
     let pid = process.pid.cast_signed();
     let cgroup = unified_cgroup(&procfs::process::Process::new(pid).ok()?)?;
-    let job = state.jobs().iter().find(|job| job.cgroup == cgroup).cloned()?;
-    if state.agent_view().homes.get(&job.session).is_some_and(|home| home.epoch > 0) {
+    let job = state.jobs().in_cgroup(&cgroup).cloned()?;
+    if state.agent_view().has_moved(job.session) {
         return None;
     }
     let executable = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
     let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let program = Program::new(&executable.to_string_lossy(), arguments.split(|byte| *byte == 0));
     let mut running = state.execs.lock();
-    running.retain(|other, _| other.pid != process.pid);
+    running.remove(&process.pid);
     if running.len() < CAPACITY {
-        running.insert(process, Running { program: program.clone(), before_ms });
+        running.insert(process.pid, Running { process, program: program.clone(), before_ms });
     }
     Some((job, program))
 }
@@ -107,12 +113,10 @@ fn begins(state: &State, process: ProcessId, before_ms: u64) -> Option<(Job, Pro
 /// Learns from a program that has ended. Of one that ran elsewhere, what its host said last of its CPU time stands for all of it, if it was alone
 /// in its job.
 fn ended(state: &State, process: ProcessId, cpu_ms_total: u64) {
-    let Some(Running { program, before_ms }) = state.execs.lock().remove(&process) else { return };
+    let Some(Running { program, before_ms, .. }) = state.execs.take(process) else { return };
     let pid = process.pid.cast_signed();
     let session = state.jobs().get(pid).map(|job| job.session);
-    let has_moved =
-        session.is_some_and(|session| state.agent_view().homes.get(&session).is_some_and(|home| home.epoch > 0));
-    let total_ms = if has_moved {
+    let total_ms = if session.is_some_and(|session| state.agent_view().has_moved(session)) {
         state.measured().away.get(&pid).filter(|(_, row)| row.processes == 1).map(|(_, row)| row.cpu_time_ms)
     } else {
         Some(cpu_ms_total)
@@ -125,13 +129,11 @@ fn ended(state: &State, process: ProcessId, cpu_ms_total: u64) {
 /// Makes descendants that have needed long jobs of their own, so that the balancer can move them by themselves.
 pub fn promote_grown(state: &State, tasks: &[TaskLoad]) {
     let jobs: Vec<Job> = state.jobs().iter().filter(|job| !job.stay).cloned().collect();
-    for task in tasks {
+    for task in tasks.iter().filter(|task| state.execs.knows(task.pid)) {
         let Prospect::Long(_) = state.placing.prospect_of(task.cpu_ms_total) else { continue };
-        let cgroup = Path::new(CGROUP_ROOT).join(task.cgroup.trim_start_matches('/'));
+        let cgroup = cgroup_directory(&task.cgroup);
         let Some(of) = jobs.iter().find(|job| job.cgroup == cgroup) else { continue };
-        if of.root_pid != task.pid.cast_signed() && state.execs.knows(task.pid) {
-            promote(state, task.pid.cast_signed(), of);
-        }
+        promote(state, task.pid.cast_signed(), of);
     }
 }
 
@@ -172,26 +174,18 @@ fn place(state: &Arc<State>, pid: i32, of: &Job, expected_ms: u64) {
     let Some(job) = promote(state, pid, of) else { return };
     let process = ProcessName { node: state.node.clone(), pid };
     let id = process.to_string();
-    let blank = || state.job_views().into_iter().find(|view| *view.id == *id);
-    let Some(view) = blank().filter(|view| view.movable.is_ok()) else { return };
+    let view = state.job_views().into_iter().find(|view| *view.id == *id && view.movable.is_ok());
+    let Some(view) = view else { return };
     let view = JobView { attained_ms: 0, demand_milli: 1_000, ..view };
     let decision = state.placing.assign(state.node_views(), state.in_flight(), &view, expected_ms);
-    let Action::Move { target, cause } = &decision.action else { return };
+    let Some(target) = decision.target() else { return };
     let why =
         format!("begins, and probably needs {:.1} s; {}", expected_ms as f64 / 1_000.0, placing::summary(&decision));
     tracing::info!(%process, %target, why, "placement starts a program elsewhere");
-    let started =
-        state.launch(&process, target, placing::trigger(*cause), why, decision.limit_milli, SessionId::random());
-    match started {
-        // Whatever becomes of the move, `recover` looks after what stands still without one.
-        Ok(_) => {
-            if let Err(error) = fs::write(job.cgroup.join("cgroup.freeze"), "1") {
-                tracing::info!(%process, %error, "it cannot be held; it moves while it runs");
-            }
-        }
-        Err(error) => {
-            tracing::info!(%process, %error, "it starts here");
-            state.placing.failed(&decision.job, target, false);
-        }
+    // Whatever becomes of the move, `recover` looks after what stands still without one.
+    if state.carry_out(&process, &decision, why)
+        && let Err(error) = fs::write(job.cgroup.join("cgroup.freeze"), "1")
+    {
+        tracing::info!(%process, %error, "it cannot be held; it moves while it runs");
     }
 }

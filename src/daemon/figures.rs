@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{jobs::CGROUP_ROOT, now_ms};
+use super::{jobs::cgroup_directory, now_ms};
 use crate::telemetry::{Snapshot, decay::process_step};
 
 /// What the processes of one cgroup use.
@@ -72,7 +72,7 @@ impl Summing {
         let mut all: HashMap<PathBuf, Figures> = HashMap::new();
         let mut asked: HashMap<PathBuf, u64> = HashMap::new();
         for task in &snapshot.tasks {
-            let cgroup = Path::new(CGROUP_ROOT).join(task.cgroup.trim_start_matches('/'));
+            let cgroup = cgroup_directory(&task.cgroup);
             if !wanted(&cgroup) {
                 continue;
             }

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::SessionId;
+use crate::{control::SessionId, telemetry::boottime_ns};
 
 /// Where the unified cgroup hierarchy is mounted.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -125,7 +125,7 @@ impl Jobs {
             return Err(RegisterError::NotYours { pid, owner, caller });
         }
         let current = unified_cgroup(&process).ok_or(RegisterError::NoCgroup { pid })?;
-        if let Some(job) = self.by_pid.values().find(|job| job.cgroup == current) {
+        if let Some(job) = self.in_cgroup(&current) {
             return Ok(job.clone());
         }
         let cgroup = current.join(format!("{CGROUP_PREFIX}{pid}"));
@@ -175,8 +175,13 @@ impl Jobs {
     pub fn containing(&self, pid: i32) -> Option<&Job> {
         self.get(pid).or_else(|| {
             let cgroup = unified_cgroup(&procfs::process::Process::new(pid).ok()?)?;
-            self.iter().find(|job| job.cgroup == cgroup)
+            self.in_cgroup(&cgroup)
         })
+    }
+
+    /// The job that has this cgroup.
+    pub fn in_cgroup(&self, cgroup: &Path) -> Option<&Job> {
+        self.iter().find(|job| job.cgroup == *cgroup)
     }
 
     /// All jobs by pid.
@@ -224,16 +229,19 @@ fn describe(process: &procfs::process::Process, uid: u32, stay: bool) -> Result<
 
 /// The age of a process that began so many clock ticks after boot, in ms.
 fn age_ms(start_time_ticks: u64) -> u64 {
-    let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let up_ms = u64::try_from(up.tv_sec * 1_000 + up.tv_nsec / 1_000_000).unwrap_or(0);
-    up_ms.saturating_sub(start_time_ticks * 1_000 / rustix::param::clock_ticks_per_second())
+    (boottime_ns() / 1_000_000).saturating_sub(start_time_ticks * 1_000 / rustix::param::clock_ticks_per_second())
 }
 
 /// The absolute path of the unified cgroup of a process.
 pub fn unified_cgroup(process: &procfs::process::Process) -> Option<PathBuf> {
     let groups = process.cgroups().ok()?;
     let unified = groups.0.iter().find(|group| group.hierarchy == 0)?;
-    Some(Path::new(CGROUP_ROOT).join(unified.pathname.trim_start_matches('/')))
+    Some(cgroup_directory(&unified.pathname))
+}
+
+/// The directory of a cgroup that is named by its path in the unified hierarchy.
+pub fn cgroup_directory(name: &str) -> PathBuf {
+    Path::new(CGROUP_ROOT).join(name.trim_start_matches('/'))
 }
 
 /// Whether a cgroup exists and has a process in it.

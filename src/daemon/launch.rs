@@ -72,6 +72,18 @@ impl State {
         }
     }
 
+    /// Starts the move that placement decided by itself. Whether it began; if not, placement knows, and the job goes on here.
+    pub fn carry_out(self: &Arc<Self>, process: &ProcessName, decision: &Decision, why: String) -> bool {
+        let Action::Move { target, cause } = &decision.action else { return false };
+        let trigger = placing::trigger(*cause);
+        let started = self.launch(process, target, trigger, why, decision.limit_milli, SessionId::random());
+        if let Err(error) = &started {
+            tracing::warn!(%process, %target, %error, "move not started");
+            self.placing.failed(&decision.job, target, false);
+        }
+        started.is_ok()
+    }
+
     /// Starts to move a job whose body is here.
     pub fn launch(
         self: &Arc<Self>,

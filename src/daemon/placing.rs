@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// How much a move's time counts beside what was known before it: about the last six decide.
+const NEWS: f64 = 0.3;
+
 /// Placement with its memory, and what it decided last about each job.
 pub struct Placing {
     here: Arc<str>,
@@ -167,7 +170,7 @@ impl Placing {
         }
         let took_ms = record.end_time_ms.unwrap_or(record.create_time_ms).saturating_sub(record.create_time_ms) as f64;
         let start_ms = inner.start_ms.get_or_insert(took_ms);
-        *start_ms += 0.3 * (took_ms - *start_ms);
+        *start_ms += NEWS * (took_ms - *start_ms);
     }
 
     /// What a move to a node is expected to take.

@@ -68,6 +68,11 @@ pub struct GuestView {
 }
 
 impl AgentView {
+    /// Whether the job was committed elsewhere.
+    pub fn has_moved(&self, session: SessionId) -> bool {
+        self.homes.get(&session).is_some_and(|home| home.epoch > 0)
+    }
+
     /// Sorts the agents' states; guests that do not run yet are no guests.
     pub fn new(states: impl IntoIterator<Item = AgentState>) -> Self {
         let mut view = Self::default();

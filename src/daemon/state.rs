@@ -176,8 +176,7 @@ impl State {
         let here: Arc<str> = self.node.as_str().into();
         let mut views = Vec::new();
         for job in self.jobs().iter() {
-            let home = agents.homes.get(&job.session);
-            if home.is_some_and(|home| home.epoch > 0) {
+            if agents.has_moved(job.session) {
                 continue;
             }
             let figures = measured.figures.get(&job.cgroup).cloned().unwrap_or_default();

@@ -13,9 +13,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{
     execs,
     figures::Summing,
-    jobs::{CGROUP_ROOT, Job},
+    jobs::{CGROUP_ROOT, Job, cgroup_directory},
     launch::Whereabouts,
-    placing,
     rows::{AWAY_ROWS_VALID, AgentView, Own, RowContext, nodes, users},
     state::State,
 };
@@ -70,10 +69,7 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
                 let figures = summing.update(&snapshot, wanted);
                 // Nobody waits for what agents do but the programs that they move, whose cost it is.
                 let ours = |cgroup: &Path| wanted(cgroup) || cgroup.starts_with(agents_cgroup());
-                let others = snapshot
-                    .tasks
-                    .iter()
-                    .filter(|task| !ours(&Path::new(CGROUP_ROOT).join(task.cgroup.trim_start_matches('/'))));
+                let others = snapshot.tasks.iter().filter(|task| !ours(&cgroup_directory(&task.cgroup)));
                 let others_weight = others.map(weight).sum();
                 let free_bytes = state.available_bytes() + state.host.reserved_bytes();
                 let arrives = !state.host.arriving().is_empty();
@@ -126,12 +122,7 @@ fn decide(state: &Arc<State>) {
         let Some(process) = parse_job(&decision.job) else { continue };
         let why = decision.reasons.iter().rev().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         tracing::info!(%process, %target, %cause, why, "placement moves a job");
-        let started =
-            state.launch(&process, target, placing::trigger(*cause), why, decision.limit_milli, SessionId::random());
-        if let Err(error) = started {
-            tracing::warn!(%process, %target, %error, "move not started");
-            state.placing.failed(&decision.job, target, false);
-        }
+        state.carry_out(&process, &decision, why);
     }
 }
 
@@ -239,15 +230,11 @@ fn recover(state: &State, agents: &AgentView) {
                 );
                 write(&job.cgroup.join("cgroup.kill"), "1");
             }
-            (false, false) => {
-                tracing::info!(pid = job.root_pid, "held, without a home agent or any commit: it goes on here");
+            (has_agent, false) if is_idle || !has_agent => {
+                tracing::info!(pid = job.root_pid, has_agent, "held, and does not move: it goes on here");
                 write(&job.cgroup.join("cgroup.freeze"), "0");
             }
-            (true, false) if is_idle => {
-                tracing::info!(pid = job.root_pid, "held, and does not move: it goes on here");
-                write(&job.cgroup.join("cgroup.freeze"), "0");
-            }
-            (true, _) => {}
+            _ => {}
         }
     }
     let Ok(guests) = fs::read_dir(Path::new(CGROUP_ROOT).join(GUESTS_CGROUP)) else { return };

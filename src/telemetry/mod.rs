@@ -232,7 +232,8 @@ impl Core {
     }
 }
 
-fn boottime_ns() -> u64 {
+/// CLOCK_BOOTTIME.
+pub fn boottime_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

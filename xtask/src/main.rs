@@ -68,10 +68,8 @@ fn run(task: Task) -> Result<()> {
         Task::Setup => set_up(),
         Task::Build { release } => {
             set_up()?;
-            println!(
-                "{}",
-                product::build(if release { product::Profile::Release } else { product::Profile::Test })?.display()
-            );
+            let profile = if release { product::Profile::Release } else { product::Profile::Test };
+            println!("{}", product::build(profile)?.display());
             Ok(())
         }
         Task::Lint => set_up().and_then(|()| checks::lint()),

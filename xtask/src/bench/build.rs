@@ -47,6 +47,7 @@ pub struct Build {
     pub moves: Vec<u32>,
 }
 
+#[derive(Clone)]
 struct Built {
     seconds: f64,
     objects: u32,
@@ -71,7 +72,7 @@ pub fn measure(guests: &Guests, pairs: usize, progress: &Progress) -> Result<Bui
         }
         seconds.add(side, built.seconds);
         step.done();
-        let first = first.get_or_insert_with(|| Built { digest: built.digest.clone(), ..built });
+        let first = first.get_or_insert_with(|| built.clone());
         if (first.objects, &first.digest) != (built.objects, &built.digest) {
             bail!("the {} objects of run {} differ from the {} of the first", built.objects, index + 1, first.objects);
         }

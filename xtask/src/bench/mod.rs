@@ -52,6 +52,9 @@ use guests::Guests;
 /// Memory of each node: a program of 256 MiB, its images on tmpfs, and both once more before the copy is let go.
 const MEMORY_MIB: u32 = 1_536;
 
+/// Users' programs are optimised.
+const PROFILE: Profile = Profile::Measure;
+
 /// What `cargo xtask bench` is asked for.
 #[derive(Args)]
 pub struct Bench {
@@ -134,8 +137,8 @@ pub fn run(wanted: &Bench) -> Result<()> {
         on_two_nodes(&wants, &mut report, &progress)?;
     }
     if wants(Part::Build) {
-        let profile = Profile::Measure;
-        let vms = up::Wanted { nodes: 3, cpus: 1, memory_mib: MEMORY_MIB, daemon: true, plain: Vec::new(), profile };
+        let vms =
+            up::Wanted { nodes: 3, cpus: 1, memory_mib: MEMORY_MIB, daemon: true, plain: Vec::new(), profile: PROFILE };
         let guests = Guests::up(&vms, &progress)?;
         let measure = || {
             let build = build::measure(&guests, usize::from(report.runs), &progress)?;
@@ -156,8 +159,7 @@ pub fn run(wanted: &Bench) -> Result<()> {
 
 fn on_two_nodes(wants: &impl Fn(Part) -> bool, report: &mut Report, progress: &Progress) -> Result<()> {
     let daemon = wants(Part::Migration) || wants(Part::Daemon);
-    let profile = Profile::Measure;
-    let vms = up::Wanted { nodes: 2, cpus: 2, memory_mib: MEMORY_MIB, daemon, plain: Vec::new(), profile };
+    let vms = up::Wanted { nodes: 2, cpus: 2, memory_mib: MEMORY_MIB, daemon, plain: Vec::new(), profile: PROFILE };
     let guests = Guests::up(&vms, progress)?;
     let pairs = usize::from(report.runs);
     let failed = &mut report.failed;
