@@ -138,3 +138,77 @@ fn files_that_were_seen_while_nothing_ran_stay_known_as_long_as_the_kernel_knows
         assert_eq!(fs::read_to_string(guest.guest("file")).unwrap(), "contents");
     }
 }
+
+#[test]
+fn what_only_root_changes_is_believed_for_a_while_and_then_no_longer() {
+    let guest = Guest::that_believes();
+    fs::create_dir(guest.home("system")).unwrap();
+    fs::create_dir(guest.home("own")).unwrap();
+    std::os::unix::fs::chown(guest.home("own"), Some(USER), Some(USER)).unwrap();
+    let see = |name: &str| as_user(&guest.guest(name));
+    let believes = |dir: &str, round: u32| {
+        let (file, made) = (format!("{dir}/file"), format!("{dir}/made{round}"));
+        let old = format!("old {round}");
+        fs::write(guest.home(&file), &old).unwrap();
+        if dir == "own" {
+            std::os::unix::fs::chown(guest.home(&file), Some(USER), Some(USER)).unwrap();
+        }
+        eventually(|| see(&file).as_ref() == Some(&old));
+        assert_eq!(see(&made), None);
+        fs::write(guest.home(&file), format!("new {round}")).unwrap();
+        fs::write(guest.home(&made), "made").unwrap();
+        (see(&file), see(&made)) != (Some(format!("new {round}")), Some("made".into()))
+    };
+    // A machine that is busy may let the time pass.
+    assert!((0..5).any(|round| believes("system", round)), "root's files are asked for each time");
+    assert!((0..5).all(|round| !believes("own", round)), "a user's files are believed");
+    let last = |text: &Option<String>| text.as_ref().is_some_and(|text| text.starts_with("new"));
+    eventually(|| last(&see("system/file")));
+    eventually(|| see("system/made0").is_some());
+}
+
+/// Who is not root here.
+const USER: u32 = 1000;
+
+fn as_user(path: &std::path::Path) -> Option<String> {
+    use std::os::unix::process::CommandExt;
+    let output = std::process::Command::new("cat").arg(path).uid(USER).gid(USER).output().unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+fn eventually(done: impl Fn() -> bool) {
+    let until = std::time::Instant::now() + PATIENCE;
+    while !done() {
+        assert!(std::time::Instant::now() < until, "what was changed is never seen");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn what_the_hosting_node_has_too_is_read_there() {
+    const BYTES: usize = 300_000;
+    // Home is this machine, so it has the same at the same path.
+    let read_without_home = |guest: &Guest| {
+        fs::write(guest.home("program"), vec![7; BYTES]).unwrap();
+        let file = File::open(guest.guest("program")).unwrap();
+        // Unlike a `read`, a page fault does not ask for attributes first.
+        let (none, flags) = (std::ptr::null_mut(), rustix::mm::MapFlags::PRIVATE);
+        // SAFETY: a new mapping, which nobody else knows, of a file that stays as long as it is.
+        let map = unsafe { rustix::mm::mmap(none, BYTES, rustix::mm::ProtFlags::READ, flags, &file, 0) }.unwrap();
+        // SAFETY: as above; it is never unmapped.
+        let bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(map.cast(), BYTES) };
+        guest.stalled.send_replace(true);
+        let (sender, seen) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(bytes.iter().all(|byte| *byte == 7)));
+        seen
+    };
+    let guest = Guest::that_believes();
+    assert_eq!(read_without_home(&guest).recv_timeout(PATIENCE), Ok(true));
+    guest.stalled.send_replace(false);
+    // What may change is read at home.
+    let guest = Guest::new();
+    let seen = read_without_home(&guest);
+    assert!(seen.recv_timeout(Duration::from_secs(1)).is_err());
+    guest.stalled.send_replace(false);
+    assert_eq!(seen.recv_timeout(PATIENCE), Ok(true));
+}

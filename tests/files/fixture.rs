@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use scx_mosix::home::files::{FileChannel, FileServer, MAX_IN_FLIGHT, Mounted, mount};
+use scx_mosix::home::files::{FileChannel, FileServer, MAX_IN_FLIGHT, Mounted, Settled, mount};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -19,6 +19,7 @@ pub struct Guest {
     pub channel: Arc<FileChannel>,
     /// While `true`, the link carries nothing.
     pub stalled: watch::Sender<bool>,
+    _digests: TempDir,
     home: TempDir,
     guest: TempDir,
     runtime: Option<Runtime>,
@@ -27,6 +28,15 @@ pub struct Guest {
 impl Guest {
     /// Mounts an empty tree, writable for everybody.
     pub fn new() -> Self {
+        Self::where_settled(Duration::MAX)
+    }
+
+    /// The same, where what only root can change is believed for a while however lately it was changed.
+    pub fn that_believes() -> Self {
+        Self::where_settled(Duration::ZERO)
+    }
+
+    fn where_settled(after: Duration) -> Self {
         use std::os::unix::fs::PermissionsExt;
         let (home, guest) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         for dir in [home.path(), guest.path()] {
@@ -38,12 +48,14 @@ impl Guest {
         let (to_home, from_guest) = lane(stall.clone());
         let (to_guest, from_home) = lane(stall);
         let root = std::fs::File::open(home.path()).unwrap();
-        let server = FileServer::new(root.into()).unwrap();
+        let digests = tempfile::tempdir().unwrap();
+        let settled = || Settled::after(digests.path(), after);
+        let server = FileServer::new(root.into(), settled()).unwrap();
         tokio::spawn(async move { server.serve(from_guest, to_guest).await.unwrap() });
         let channel = FileChannel::new(to_home, from_home);
-        let mounted = mount(guest.path(), channel.clone()).expect("these tests need root and /dev/fuse");
+        let mounted = mount(guest.path(), channel.clone(), settled()).expect("these tests need root and /dev/fuse");
         drop(entered);
-        Self { mounted: Some(mounted), channel, stalled, home, guest, runtime: Some(runtime) }
+        Self { mounted: Some(mounted), channel, stalled, _digests: digests, home, guest, runtime: Some(runtime) }
     }
 
     /// The path of `name` at home.

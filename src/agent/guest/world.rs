@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::init::{Init, InitError, Told};
 use crate::{
     control::GuestRole,
-    home::files::{self, FileChannel, MountError, Mounted},
+    home::files::{self, FileChannel, MountError, Mounted, Settled},
 };
 
 /// How long a killed guest's cgroup may stay populated.
@@ -83,7 +83,8 @@ impl World {
         let mountpoint = RemoveOnDrop(mountpoint);
         let at = mountpoint.0.clone();
         // Mounting is quick, but the first look at the tree waits for home.
-        let mounted = tokio::task::spawn_blocking(move || files::mount(&at, files)).await;
+        let settled = Settled::new(run_dir);
+        let mounted = tokio::task::spawn_blocking(move || files::mount(&at, files, settled)).await;
         let mounted =
             mounted.map_err(|error| WorldError::Directory { path: mountpoint.0.clone(), source: error.into() })?;
         let files = Arc::new(mounted?);

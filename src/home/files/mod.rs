@@ -19,7 +19,10 @@
 //! heard for [`SILENCE_LIMIT_MS`] while requests wait, the channel is cut: everything under way and everything later fails
 //! with `EIO`. Home says that it is alive while it works, so an operation may take as long as home's disk takes.
 //!
-//! *Consistency.* The kernel caches no names and attributes (time to live 0), so each step of a path and each `stat` asks home.
+//! *Consistency.* The kernel caches no names and attributes (time to live 0), so each step of a path and each `stat` asks home; but
+//! of *settled* files ([`Settled`]), which only root can change and nobody has changed for long, a user's programs may see a change up to
+//! 3 s late. What is in such a file is read from the hosting node's own file of the same path, for as long as it is open, if their
+//! digests are the same.
 //! Page contents are dropped when a file is opened, when its size or modification time turns out to have changed (looked at
 //! before each `read`), and when a lock on it is taken or given back. Writes go through to home before `write` returns. The
 //! attributes looked at before a `read` are believed for up to 50 ms if nothing else was heard from home meanwhile.
@@ -42,16 +45,22 @@
 mod channel;
 mod client;
 mod server;
+mod settled;
 mod wire;
 
 pub use channel::{ChannelError, FileChannel};
 pub use client::{HeldLock, MountError, Mounted, mount};
 pub use server::{FileServer, ServerError, open_root};
+pub use settled::Settled;
 pub use wire::{MAX_FRAME_BYTES, WireError};
 
 /// Silence of home, while requests wait, after which every operation fails with `EIO`. The same time after which a guest
 /// agent that has lost home ends its body.
 pub const SILENCE_LIMIT_MS: u64 = 30_000;
+
+/// How long the hosting kernel may believe what home said of settled files: as NFS does at least of all files
+/// (nfs(5), `acregmin`).
+const BELIEVED_MS: u64 = 3_000;
 
 /// While requests are being worked on, the server says at least this often that it is alive.
 const PULSE_INTERVAL_MS: u64 = 5_000;

@@ -7,7 +7,7 @@ use super::super::guests::{self, BoxedStream, FromGuest, Guest};
 use super::Core;
 use crate::control::{SessionId, StreamKind};
 use crate::home::arbiter::Party;
-use crate::home::files::FileServer;
+use crate::home::files::{FileServer, Settled};
 use crate::home::link::Event;
 use crate::home::wire::{FileOffset, GuestToHome, Hello};
 
@@ -52,7 +52,8 @@ impl Core {
         };
         if !self.guests.contains_key(&migration) {
             let server = self.settings.root.try_clone().map_err(|error| error.to_string());
-            let server = server.and_then(|root| FileServer::new(root).map_err(|error| error.to_string()));
+            let settled = Settled::new(&self.settings.run_dir);
+            let server = server.and_then(|root| FileServer::new(root, settled).map_err(|error| error.to_string()));
             match server {
                 Ok(files) => {
                     let guest = Guest::new(migration, hello.node.clone(), files, self.to.guests.clone());

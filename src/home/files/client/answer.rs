@@ -7,11 +7,33 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow,
 };
 
+use super::super::BELIEVED_MS;
 use super::super::channel::ChannelError;
 use super::super::wire::{Attr, Reply, SetTime, Time};
 
-/// Nothing that home said is believed a second time.
-const TTL: Duration = Duration::ZERO;
+/// How long the kernel may go on believing these attributes, and the name that led to them.
+fn time_to_live(attr: &Attr) -> Duration {
+    if attr.settled { Duration::from_millis(BELIEVED_MS) } else { Duration::ZERO }
+}
+
+/// Attributes of a file that is not there.
+const NO_FILE: FileAttr = FileAttr {
+    ino: INodeNo(0),
+    size: 0,
+    blocks: 0,
+    atime: SystemTime::UNIX_EPOCH,
+    mtime: SystemTime::UNIX_EPOCH,
+    ctime: SystemTime::UNIX_EPOCH,
+    crtime: SystemTime::UNIX_EPOCH,
+    kind: FileType::RegularFile,
+    perm: 0,
+    nlink: 0,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    blksize: 0,
+    flags: 0,
+};
 
 /// Node ids are not used again while the kernel knows them, so one generation is enough.
 const GENERATION: Generation = Generation(0);
@@ -41,14 +63,16 @@ pub(super) fn empty(answer: Answer, reply: ReplyEmpty) {
 
 pub(super) fn entry(answer: Answer, reply: ReplyEntry) {
     match answer {
-        Ok(Reply::Entry { node, attr }) => reply.entry(&TTL, &file_attr(node, &attr), GENERATION),
+        Ok(Reply::Entry { node, attr }) => reply.entry(&time_to_live(&attr), &file_attr(node, &attr), GENERATION),
+        // Node 0: there is no such name, and that may be believed.
+        Ok(Reply::Missing {}) => reply.entry(&Duration::from_millis(BELIEVED_MS), &NO_FILE, GENERATION),
         other => reply.error(errno(other)),
     }
 }
 
 pub(super) fn attr(answer: Answer, reply: ReplyAttr) {
     match answer {
-        Ok(Reply::Attr { attr }) => reply.attr(&TTL, &file_attr(attr.ino, &attr)),
+        Ok(Reply::Attr { attr }) => reply.attr(&time_to_live(&attr), &file_attr(attr.ino, &attr)),
         other => reply.error(errno(other)),
     }
 }
@@ -62,8 +86,11 @@ pub(super) fn data(answer: Answer, reply: ReplyData) {
 
 pub(super) fn opened(answer: Answer, reply: ReplyOpen) {
     match answer {
-        // No flags: the kernel drops the pages that it has of the file.
-        Ok(Reply::Opened { handle }) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+        // Otherwise the kernel drops the pages that it has of the file.
+        Ok(Reply::Opened { handle, settled: true, .. }) => {
+            reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE)
+        }
+        Ok(Reply::Opened { handle, settled: false, .. }) => reply.opened(FileHandle(handle), FopenFlags::empty()),
         other => reply.error(errno(other)),
     }
 }
@@ -72,7 +99,7 @@ pub(super) fn opened(answer: Answer, reply: ReplyOpen) {
 /// take them away from the body too.
 pub(super) fn opened_at_standstill(answer: Answer, reply: ReplyOpen) {
     match answer {
-        Ok(Reply::Opened { handle }) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+        Ok(Reply::Opened { handle, .. }) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
         other => reply.error(errno(other)),
     }
 }
@@ -80,7 +107,13 @@ pub(super) fn opened_at_standstill(answer: Answer, reply: ReplyOpen) {
 pub(super) fn created(answer: Answer, reply: ReplyCreate) {
     match answer {
         Ok(Reply::Created { node, attr, handle }) => {
-            reply.created(&TTL, &file_attr(node, &attr), GENERATION, FileHandle(handle), FopenFlags::empty());
+            reply.created(
+                &time_to_live(&attr),
+                &file_attr(node, &attr),
+                GENERATION,
+                FileHandle(handle),
+                FopenFlags::empty(),
+            );
         }
         other => reply.error(errno(other)),
     }

@@ -8,8 +8,9 @@ mod locktable;
 mod mount;
 mod recent;
 mod standstill;
+mod twins;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use fuser::{INodeNo, Notifier, Request};
@@ -18,7 +19,9 @@ use self::listing::Listings;
 use self::locktable::LockTable;
 use self::recent::Recent;
 use self::standstill::Standstill;
+use self::twins::Twins;
 use super::channel::FileChannel;
+use super::settled::Settled;
 use super::wire::{Caller, Lock, Op};
 
 pub use locktable::HeldLock;
@@ -34,20 +37,25 @@ struct Shared {
     listings: Listings,
     recent: Recent,
     standstill: Standstill,
+    twins: Twins,
     locks: Mutex<LockTable>,
+    /// Whether a program of this guest ever asked for a lock, by the thread that reads the kernel's requests.
+    locks_asked_for: AtomicBool,
     /// Counts the calls of `interrupt_waits`.
     wait_rounds: AtomicU64,
     notifier: OnceLock<Notifier>,
 }
 
 impl HomeFs {
-    pub(super) fn new(channel: Arc<FileChannel>) -> Self {
+    pub(super) fn new(channel: Arc<FileChannel>, settled: Settled) -> Self {
         Self(Arc::new(Shared {
             channel,
             listings: Listings::default(),
             recent: Recent::default(),
             standstill: Standstill::default(),
+            twins: Twins::new(settled),
             locks: Mutex::default(),
+            locks_asked_for: AtomicBool::new(false),
             wait_rounds: AtomicU64::new(0),
             notifier: OnceLock::new(),
         }))
@@ -97,7 +105,13 @@ impl HomeFs {
     }
 
     /// Asks home, unless it has said so already and nothing of the body runs; `respond` turns its answer into the kernel's.
-    fn ask<R: Send + 'static>(&self, req: &Request, op: Op, reply: R, respond: fn(answer::Answer, R)) {
+    fn ask<R: Send + 'static>(
+        &self,
+        req: &Request,
+        op: Op,
+        reply: R,
+        respond: impl FnOnce(answer::Answer, R) + Send + 'static,
+    ) {
         if let Some(known) = self.0.standstill.recall(&op) {
             return respond(Ok(known), reply);
         }

@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 use super::super::channel::{ChannelError, FileChannel};
+use super::super::settled::Settled;
 use super::HomeFs;
 use super::locktable::HeldLock;
 
 /// The file system type that `/proc/mounts` shows.
 const FS_TYPE: &str = "fuse.scx_mosix";
+
+/// How far the kernel reads ahead: four requests of the largest size (`MAX_DATA_BYTES`), some milliseconds of a 1 Gb/s link.
+const READ_AHEAD_KIB: u32 = 1024;
 
 /// Why home's tree could not be mounted, or not be brought up to date.
 #[derive(Debug, thiserror::Error)]
@@ -51,11 +55,12 @@ pub struct Mounted {
 }
 
 /// Mounts home's tree, reached by `channel`, at the directory `mountpoint`, for all users, with home's permissions in force
-/// and with devices and set-user-id programs. Needs root; no request goes home yet.
+/// and with devices and set-user-id programs. What this node has `settled` and is the same is read here. Needs root; no request goes
+/// home yet.
 ///
 /// # Errors
 /// See [`MountError`].
-pub fn mount(mountpoint: &Path, channel: Arc<FileChannel>) -> Result<Mounted, MountError> {
+pub fn mount(mountpoint: &Path, channel: Arc<FileChannel>, settled: Settled) -> Result<Mounted, MountError> {
     let io = |errno: rustix::io::Errno| std::io::Error::from(errno);
     let device = rustix::fs::openat(CWD, "/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     let device = device.map_err(|errno| MountError::Device(io(errno)))?;
@@ -73,7 +78,7 @@ pub fn mount(mountpoint: &Path, channel: Arc<FileChannel>) -> Result<Mounted, Mo
         }
     };
     // From here on dropping `mounted` unmounts.
-    let mounted = Mounted { mountpoint: root, fs: HomeFs::new(channel) };
+    let mounted = Mounted { mountpoint: root, fs: HomeFs::new(channel, settled) };
     let mut config = Config::default();
     config.acl = SessionACL::All;
     // One thread: it never waits for home, and the order of requests stays what it was.
@@ -81,7 +86,20 @@ pub fn mount(mountpoint: &Path, channel: Arc<FileChannel>) -> Result<Mounted, Mo
     let session = Session::from_fd(mounted.fs.clone(), device, SessionACL::All, config).map_err(MountError::Session)?;
     mounted.fs.set_notifier(session.notifier());
     session.spawn().map_err(MountError::Session)?;
+    read_ahead(&mounted.mountpoint);
     Ok(mounted)
+}
+
+/// Lets the kernel read ahead further than its 128 KiB, so that a few requests are on their way to home at once.
+fn read_ahead(mountpoint: &OwnedFd) {
+    let device = rustix::fs::statx(mountpoint, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty());
+    let set = device.map_err(std::io::Error::from).and_then(|stat| {
+        let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", stat.stx_dev_major, stat.stx_dev_minor);
+        std::fs::write(path, READ_AHEAD_KIB.to_string())
+    });
+    if let Err(error) = set {
+        tracing::debug!(%error, "the kernel reads ahead of home's files as far as it does by itself");
+    }
 }
 
 impl Mounted {

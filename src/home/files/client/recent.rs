@@ -67,6 +67,7 @@ mod tests {
             gid: 0,
             rdev: 0,
             blksize: 1,
+            settled: false,
         };
         let (recent, asked) = (Recent::default(), Instant::now());
         recent.hear(7, attr, asked, 3, 4);

@@ -89,17 +89,22 @@ impl Memory {
         match (about, answer) {
             (About::Entry(parent, name), Ok(Reply::Entry { node, attr })) => {
                 self.entries.insert((parent, name), Some(*node));
-                self.attrs.insert(*node, *attr);
+                self.attrs.insert(*node, unsettled(attr));
             }
             (About::Entry(parent, name), Ok(Reply::Error { errno: libc::ENOENT })) => {
                 self.entries.insert((parent, name), None);
             }
-            (About::Attr(node), Ok(Reply::Attr { attr })) => drop(self.attrs.insert(node, *attr)),
+            (About::Attr(node), Ok(Reply::Attr { attr })) => drop(self.attrs.insert(node, unsettled(attr))),
             (About::Link(node), Ok(Reply::Data { data })) => drop(self.links.insert(node, data.clone())),
             (About::Change, _) => self.forget_all(),
             _ => {}
         }
     }
+}
+
+/// What is told a second time was heard too long ago to be believed even longer.
+fn unsettled(attr: &Attr) -> Attr {
+    Attr { settled: false, ..*attr }
 }
 
 impl Standstill {
@@ -208,7 +213,7 @@ mod tests {
         let time = Time { secs: 0, nanos: 0 };
         let (atime, mtime, ctime) = (time, time, time);
         let (ino, blocks, mode, nlink, uid, gid, rdev, blksize) = (7, 1, 0, 1, 0, 0, 0, 1);
-        Attr { ino, size, blocks, atime, mtime, ctime, mode, nlink, uid, gid, rdev, blksize }
+        Attr { ino, size, blocks, atime, mtime, ctime, mode, nlink, uid, gid, rdev, blksize, settled: false }
     }
 
     fn lookup() -> Op {

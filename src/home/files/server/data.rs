@@ -11,9 +11,9 @@ use bytes::Bytes;
 use rustix::fs::{AtFlags, FallocateFlags, FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::super::wire::{DirEntry, MAX_DATA_BYTES, Reply};
+use super::super::wire::{DirEntry, MAX_DATA_BYTES, Reply, Text, Twin};
 use super::Tree;
-use super::inodes::{dev, stat};
+use super::inodes::{dev, proc_path, stat};
 
 /// Directory entries are read from home's kernel in pieces of this size.
 const LISTING_BYTES: usize = 32 * 1024;
@@ -41,14 +41,30 @@ impl Tree {
             }
             file => file?,
         };
-        let dev = dev(&stat(&file)?);
-        Ok(Reply::Opened { handle: self.handles.insert(file, appends, dev) })
+        let (stat, settled) = (stat(&file)?, self.inodes.attr(&file)?.settled);
+        Ok(Reply::Opened { handle: self.handles.insert(file, appends, dev(&stat)), settled, twin: None })
+    }
+
+    /// What the hosting node needs to know to read its own file instead of an open one of home's.
+    pub(super) fn twin(&self, handle: u64) -> Result<Option<Twin>, Errno> {
+        let handle = self.handles.get(handle)?;
+        let digest = match self.inodes.settled().digest(&handle.file, &stat(&handle.file)?) {
+            Ok(digest) => digest,
+            Err(error) => {
+                tracing::debug!(%error, "a settled file has no digest");
+                None
+            }
+        };
+        let Some(digest) = digest else { return Ok(None) };
+        let path = rustix::fs::readlink(proc_path(&handle.file), Vec::new())?;
+        let path = Text::new(path.as_bytes());
+        Ok(path.map(|path| Twin { path, digest: Bytes::copy_from_slice(&digest) }))
     }
 
     pub(super) fn opendir(&self, node: u64) -> Result<Reply, Errno> {
         let dir = self.reopen(node, FileType::Directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let dev = dev(&stat(&dir)?);
-        Ok(Reply::Opened { handle: self.handles.insert(dir, false, dev) })
+        Ok(Reply::Opened { handle: self.handles.insert(dir, false, dev), settled: false, twin: None })
     }
 
     pub(super) fn read(&self, handle: u64, offset: u64, size: u32) -> Result<Reply, Errno> {

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
 use rustix::io::Errno;
 
+use super::super::settled::Settled;
 use super::super::wire::{Attr, Time};
 
 /// The node id of the root, fixed by the FUSE protocol.
@@ -36,6 +37,7 @@ pub(super) struct Inode {
 #[derive(Debug)]
 pub(super) struct Inodes {
     root_dev: (u32, u32),
+    settled: Arc<Settled>,
     table: Mutex<Table>,
 }
 
@@ -83,12 +85,17 @@ pub(super) fn proc_path(fd: &impl AsRawFd) -> String {
 
 impl Inodes {
     /// A table that knows the root only.
-    pub(super) fn new(root: OwnedFd) -> Result<Self, Errno> {
+    pub(super) fn new(root: OwnedFd, settled: Arc<Settled>) -> Result<Self, Errno> {
         let stat = stat(&root)?;
         let inode = Arc::new(Inode { fd: root, kind: kind(&stat) });
         let mut table = Table::default();
         table.by_node.insert(ROOT, Known { inode, key: None, lookups: 1 });
-        Ok(Self { root_dev: dev(&stat), table: Mutex::new(table) })
+        Ok(Self { root_dev: dev(&stat), settled, table: Mutex::new(table) })
+    }
+
+    /// What of this node's files is settled.
+    pub(super) fn settled(&self) -> &Settled {
+        &self.settled
     }
 
     /// The file behind a node id.
@@ -103,7 +110,7 @@ impl Inodes {
     pub(super) fn know(&self, fd: OwnedFd) -> Result<(u64, Attr), Errno> {
         let stat = stat(&fd)?;
         let key = Key { mount: stat.stx_mnt_id, dev: dev(&stat), ino: stat.stx_ino };
-        let attr = self.attr_of(&stat);
+        let attr = self.attr_of(&fd, &stat);
         let mut table = self.lock();
         let table = &mut *table;
         let node = match table.by_key.entry(key) {
@@ -137,7 +144,8 @@ impl Inodes {
 
     /// Attributes of an open file or `O_PATH` descriptor.
     pub(super) fn attr(&self, fd: impl AsFd) -> Result<Attr, Errno> {
-        Ok(self.attr_of(&stat(fd)?))
+        let stat = stat(&fd)?;
+        Ok(self.attr_of(&fd, &stat))
     }
 
     /// The number by which guests know the file `ino` on the file system `dev`.
@@ -151,7 +159,7 @@ impl Inodes {
         self.lock().by_node.len()
     }
 
-    fn attr_of(&self, stat: &Statx) -> Attr {
+    fn attr_of(&self, fd: impl AsFd, stat: &Statx) -> Attr {
         let time = |time: &rustix::fs::StatxTimestamp| Time { secs: time.tv_sec, nanos: time.tv_nsec };
         Attr {
             ino: self.number(dev(stat), stat.stx_ino),
@@ -166,6 +174,7 @@ impl Inodes {
             gid: stat.stx_gid,
             rdev: encode_dev(stat.stx_rdev_major, stat.stx_rdev_minor),
             blksize: stat.stx_blksize,
+            settled: self.settled.holds(fd, stat),
         }
     }
 
@@ -215,6 +224,10 @@ pub(super) fn decode_dev(rdev: u32) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    fn nothing_settled() -> Arc<Settled> {
+        Arc::new(Settled::after(std::path::Path::new("/nonexistent"), std::time::Duration::MAX))
+    }
+
     use rustix::fs::{CWD, Mode, OFlags};
 
     use super::*;
@@ -229,7 +242,7 @@ mod tests {
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         std::fs::write(&a, "x").unwrap();
         std::fs::hard_link(&a, &b).unwrap();
-        let inodes = Inodes::new(path_fd(dir.path())).unwrap();
+        let inodes = Inodes::new(path_fd(dir.path()), nothing_settled()).unwrap();
         let (node, attr) = inodes.know(path_fd(&a)).unwrap();
         assert_eq!(inodes.know(path_fd(&b)).unwrap(), (node, attr));
         assert_eq!((node, attr.nlink), (attr.ino, 2));
@@ -244,7 +257,7 @@ mod tests {
     #[test]
     fn the_root_seen_by_name_is_another_node() {
         let dir = tempfile::tempdir().unwrap();
-        let inodes = Inodes::new(path_fd(dir.path())).unwrap();
+        let inodes = Inodes::new(path_fd(dir.path()), nothing_settled()).unwrap();
         let (node, attr) = inodes.know(path_fd(dir.path())).unwrap();
         assert_ne!(node, ROOT);
         assert_eq!(inodes.attr(inodes.get(ROOT).unwrap().fd()).unwrap(), attr);
@@ -252,7 +265,7 @@ mod tests {
 
     #[test]
     fn other_file_systems_have_their_own_numbers() {
-        let inodes = Inodes::new(path_fd(std::path::Path::new("/"))).unwrap();
+        let inodes = Inodes::new(path_fd(std::path::Path::new("/")), nothing_settled()).unwrap();
         let (node, attr) = inodes.know(path_fd(std::path::Path::new("/proc"))).unwrap();
         assert_eq!((node, node & FOREIGN), (attr.ino, FOREIGN));
     }

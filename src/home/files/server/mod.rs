@@ -17,8 +17,8 @@ mod names;
 mod tests;
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use self::handles::Handles;
 use self::identity::{As, Identity};
 use self::inodes::Inodes;
 use self::locks::Locks;
+use super::settled::{Settled, unsettled};
 use super::wire::{Op, Reply, Request, WireError};
 use super::{MAX_IN_FLIGHT, PULSE_INTERVAL_MS};
 
@@ -49,12 +50,15 @@ pub enum ServerError {
     /// The guest's agent does not speak the protocol; the link is to be closed.
     #[error("a guest's agent sent a bad request for files")]
     Protocol(#[source] WireError),
+    /// The guest's agent does not wait for its replies; the link is to be closed.
+    #[error("a guest's agent has more than {MAX_IN_FLIGHT} requests for files under way")]
+    TooMany,
 }
 
 /// Serves home's tree to one guest.
 pub struct FileServer {
     tree: Arc<Tree>,
-    queue: mpsc::Sender<Job>,
+    queue: crossbeam_channel::Sender<Job>,
 }
 
 /// A request and where its reply goes.
@@ -84,20 +88,20 @@ pub fn open_root(pid: u32) -> std::io::Result<OwnedFd> {
 }
 
 impl FileServer {
-    /// Starts the workers for the tree below `root`, an `O_PATH` descriptor of a directory.
+    /// Starts the workers for the tree below `root`, an `O_PATH` descriptor of a directory. The guest is let believe for a while what
+    /// is settled.
     ///
     /// # Errors
     /// `root` cannot be looked at, or no thread can be started with an identity of its own.
-    pub fn new(root: OwnedFd) -> Result<Self, ServerError> {
+    pub fn new(root: OwnedFd, settled: Settled) -> Result<Self, ServerError> {
         raise_descriptor_limit();
         let tree = Arc::new(Tree {
-            inodes: Inodes::new(root).map_err(|errno| ServerError::Root(errno.into()))?,
+            inodes: Inodes::new(root, settled.into()).map_err(|errno| ServerError::Root(errno.into()))?,
             handles: Handles::default(),
             locks: Locks::default(),
             at_work: AtomicUsize::new(0),
         });
-        let (queue, jobs) = mpsc::channel(MAX_IN_FLIGHT);
-        let jobs = Arc::new(Mutex::new(jobs));
+        let (queue, jobs) = crossbeam_channel::bounded(MAX_IN_FLIGHT);
         for number in 0..WORKERS {
             let (tree, jobs) = (tree.clone(), jobs.clone());
             let (started, start) = std::sync::mpsc::sync_channel(1);
@@ -133,8 +137,9 @@ impl FileServer {
             while let Some(frame) = incoming.recv().await {
                 let request = Request::decode(frame).map_err(ServerError::Protocol)?;
                 self.tree.at_work.fetch_add(1, Ordering::Relaxed);
-                // It cannot fail: the workers end after this.
-                let _ = self.queue.send(Job { request, outgoing: outgoing.clone() }).await;
+                // The workers end after this, so it can only be full.
+                let queued = self.queue.try_send(Job { request, outgoing: outgoing.clone() });
+                queued.map_err(|_| ServerError::TooMany)?;
             }
             Ok(())
         };
@@ -167,11 +172,10 @@ async fn pulse(tree: &Tree, outgoing: &mpsc::Sender<Bytes>) {
 }
 
 /// What a worker thread does until the server ends.
-fn work(tree: &Tree, jobs: &Mutex<mpsc::Receiver<Job>>, mut identity: Identity) {
-    loop {
-        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-        let Some(Job { request, outgoing }) = next else { return };
+fn work(tree: &Tree, jobs: &crossbeam_channel::Receiver<Job>, mut identity: Identity) {
+    for Job { request, outgoing } in jobs {
         let reply = tree.perform(&mut identity, &request);
+        let reply = if request.caller.uid == 0 { reply.and_then(unsettled) } else { reply };
         let reply = reply.unwrap_or_else(|errno| Reply::Error { errno: errno.raw_os_error() });
         // If it fails nobody waits for it.
         let _ = outgoing.blocking_send(reply.encode(request.id));
@@ -223,7 +227,14 @@ impl Tree {
             Op::Getxattr { node, name } => self.getxattr(*node, name),
             Op::Listxattr { node } => self.listxattr(*node),
             Op::Removexattr { node, name } => self.removexattr(*node, name),
-            Op::Open { node, flags } => self.open(*node, *flags),
+            Op::Open { node, flags } => match self.open(*node, *flags)? {
+                Reply::Opened { handle, settled: true, .. } if flags & libc::O_ACCMODE == libc::O_RDONLY => {
+                    // Digests are the node's.
+                    identity.assume(As { uid: 0, gid: 0, keep_suid: true })?;
+                    Ok(Reply::Opened { handle, settled: true, twin: self.twin(handle)? })
+                }
+                opened => Ok(opened),
+            },
             Op::Read { handle, offset, size } => self.read(*handle, *offset, *size),
             Op::Write { handle, offset, cached, data, .. } => self.write(*handle, *offset, *cached, data),
             Op::Flush { node, owner } => {

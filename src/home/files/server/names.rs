@@ -21,7 +21,11 @@ const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLO
 impl Tree {
     pub(super) fn lookup(&self, parent: u64, name: &Name) -> Result<Reply, Errno> {
         let parent = self.inodes.get(parent)?;
-        let fd = rustix::fs::openat(parent.fd(), name.as_bytes(), PATH_ONLY, Mode::empty())?;
+        let fd = match rustix::fs::openat(parent.fd(), name.as_bytes(), PATH_ONLY, Mode::empty()) {
+            // Looked at afterwards: a name made in between would make it look changed.
+            Err(Errno::NOENT) if self.inodes.attr(parent.fd())?.settled => return Ok(Reply::Missing {}),
+            fd => fd?,
+        };
         let (node, attr) = self.inodes.know(fd)?;
         Ok(Reply::Entry { node, attr })
     }

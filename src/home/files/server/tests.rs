@@ -15,7 +15,7 @@ impl Home {
         let dir = tempfile::tempdir().unwrap();
         let root = std::fs::File::open(dir.path()).unwrap();
         let tree = Tree {
-            inodes: Inodes::new(root.into()).unwrap(),
+            inodes: Inodes::new(root.into(), Settled::after(dir.path(), Duration::MAX).into()).unwrap(),
             handles: Handles::default(),
             locks: Locks::default(),
             at_work: AtomicUsize::new(0),

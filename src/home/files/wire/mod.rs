@@ -19,7 +19,7 @@ use codec::{Field, messages, record};
 pub(crate) use codec::{Name, Text};
 
 /// Version of the frames; counts up with every change of this module.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Most bytes that one read or write carries: large enough to keep a link busy, small enough that a terminal's output does
 /// not wait behind it.
@@ -99,12 +99,18 @@ messages! {
 }
 
 record! {
-    /// What `stat` shows. `rdev` is encoded as the kernel's 32-bit user-visible device number.
+    /// What `stat` shows. `rdev` is encoded as the kernel's 32-bit user-visible device number; `settled`: may be believed for a while,
+    /// the name asked for included.
     #[derive(Copy)]
     pub(crate) struct Attr {
         ino: u64, size: u64, blocks: u64, atime: Time, mtime: Time, ctime: Time,
-        mode: u32, nlink: u32, uid: u32, gid: u32, rdev: u32, blksize: u32,
+        mode: u32, nlink: u32, uid: u32, gid: u32, rdev: u32, blksize: u32, settled: bool,
     }
+}
+
+record! {
+    /// What is in a settled file, and where home has it: the hosting node may have the same there.
+    pub(crate) struct Twin { path: Text, digest: Bytes }
 }
 
 record! {
@@ -184,7 +190,8 @@ messages! {
         3 Entry { node: u64, attr: Attr },
         4 Attr { attr: Attr },
         5 Data { data: Bytes },
-        6 Opened { handle: u64 },
+        /// `settled`: the contents are what they were if the attributes are. `twin`: of a file that is only read.
+        6 Opened { handle: u64, settled: bool, twin: Option<Twin> },
         7 Created { node: u64, attr: Attr, handle: u64 },
         8 Written { bytes: u32 },
         9 Entries { entries: Vec<DirEntry> },
@@ -193,6 +200,8 @@ messages! {
         12 Offset { offset: u64 },
         /// Answers nothing (its id is 0): home is alive and at work.
         13 Pulse {},
+        /// There is no such name, and its directory is settled.
+        14 Missing {},
     }
 }
 

@@ -11,6 +11,10 @@ fn text(text: &str) -> Text {
     Text::new(text.as_bytes()).unwrap()
 }
 
+fn twin() -> Twin {
+    Twin { path: Text::new(b"/usr/bin/cc").unwrap(), digest: Bytes::from_static(&[7; 32]) }
+}
+
 fn attr() -> Attr {
     let time = Time { secs: -2, nanos: 800_000_000 };
     Attr {
@@ -26,6 +30,7 @@ fn attr() -> Attr {
         gid: 5,
         rdev: 6,
         blksize: 4096,
+        settled: true,
     }
 }
 
@@ -81,7 +86,9 @@ fn replies() -> Vec<Reply> {
         Reply::Entry { node: 1, attr: attr() },
         Reply::Attr { attr: attr() },
         Reply::Data { data: Bytes::from(vec![7; MAX_DATA_BYTES]) },
-        Reply::Opened { handle: 1 },
+        Reply::Opened { handle: 1, settled: true, twin: None },
+        Reply::Opened { handle: 1, settled: false, twin: Some(twin()) },
+        Reply::Missing {},
         Reply::Created { node: 1, attr: attr(), handle: 2 },
         Reply::Written { bytes: 1 },
         Reply::Entries {
