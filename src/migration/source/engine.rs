@@ -103,7 +103,8 @@ impl Engine<'_> {
             images: images.path().into(),
             limit: DUMP_TIMEOUT,
         };
-        let dumper = Dumper::start(&program, request).map_err(explain)?;
+        // For a guest its start looks names up in home's tree.
+        let dumper = blocking(move || Dumper::start(&program, request)).await?;
         hold(&self.plan.run_dir, MoveState::Precopy).await;
         Ok(Ready { dumper, images, target: Target::listen(reader), writer })
     }
@@ -357,9 +358,16 @@ pub(crate) fn explain(error: impl std::error::Error) -> String {
     text
 }
 
-/// [`movable::check`] on a thread of its own: for a guest it looks at files whose server needs this runtime's threads.
 async fn check(body: &Body) -> Result<(), String> {
     let body = body.clone();
-    let checked = tokio::task::spawn_blocking(move || movable::check(&body)).await;
-    checked.map_err(|error| error.to_string())?.map(drop).map_err(|error| error.to_string())
+    blocking(move || movable::check(&body)).await.map(drop)
+}
+
+/// Does `work` on a thread of its own: that of a guest looks at files whose server needs this runtime's threads.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, String>
+where
+    T: Send + 'static,
+    E: std::error::Error + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.map_err(explain)?.map_err(explain)
 }
