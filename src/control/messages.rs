@@ -253,6 +253,15 @@ pub enum FromAgent {
     },
     /// The owner of the body has got this far with a move.
     Progress(MoveProgress),
+    /// A guest runs here now.
+    Arrived {
+        /// The node that sent it.
+        source: String,
+        /// Its memory, in bytes.
+        memory_bytes: u64,
+        /// How long it stood still, in µs, as this node has seen it.
+        downtime_us: u64,
+    },
 }
 
 /// What a target must know of a body before it promises anything.

@@ -74,7 +74,7 @@ pub async fn run(state: Arc<State>, mut events: mpsc::Receiver<TaskEvent>, balan
             Some(TaskEvent::Execed { process, cpu_ms_total, .. }) => {
                 if let Some((job, program)) = begins(&state, process, cpu_ms_total)
                     && balance
-                    && let Prospect::Long(expected_ms) = state.placing.prospect(&program)
+                    && let Prospect::Long(expected_ms) = state.placing.prospect(&program, state.tasks_per_cpu())
                 {
                     place(&state, process.pid.cast_signed(), &job, expected_ms);
                 }
@@ -129,8 +129,9 @@ fn ended(state: &State, process: ProcessId, cpu_ms_total: u64) {
 /// Makes descendants that have needed long jobs of their own, so that the balancer can move them by themselves.
 pub fn promote_grown(state: &State, tasks: &[TaskLoad]) {
     let jobs: Vec<Job> = state.jobs().iter().filter(|job| !job.stay).cloned().collect();
+    let tasks_per_cpu = state.tasks_per_cpu();
     for task in tasks.iter().filter(|task| state.execs.knows(task.pid)) {
-        let Prospect::Long(_) = state.placing.prospect_of(task.cpu_ms_total) else { continue };
+        let Prospect::Long(_) = state.placing.prospect_of(task.cpu_ms_total, tasks_per_cpu) else { continue };
         let cgroup = cgroup_directory(&task.cgroup);
         let Some(of) = jobs.iter().find(|job| job.cgroup == cgroup) else { continue };
         promote(state, task.pid.cast_signed(), of);

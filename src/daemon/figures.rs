@@ -121,6 +121,27 @@ impl Smoothed {
     }
 }
 
+/// The part of a node's load that moves and the daemon make. It is no reason to move others: it ends by itself, and what a move costs is
+/// part of its price.
+#[derive(Default)]
+pub struct OwnLoad {
+    tasks_milli: u64,
+}
+
+impl OwnLoad {
+    /// Takes how much of a CPU was used or waited for in the last second, in thousandths; folded as the load is ([`LoadTracker`](crate::node::LoadTracker)).
+    pub fn step(&mut self, new_milli: u64) {
+        let old = self.tasks_milli;
+        self.tasks_milli = if new_milli > old { (5 * old + 3 * new_milli) / 8 } else { new_milli };
+    }
+
+    /// Of a load, in thousandths per standard CPU, what belongs to others.
+    pub fn taken_from(&self, load_milli: u32, cpus: u32, speed_permille: u32) -> u32 {
+        let own = self.tasks_milli.saturating_mul(1_000) / u64::from(speed_permille.max(1)) / u64::from(cpus.max(1));
+        load_milli.saturating_sub(milli(own))
+    }
+}
+
 /// By how much free memory gets less by itself.
 #[derive(Default)]
 pub struct MemoryFalls {
@@ -165,6 +186,16 @@ mod tests {
             falls.step(900 << 20, 1_000, false);
         }
         assert!(falls.bytes_per_s() < 1 << 20);
+    }
+
+    #[test]
+    fn what_scx_mosix_does_is_no_load() {
+        let mut own = OwnLoad::default();
+        assert_eq!(own.taken_from(1_500, 2, 500), 1_500);
+        own.step(800);
+        assert_eq!(own.taken_from(1_500, 2, 500), 1_200);
+        own.step(100);
+        assert_eq!((own.taken_from(1_500, 2, 500), own.taken_from(50, 2, 500)), (1_400, 0));
     }
 
     #[test]

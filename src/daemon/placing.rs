@@ -34,7 +34,7 @@ struct Inner {
     placement: Placement,
     seeds: RandomState,
     decided: HashMap<Arc<str>, Decided>,
-    /// What moves to each node took, and to any.
+    /// What moves between here and each node took, and between here and any.
     times: HashMap<Arc<str>, MoveTimes>,
     all_times: MoveTimes,
     /// How long moves took from the order to the end, in ms, smoothed: a program that starts elsewhere stands still for all of that.
@@ -106,16 +106,16 @@ impl Placing {
         decision
     }
 
-    /// What is worth doing about a program that begins here.
-    pub fn prospect(&self, program: &Program) -> Prospect {
+    /// What is worth doing about a program that begins here, where so many tasks share each CPU.
+    pub fn prospect(&self, program: &Program, tasks_per_cpu: f64) -> Prospect {
         let inner = self.lock();
-        inner.placement.prospect(inner.history.expected_ms(program), inner.start_ms())
+        inner.placement.prospect(inner.history.expected_ms(program), inner.start_ms(), tasks_per_cpu)
     }
 
     /// What is worth doing about a descendant that has had so much CPU time, in ms, by now.
-    pub fn prospect_of(&self, cpu_ms: u64) -> Prospect {
+    pub fn prospect_of(&self, cpu_ms: u64, tasks_per_cpu: f64) -> Prospect {
         let inner = self.lock();
-        inner.placement.prospect(Some(cpu_ms), inner.start_ms())
+        inner.placement.prospect(Some(cpu_ms), inner.start_ms(), tasks_per_cpu)
     }
 
     /// A program has ended after so much CPU time, in ms.
@@ -163,14 +163,16 @@ impl Placing {
     /// A move has succeeded: what it took is what the next one will be expected to take.
     pub fn moved(&self, record: &MigrationSummary) {
         let Some(downtime_us) = record.downtime_us else { return };
-        let inner = &mut *self.lock();
-        let to_target = inner.times.entry(record.target.as_str().into()).or_insert_with(|| inner.all_times.clone());
-        for times in [to_target, &mut inner.all_times] {
-            times.note(record.memory_bytes, downtime_us / 1_000);
-        }
+        let mut inner = self.lock();
+        inner.note_times(&record.target, record.memory_bytes, downtime_us);
         let took_ms = record.end_time_ms.unwrap_or(record.create_time_ms).saturating_sub(record.create_time_ms) as f64;
         let start_ms = inner.start_ms.get_or_insert(took_ms);
         *start_ms += NEWS * (took_ms - *start_ms);
+    }
+
+    /// A guest has come from `source`: a move there is expected to take as long.
+    pub fn arrived(&self, source: &str, memory_bytes: u64, downtime_us: u64) {
+        self.lock().note_times(source, memory_bytes, downtime_us);
     }
 
     /// What a move to a node is expected to take.
@@ -230,6 +232,13 @@ impl Inner {
     /// How long a start elsewhere takes, in ms.
     fn start_ms(&self) -> u64 {
         self.start_ms.map_or_else(|| self.all_times.freeze_ms(), |start_ms| start_ms as u64)
+    }
+
+    fn note_times(&mut self, node: &str, memory_bytes: u64, downtime_us: u64) {
+        let to_node = self.times.entry(node.into()).or_insert_with(|| self.all_times.clone());
+        for times in [to_node, &mut self.all_times] {
+            times.note(memory_bytes, downtime_us / 1_000);
+        }
     }
 
     fn note(&mut self, decision: &Decision, round: Option<Arc<Round>>) {

@@ -297,6 +297,8 @@ async fn watch_load(state: Arc<State>) {
             load.accepting = !state.stop.is_cancelled();
             load.memory_free_bytes = load.memory_free_bytes.saturating_sub(state.host.reserved_bytes());
             load.weight_nano = state.weight_nano();
+            let NodeInfo { cpus, speed_permille, .. } = state.info;
+            load.load_milli = state.measured().own_load.taken_from(load.load_milli, cpus, speed_permille);
         }
     };
     let publish = async {
@@ -363,6 +365,9 @@ async fn note_reports(state: Arc<State>, mut reports: mpsc::Receiver<(AgentKey, 
         };
         match report {
             Some((_, FromAgent::Progress(progress))) => state.moves.note(&progress),
+            Some((_, FromAgent::Arrived { source, memory_bytes, downtime_us })) => {
+                state.placing.arrived(&source, memory_bytes, downtime_us);
+            }
             Some(_) => {}
             None => return,
         }

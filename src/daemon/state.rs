@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     agents::Agents,
     execs::Execs,
-    figures::{Figures, MemoryFalls, Smoothed},
+    figures::{Figures, MemoryFalls, OwnLoad, Smoothed},
     host::{AgentSettings, Host},
     jobs::Jobs,
     moves::Moves,
@@ -29,7 +29,7 @@ use crate::{
     cluster::ClusterHandle,
     control::SessionId,
     node::NodeInfo,
-    placement::{InFlight, JobView, NodeView},
+    placement::{InFlight, JobView, NodeView, cost::tasks_per_cpu},
 };
 
 /// The daemon's parts and what they know.
@@ -85,6 +85,8 @@ pub struct Measured {
     pub cpu_busy_percent: f64,
     /// The weights of all that belongs neither to a job nor to scx_mosix, in 1/s.
     pub others_weight: Smoothed,
+    /// How much of the load is what scx_mosix itself does.
+    pub own_load: OwnLoad,
     /// By how much free memory gets less.
     pub memory_falls: MemoryFalls,
 }
@@ -121,6 +123,13 @@ impl State {
     pub fn available_bytes(&self) -> u64 {
         let view = self.cluster.view();
         view.my_entry().and_then(|entry| entry.report.as_ref()).map_or(0, |report| report.load.memory_free_bytes)
+    }
+
+    /// The runnable tasks that share each CPU of this node, as last sampled.
+    pub fn tasks_per_cpu(&self) -> f64 {
+        let view = self.cluster.view();
+        let report = view.my_entry().and_then(|entry| entry.report.as_ref());
+        report.map_or(0.0, |report| tasks_per_cpu(report.load.load_milli, report.summary.speed_permille))
     }
 
     /// The sum of the weights of all that runs here, in thousand-millionths per second.

@@ -68,15 +68,20 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
                 }
                 let figures = summing.update(&snapshot, wanted);
                 // Nobody waits for what agents do but the programs that they move, whose cost it is.
-                let ours = |cgroup: &Path| wanted(cgroup) || cgroup.starts_with(agents_cgroup());
-                let others = snapshot.tasks.iter().filter(|task| !ours(&cgroup_directory(&task.cgroup)));
-                let others_weight = others.map(weight).sum();
+                let hosted: Vec<PathBuf> = state.agent_view().guests.into_values().map(|guest| guest.cgroup).collect();
+                let is_agent = |task: &&TaskLoad| is_own(task, &hosted);
+                let is_other = |task: &&TaskLoad| !is_agent(task) && !wanted(&cgroup_directory(&task.cgroup));
+                let others_weight = snapshot.tasks.iter().filter(is_other).map(weight).sum();
+                let own_milli =
+                    snapshot.tasks.iter().filter(is_agent).map(|task| task.cpu_now_milli + task.wait_now_milli);
+                let own_milli = own_milli.sum();
                 let free_bytes = state.available_bytes() + state.host.reserved_bytes();
                 let arrives = !state.host.arriving().is_empty();
                 let busy: u64 = snapshot.tasks.iter().map(|task| task.cpu_now_milli).sum();
                 let mut measured = state.measured();
                 measured.figures = figures;
                 measured.others_weight.step(others_weight);
+                measured.own_load.step(own_milli);
                 measured.memory_falls.step(free_bytes, snapshot.interval_ms, arrives);
                 measured.cpu_busy_percent = busy as f64 / 10.0 / f64::from(state.info.cpus.max(1));
             }
@@ -106,6 +111,13 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
 
 fn agents_cgroup() -> PathBuf {
     Path::new(CGROUP_ROOT).join(AGENTS_CGROUP)
+}
+
+/// Whether the process is the daemon, an agent, or in a guest that does not run yet, which makes it CRIU; `hosted` are those that run.
+fn is_own(task: &TaskLoad, hosted: &[PathBuf]) -> bool {
+    let cgroup = cgroup_directory(&task.cgroup);
+    let arrives = || cgroup.starts_with(Path::new(CGROUP_ROOT).join(GUESTS_CGROUP)) && !hosted.contains(&cgroup);
+    task.pid == std::process::id() || cgroup.starts_with(agents_cgroup()) || arrives()
 }
 
 /// What a second matters to a process that belongs to no job, in 1/s.

@@ -192,7 +192,12 @@ impl<'a> Balancer<'a> {
         } else if let Some(reason) = self.restless(job) {
             reasons.push(reason);
             return Verdict { reasons, proposal: None };
-        } else if let Some(reason) = below_threshold(job, self.here, cost::tasks_per_cpu(self.here), self.config) {
+        } else if let Some(reason) = below_threshold(
+            job,
+            self.here,
+            cost::tasks_per_cpu(self.here.load_milli, self.here.speed_milli),
+            self.config,
+        ) {
             reasons.push(reason);
             if !job.is_guest() {
                 return Verdict { reasons, proposal: None };

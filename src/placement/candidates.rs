@@ -150,7 +150,7 @@ impl<'a> Survey<'a> {
             if self.check(known, scales.job).is_ok() {
                 is_open = true;
                 let total = scales.there(&known.place, is_home).total();
-                if any || total < scales.here {
+                if any || (total < scales.here && scales.is_worth(&known.place, self.config).is_ok()) {
                     offers.push(Offer { known: index, is_home, total });
                 }
             }
@@ -166,7 +166,7 @@ impl<'a> Survey<'a> {
     pub(super) fn list(&self, scales: &Scales, only: Option<&str>) -> Vec<Reason> {
         let (mut offers, mut closed) = (Vec::new(), Vec::new());
         for (_, known, is_home) in self.compared(scales.job, only) {
-            match self.check(known, scales.job) {
+            match self.check(known, scales.job).and_then(|()| scales.is_worth(&known.place, self.config)) {
                 Ok(()) => offers.push(scales.comparison(known.node, &known.place, is_home)),
                 Err(why) => closed.push(Reason::Excluded { node: known.node.name.clone(), why }),
             }

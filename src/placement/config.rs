@@ -54,11 +54,12 @@ pub struct Config {
     pub moves_per_target: u32,
     /// Whether programs that probably need long are placed as they begin, before they have memory to move; and whether descendants of a job
     /// that have needed long become jobs of their own, which move by themselves. Long is [`Config::min_age_ms`] of CPU time, and
-    /// [`Config::start_worth`] times as long as moves take.
+    /// [`Config::move_worth`] times as long at home, with all who share its CPUs, as moves take.
     pub start_elsewhere: bool,
-    /// How many times as long as its start elsewhere takes a program must probably need to be placed by itself. Ours: 2, as such a start
-    /// costs CPU time at both ends and the files that the program reads come over the network.
-    pub start_worth: u32,
+    /// How many times as long as a move, or a start elsewhere, stops it a program must probably go on where it is, with all who share its
+    /// CPUs, to be moved for the sake of load. Ours: 2, as a move costs CPU time at both ends too, and what speaks for it may have passed
+    /// when it has come about.
+    pub move_worth: u32,
     /// Nodes that are compared in one decision; of more, as many at random, and the jobs' homes. Bounds the time of a decision in large
     /// clusters: the best of 64 at random is among the best 5 % of all with a probability of 96 %.
     pub surveyed_nodes: usize,
@@ -88,7 +89,7 @@ impl Default for Config {
             moves_per_source: 1,
             moves_per_target: 1,
             start_elsewhere: true,
-            start_worth: 2,
+            move_worth: 2,
             surveyed_nodes: 64,
             listed_nodes: 8,
         }
@@ -130,7 +131,7 @@ impl Config {
             ("near_best_percent", u64::from(self.near_best_percent), 0, 100),
             ("usher_below_percent", u64::from(self.usher_below_percent), 0, 50),
             ("usher_stall_percent", u64::from(self.usher_stall_percent), 1, 100),
-            ("start_worth", u64::from(self.start_worth), 0, 1_000),
+            ("move_worth", u64::from(self.move_worth), 0, 1_000),
             ("moves_per_source", u64::from(self.moves_per_source), 1, 64),
             ("moves_per_target", u64::from(self.moves_per_target), 1, 64),
             ("surveyed_nodes", u64::try_from(self.surveyed_nodes).unwrap_or(u64::MAX), 2, 4_096),

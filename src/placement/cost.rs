@@ -18,7 +18,7 @@
 use super::{
     config::Config,
     input::{JobView, NodeName, NodeView},
-    reason::Comparison,
+    reason::{Comparison, Exclusion},
     slowdown::{Load, Occupancy},
     state::State,
 };
@@ -28,8 +28,8 @@ const STEP_S: f64 = 1.0;
 
 /// Runnable tasks per CPU: the load without the CPU's speed. Below 1, some CPU is free.
 #[must_use]
-pub fn tasks_per_cpu(node: &NodeView) -> f64 {
-    f64::from(node.load_milli) / 1_000.0 * f64::from(node.speed_milli) / 1_000.0
+pub fn tasks_per_cpu(load_milli: u32, speed_milli: u32) -> f64 {
+    f64::from(load_milli) / 1_000.0 * f64::from(speed_milli) / 1_000.0
 }
 
 /// The free memory, in bytes, below which `node` ushers jobs out.
@@ -52,7 +52,7 @@ pub(super) fn occupancy(node: &NodeView, config: &Config, state: &State) -> Occu
         cpus,
         speed: f64::from(node.speed_milli) / 1_000.0,
         memory: limit_bytes as f64,
-        demand: tasks_per_cpu(node) * cpus,
+        demand: tasks_per_cpu(node.load_milli, node.speed_milli) * cpus,
         weight: node.weight_nano as f64 / 1e9,
         used: node.total_memory_bytes.saturating_sub(node.free_memory_bytes) as f64 + node.swapped_bytes as f64,
     };
@@ -131,6 +131,8 @@ pub(super) struct Scales<'a> {
     least_gain_by_age: f64,
     /// What each second of the move's downtime costs the job, if the price of the move counts; it does not if a user asked.
     price_per_s: f64,
+    /// How long, in seconds, the job would probably stay here, if that matters; it does not if a user asked or memory is short.
+    stays_s: f64,
 }
 
 impl<'a> Scales<'a> {
@@ -147,6 +149,7 @@ impl<'a> Scales<'a> {
             least_gain: here_cost * noise,
             least_gain_by_age: here_cost * share(config.least_gain_by_age_percent),
             price_per_s: 1.0 / job.horizon_s(),
+            stays_s: if here.is_exhausted() { f64::INFINITY } else { job.stays_s(here.stretch()) },
             ..Self::asked(job, here_cost, config)
         }
     }
@@ -164,6 +167,7 @@ impl<'a> Scales<'a> {
         Self {
             others: here.weight / here.cpus / load.weight,
             price_per_s: expected_ms.map_or(0.0, |ms| 1_000.0 / ms.max(1) as f64),
+            stays_s: expected_ms.map_or(f64::INFINITY, |ms| ms as f64 / 1_000.0 * here.with(load).stretch()),
             ..Self::asked(job, here.added_by(load) / load.weight + away, config)
         }
     }
@@ -183,7 +187,18 @@ impl<'a> Scales<'a> {
             least_gain: 0.0,
             least_gain_by_age: 0.0,
             price_per_s: 0.0,
+            stays_s: f64::INFINITY,
         }
+    }
+
+    /// Whether a move to a place is worth its while: [`Config::move_worth`].
+    pub(super) fn is_worth(&self, place: &Place, config: &Config) -> Result<(), Exclusion> {
+        let downtime_s = place.downtime_s(self.job.frozen_bytes);
+        if downtime_s * f64::from(config.move_worth) <= self.stays_s {
+            return Ok(());
+        }
+        let milli = |seconds: f64| (seconds * 1_000.0) as u64;
+        Err(Exclusion::NotWorthIt { downtime_ms: milli(downtime_s), stays_ms: milli(self.stays_s) })
     }
 
     /// What the job would cost at a place.

@@ -130,6 +130,15 @@ impl JobView {
         let lasted_ms = self.attained_ms.min(self.since_last_move_ms.unwrap_or(self.age_ms));
         lasted_ms.max(1) as f64 / 1_000.0
     }
+
+    /// How long, in seconds, it will probably go on at its node, where it takes so many times as long as on a CPU of its own: as long as it
+    /// has, and as it has been there.
+    #[must_use]
+    pub fn stays_s(&self, stretch: f64) -> f64 {
+        let lasts_s = self.attained_ms.max(1) as f64 / 1_000.0 * stretch;
+        let since_s = self.since_last_move_ms.map_or(f64::INFINITY, |ms| ms as f64 / 1_000.0);
+        lasts_s.min(since_s)
+    }
 }
 
 /// A move under way.

@@ -104,11 +104,13 @@ impl Placement {
     }
 
     /// What is worth doing about a program of which so much CPU time is expected, where its start elsewhere takes so long, both in
-    /// milliseconds.
+    /// milliseconds, and so many tasks share each CPU here: it is long if it takes longer here than its start elsewhere, as often as
+    /// [`Config::move_worth`] says.
     #[must_use]
-    pub fn prospect(&self, expected_ms: Option<u64>, start_ms: u64) -> Prospect {
-        let Config { start_elsewhere, min_age_ms, start_worth, .. } = self.config;
-        let least_ms = start_ms.saturating_mul(start_worth.into()).max(min_age_ms);
+    pub fn prospect(&self, expected_ms: Option<u64>, start_ms: u64, tasks_per_cpu: f64) -> Prospect {
+        let Config { start_elsewhere, min_age_ms, move_worth, .. } = self.config;
+        let worth_ms = start_ms.saturating_mul(move_worth.into()) as f64 / tasks_per_cpu.max(1.0);
+        let least_ms = (worth_ms as u64).max(min_age_ms);
         match expected_ms {
             Some(expected_ms) if start_elsewhere && expected_ms >= least_ms => Prospect::Long(expected_ms),
             _ => Prospect::Short,

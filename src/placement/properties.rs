@@ -138,7 +138,7 @@ proptest! {
                 continue;
             }
             prop_assert!(job.demand_milli >= config.min_demand_milli && job.age_ms >= config.min_age_ms);
-            prop_assert!(cost::tasks_per_cpu(here) >= 1.0 || *target == job.home, "the home threshold");
+            prop_assert!(cost::tasks_per_cpu(here.load_milli, here.speed_milli) >= 1.0 || *target == job.home, "the home threshold");
             if *cause == Cause::Memory {
                 continue;
             }

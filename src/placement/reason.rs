@@ -148,6 +148,14 @@ pub enum Exclusion {
         /// What it may be at most.
         limit_milli: u32,
     },
+    /// A move takes too long for what is left to gain.
+    #[error("a move stops it for {}, but it will probably be here for {} only", Seconds(*downtime_ms), Seconds(*stays_ms))]
+    NotWorthIt {
+        /// How long it would stand still, in milliseconds.
+        downtime_ms: u64,
+        /// How long it would probably stay, in milliseconds.
+        stays_ms: u64,
+    },
     /// It refused somebody lately, as it had its hands full.
     #[error("it had its hands full {} ago; asked again after {}", Seconds(*ago_ms), Seconds(*retry_ms))]
     BusyLately {

@@ -106,10 +106,20 @@ fn stays_where_the_move_costs_more_than_it_gains() {
     assert!(moves_to(&one(nodes(2 * WEIGHT_NANO), old.clone()), "n2", Cause::Load), "20 s in a life of 60 s");
     // A process lives on for about as long as it has: this one will not live to see the gain.
     let young = JobView { attained_ms: 10_000, ..old.clone() };
+    let mut any = Placement::new(Config { move_worth: 0, ..Config::default() }).unwrap();
+    let dear = decide(&mut any, &input(nodes(12 * WEIGHT_NANO), vec![young.clone()])).remove(0);
     assert_eq!(
-        lines(&one(nodes(12 * WEIGHT_NANO), young)),
+        lines(&dear),
         [
             "n2: 1.00 for itself + 0.10 away from home + 4.08 for the move (20.4 s stopped) + 0.90 least gain = 6.08 ≥ 3.00 here",
+            "stays: no other node is better"
+        ]
+    );
+    // Nor is it moved for the sake of others if it stands still for most of the time that is left.
+    assert_eq!(
+        lines(&one(nodes(2 * WEIGHT_NANO), young)),
+        [
+            "n2: a move stops it for 20.4 s, but it will probably be here for 20.0 s only",
             "stays: no other node is better"
         ]
     );

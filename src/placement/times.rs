@@ -6,11 +6,13 @@ const FADING: f64 = 0.9;
 const FREEZE_S: f64 = 0.3;
 /// … and that its memory crosses at so many bytes per second: 1 Gb/s.
 const RATE: f64 = 1e9 / 8.0;
-/// The size of the larger of the two moves that stand for the assumption, in bytes.
+/// How much each of the two moves counts that stand for the assumption, beside one that was made …
+const ASSUMED_COUNT: f64 = 0.1;
+/// … and the size of the larger of the two, in bytes.
 const ASSUMED_BYTES: f64 = (256 << 20) as f64;
 
 /// A line `downtime = freeze + bytes / rate` through the moves so far by least squares, older ones fading. It begins with two moves that
-/// nobody made, of no memory and of 256 MiB, which fade like all others.
+/// nobody made, of no memory and of 256 MiB, which count less and fade like all others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MoveTimes {
     count: f64,
@@ -23,8 +25,8 @@ pub struct MoveTimes {
 impl Default for MoveTimes {
     fn default() -> Self {
         let mut times = Self { count: 0.0, bytes: 0.0, seconds: 0.0, bytes_squared: 0.0, product: 0.0 };
-        times.add(0.0, FREEZE_S);
-        times.add(ASSUMED_BYTES, FREEZE_S + ASSUMED_BYTES / RATE);
+        times.add(ASSUMED_COUNT, 0.0, FREEZE_S);
+        times.add(ASSUMED_COUNT, ASSUMED_BYTES, FREEZE_S + ASSUMED_BYTES / RATE);
         times
     }
 }
@@ -35,15 +37,15 @@ impl MoveTimes {
         for sum in [&mut self.count, &mut self.bytes, &mut self.seconds, &mut self.bytes_squared, &mut self.product] {
             *sum *= FADING;
         }
-        self.add(bytes as f64, downtime_ms as f64 / 1_000.0);
+        self.add(1.0, bytes as f64, downtime_ms as f64 / 1_000.0);
     }
 
-    fn add(&mut self, bytes: f64, seconds: f64) {
-        self.count += 1.0;
-        self.bytes += bytes;
-        self.seconds += seconds;
-        self.bytes_squared += bytes * bytes;
-        self.product += bytes * seconds;
+    fn add(&mut self, count: f64, bytes: f64, seconds: f64) {
+        self.count += count;
+        self.bytes += count * bytes;
+        self.seconds += count * seconds;
+        self.bytes_squared += count * bytes * bytes;
+        self.product += count * bytes * seconds;
     }
 
     /// Seconds per byte: the line's slope. Where all moves were of one size the slope says nothing, and where larger ones were quicker
@@ -78,6 +80,9 @@ mod tests {
     fn the_assumption_stands_until_moves_say_otherwise() {
         let mut times = MoveTimes::default();
         assert!((299..=300).contains(&times.freeze_ms()) && times.bytes_per_s() / 1_000 >= 124_999, "{times:?}");
+        let mut one = times.clone();
+        one.note(16 << 20, 9_000);
+        assert!((7_000..9_000).contains(&one.freeze_ms()), "the first move says most: {one:?}");
         for _ in 0..40 {
             times.note(16 << 20, 2_800);
             times.note(256 << 20, 22_000);

@@ -46,7 +46,7 @@ use self::{
 };
 use crate::{
     agent::{connection::Connector, process},
-    control::{AgentRole, AgentStart, AgentState, ExitStatus, GuestRole, StreamKind, ToAgent, socket_path},
+    control::{AgentRole, AgentStart, AgentState, ExitStatus, FromAgent, GuestRole, StreamKind, ToAgent, socket_path},
     home::{
         files::FileChannel,
         link::link as new_link,
@@ -273,6 +273,9 @@ impl Agent {
                 return Err(format!("home has committed it, but it cannot be set going: {reason}"));
             }
         };
+        let downtime_us = u64::try_from(arrived.downtime.as_micros()).unwrap_or(u64::MAX);
+        let (source, memory_bytes) = (source.to_string(), arrived.memory_bytes);
+        self.daemons.report(FromAgent::Arrived { source, memory_bytes, downtime_us });
         self.epoch.send_replace(Some(arrived.epoch));
         arriving.into_body().ok_or_else(|| "the body was not taken".into())
     }
@@ -290,7 +293,7 @@ impl Agent {
         match request {
             ToAgent::Begin { migration, .. } => {
                 let refused = Some(why.to_owned());
-                self.daemons.report(crate::control::FromAgent::Begun { migration, refused, body: None });
+                self.daemons.report(FromAgent::Begun { migration, refused, body: None });
             }
             other => tracing::warn!(?other, why, "request ignored"),
         }

@@ -15,7 +15,11 @@
 
 mod receive;
 
-use std::{os::fd::RawFd, path::Path, time::Duration};
+use std::{
+    os::fd::RawFd,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use tokio::{
@@ -90,6 +94,10 @@ pub struct Arrived {
     pub tree: Vec<PstreeEntry>,
     /// The epoch under which it runs.
     pub epoch: u64,
+    /// Its memory, in bytes.
+    pub memory_bytes: u64,
+    /// How long it stood still, from what this node has seen of it.
+    pub downtime: Duration,
 }
 
 /// Why there is no body here.
@@ -131,10 +139,11 @@ where
             return Err(TargetError::NotArrived(reason));
         }
     };
-    let Held { restore, begin, tree, .. } = held;
+    let Held { restore, begin, tree, memory_bytes, began, .. } = held;
     restore.resume(RESUME_TIMEOUT).await.map_err(|error| TargetError::Lost(explain(error)))?;
+    let downtime = began.elapsed();
     say(&mut writer, Control::Running).await;
-    Ok(Arrived { begin, tree, epoch })
+    Ok(Arrived { begin, tree, epoch, memory_bytes, downtime })
 }
 
 /// A complete body that stands still, and its images, which CRIU may still look at.
@@ -142,6 +151,9 @@ struct Held {
     restore: HeldRestore,
     begin: Begin,
     tree: Vec<PstreeEntry>,
+    memory_bytes: u64,
+    /// When the first of it came.
+    began: Instant,
     _images: ImageDir,
 }
 
@@ -155,6 +167,7 @@ async fn take_in<S: AsyncRead + Send + Unpin>(
         Frame::Control(Control::Begin(begin)) => begin,
         other => return Err(out_of_turn(&other)),
     };
+    let began = Instant::now();
     if begin.version != VERSION {
         return Err(format!(
             "the source speaks version {} of the migration protocol, this node {VERSION}",
@@ -173,21 +186,22 @@ async fn take_in<S: AsyncRead + Send + Unpin>(
     let request = RestoreRequest { images: images.path(), inherited: started.inherited, limit: RESTORE_TIMEOUT };
     let mut restoring = Box::pin(criu::restore(started.connection, request));
     let mut memory = Box::pin(async {
-        let received = receive_pages(reader, placer).await;
-        if let Err(reason) = received {
-            // The page daemon's own reason is the better one, if it has any.
-            let failed = timeout(Duration::ZERO, daemon.complete()).await.ok().and_then(Result::err);
-            return Err(failed.map_or(reason, explain));
+        match receive_pages(reader, placer).await {
+            Ok(memory_bytes) => daemon.complete().await.map(|()| memory_bytes).map_err(explain),
+            Err(reason) => {
+                // The page daemon's own reason is the better one, if it has any.
+                let failed = timeout(Duration::ZERO, daemon.complete()).await.ok().and_then(Result::err);
+                Err(failed.map_or(reason, explain))
+            }
         }
-        daemon.complete().await.map_err(explain)
     });
-    let (mut restore, mut is_placed) = (None, false);
-    while restore.is_none() || !is_placed {
+    let (mut restore, mut placed) = (None, None);
+    while restore.is_none() || placed.is_none() {
         tokio::select! {
             biased;
             held = &mut restoring, if restore.is_none() => restore = Some(held.map_err(explain)?),
-            placed = &mut memory, if !is_placed => match placed {
-                Ok(()) => is_placed = true,
+            bytes = &mut memory, if placed.is_none() => match bytes {
+                Ok(bytes) => placed = Some(bytes),
                 // If CRIU is the cause, it knows better.
                 Err(reason) => {
                     let own: Option<CriuError> = match restore {
@@ -200,9 +214,9 @@ async fn take_in<S: AsyncRead + Send + Unpin>(
         }
     }
     drop((restoring, memory));
-    let restore = restore.ok_or("criu has not finished")?;
+    let (restore, memory_bytes) = restore.zip(placed).ok_or("criu has not finished")?;
     hold(run_dir, MoveState::Restore).await;
-    Ok(Held { restore, begin, tree, _images: images })
+    Ok(Held { restore, begin, tree, memory_bytes, began, _images: images })
 }
 
 /// The source's next frame. Its failure, silence or the end of the stream is an error.

@@ -12,6 +12,7 @@ use tokio::{io::AsyncRead, sync::mpsc, task::JoinSet};
 
 use super::{next, out_of_turn};
 use crate::migration::{
+    criu::PAGE_BYTES,
     pages::{PageError, Placer},
     source::explain,
     wire::{Control, Frame, Pages},
@@ -52,8 +53,8 @@ pub(super) async fn receive_images(reader: &mut (impl AsyncRead + Unpin), images
     }
 }
 
-/// Hands pages to the page daemon until the source says that these were all.
-pub(super) async fn receive_pages(reader: &mut (impl AsyncRead + Unpin), placer: Placer) -> Result<(), String> {
+/// Hands pages to the page daemon until the source says that these were all. Returns the size of the memory that they cover.
+pub(super) async fn receive_pages(reader: &mut (impl AsyncRead + Unpin), placer: Placer) -> Result<u64, String> {
     let (queue, batches) = mpsc::channel::<Pages>(QUEUE);
     let batches = Arc::new(Mutex::new(batches));
     let mut workers = JoinSet::new();
@@ -86,5 +87,6 @@ pub(super) async fn receive_pages(reader: &mut (impl AsyncRead + Unpin), placer:
     while let Some(worker) = workers.join_next().await {
         worker.map_err(explain)?.map_err(explain)?;
     }
-    placer.end(pages, zeros).map_err(explain)
+    placer.end(pages, zeros).map_err(explain)?;
+    Ok(pages.saturating_add(zeros).saturating_mul(PAGE_BYTES))
 }
