@@ -57,8 +57,8 @@ pub struct Config {
     /// [`Config::move_worth`] times as long at home, with all who share its CPUs, as moves take.
     pub start_elsewhere: bool,
     /// How many times as long as a move, or a start elsewhere, stops it a program must probably go on where it is, with all who share its
-    /// CPUs, to be moved for the sake of load. Ours: 2, as a move costs CPU time at both ends too, and what speaks for it may have passed
-    /// when it has come about.
+    /// CPUs, to be moved for the sake of load. Ours: 4, as a move costs CPU time at both ends too, takes longer where much is going on, and
+    /// what speaks for it may have passed when it has come about.
     pub move_worth: u32,
     /// Nodes that are compared in one decision; of more, as many at random, and the jobs' homes. Bounds the time of a decision in large
     /// clusters: the best of 64 at random is among the best 5 % of all with a probability of 96 %.
@@ -89,7 +89,7 @@ impl Default for Config {
             moves_per_source: 1,
             moves_per_target: 1,
             start_elsewhere: true,
-            move_worth: 2,
+            move_worth: 4,
             surveyed_nodes: 64,
             listed_nodes: 8,
         }

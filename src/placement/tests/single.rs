@@ -35,9 +35,9 @@ fn programs_that_nobody_knows_and_short_ones_stay_in_their_job() {
     assert_eq!(placement.prospect(None, 300, 1.0), Prospect::Short);
     assert_eq!(placement.prospect(Some(1_999), 300, 8.0), Prospect::Short);
     assert_eq!(placement.prospect(Some(2_000), 300, 1.0), Prospect::Long(2_000));
-    assert_eq!(placement.prospect(Some(11_999), 6_000, 0.5), Prospect::Short, "its start takes half of that");
-    assert_eq!(placement.prospect(Some(12_000), 6_000, 1.0), Prospect::Long(12_000));
-    assert_eq!(placement.prospect(Some(3_000), 6_000, 4.0), Prospect::Long(3_000), "among four it takes as long");
+    assert_eq!(placement.prospect(Some(23_999), 6_000, 0.5), Prospect::Short, "its start takes a quarter of that");
+    assert_eq!(placement.prospect(Some(24_000), 6_000, 1.0), Prospect::Long(24_000));
+    assert_eq!(placement.prospect(Some(6_000), 6_000, 4.0), Prospect::Long(6_000), "among four it takes as long");
     let off = Placement::new(Config { start_elsewhere: false, ..Config::default() }).unwrap();
     assert_eq!(off.prospect(Some(60_000), 300, 1.0), Prospect::Short);
 }
