@@ -58,7 +58,7 @@ pub enum HomeError {
 pub fn run() -> Result<(), HomeError> {
     let start = process::enter(StreamKind::Home)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(HomeError::Runtime)?;
@@ -87,8 +87,7 @@ async fn serve(start: AgentStart) -> Result<(), HomeError> {
     let (core, handle) = core::Core::new(core::Settings { run_dir, node, role, connector, root });
     let control = control::listen(&socket, handle)?;
     tracing::info!(%session, pid, "the home agent is ready");
-    // On the run time's one thread, with all that it talks to: handing over between threads costs more than what is done.
-    let _ = tokio::spawn(core.run()).await;
+    core.run().await;
     control.abort();
     // The file goes with the listener, whose task may not get to drop it.
     if let Err(error) = std::fs::remove_file(&socket) {
