@@ -41,7 +41,8 @@ impl Tree {
             }
             file => file?,
         };
-        let (stat, settled) = (stat(&file)?, self.inodes.attr(&file)?.settled);
+        let stat = stat(&file)?;
+        let settled = self.inodes.settled().holds(&file, &stat);
         Ok(Reply::Opened { handle: self.handles.insert(file, appends, dev(&stat)), settled, twin: None })
     }
 
