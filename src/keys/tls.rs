@@ -8,8 +8,8 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, RootCertStore,
+    ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
@@ -153,8 +153,12 @@ pub fn server_name(name: &NodeName) -> Result<ServerName<'static>, KeyError> {
     ServerName::try_from(name.as_str().to_owned()).map_err(|_| KeyError::Peer("the node's name is no DNS name"))
 }
 
+/// AES with 128 bits before the others: as strong as the key exchange, and less work per byte of a moving program than with 256 bits
+/// (10 rounds against 14, FIPS 197).
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    Arc::new(provider)
 }
 
 fn alpn(purpose: TlsPurpose) -> Vec<Vec<u8>> {

@@ -29,6 +29,7 @@ fn an_open_file_follows_home() {
     assert_eq!(&head, b"FIRST");
     // Shortened.
     OpenOptions::new().write(true).open(guest.home("f")).unwrap().set_len(2).unwrap();
+    guest.channel.news();
     assert_eq!(open.metadata().unwrap().len(), 2);
     assert_eq!(open.read_at(&mut head, 0).unwrap(), 2);
 }
@@ -36,19 +37,144 @@ fn an_open_file_follows_home() {
 #[test]
 fn names_and_attributes_follow_home() {
     let guest = Guest::new();
+    // Home does something, and a program of the guest hears of it in some way.
+    let at_home = |what: &dyn Fn()| {
+        what();
+        guest.channel.news();
+    };
     assert!(!guest.guest("f").exists());
-    fs::write(guest.home("f"), "one").unwrap();
+    at_home(&|| fs::write(guest.home("f"), "one").unwrap());
     assert_eq!(fs::read_to_string(guest.guest("f")).unwrap(), "one");
     // Replaced by another file, as editors do.
-    fs::write(guest.home("g"), "two").unwrap();
-    fs::rename(guest.home("g"), guest.home("f")).unwrap();
+    at_home(&|| {
+        fs::write(guest.home("g"), "two").unwrap();
+        fs::rename(guest.home("g"), guest.home("f")).unwrap();
+    });
     assert_eq!(fs::read_to_string(guest.guest("f")).unwrap(), "two");
     assert_eq!(fs::metadata(guest.guest("f")).unwrap().ino(), fs::metadata(guest.home("f")).unwrap().ino());
-    fs::remove_file(guest.home("f")).unwrap();
-    fs::create_dir(guest.home("f")).unwrap();
+    at_home(&|| {
+        fs::remove_file(guest.home("f")).unwrap();
+        fs::create_dir(guest.home("f")).unwrap();
+    });
     assert!(fs::metadata(guest.guest("f")).unwrap().is_dir());
-    fs::write(guest.home("f/inside"), "x").unwrap();
+    at_home(&|| fs::write(guest.home("f/inside"), "x").unwrap());
     assert_eq!(fs::read_dir(guest.guest("f")).unwrap().count(), 1);
+}
+
+/// What a program sees of a file, and of a name that may be none.
+fn seen(path: &std::path::Path) -> Option<(u64, u32, u64, u64, i64, i64, String)> {
+    let stat = fs::metadata(path).ok()?;
+    let text = if stat.is_dir() { String::new() } else { fs::read_to_string(path).unwrap_or_default() };
+    Some((stat.ino(), stat.mode(), stat.nlink(), stat.len(), stat.mtime(), stat.mtime_nsec(), text))
+}
+
+/// Ways in which a file "f" in a directory, both known to the guest, may change at home.
+const CHANGES: [&str; 13] = [
+    "echo longer than before > dir/f",
+    "truncate --size 1 dir/f",
+    "chmod 640 dir/f",
+    "touch --date 2001-01-01 dir/f",
+    "ln dir/f other; echo through another name > other",
+    "echo new > new; mv new dir/f",
+    "mv dir/f dir/g",
+    "rm dir/f",
+    "rm dir/f; mkdir dir/f; touch dir/f/inside",
+    "mkdir another; echo another > another/f; mv dir old; mv another dir",
+    "rm -r dir",
+    "echo appears > dir/none",
+    "mkdir dir/none",
+];
+
+fn with_a_file() -> Guest {
+    let guest = Guest::new();
+    fs::create_dir(guest.home("dir")).unwrap();
+    fs::write(guest.home("dir/f"), "as it was").unwrap();
+    guest
+}
+
+fn agree(guest: &Guest) -> bool {
+    ["dir", "dir/f", "dir/g", "dir/none", "dir/f/inside"]
+        .iter()
+        .all(|name| seen(&guest.guest(name)) == seen(&guest.home(name)))
+}
+
+#[test]
+fn what_home_watches_is_asked_once() {
+    let guest = with_a_file();
+    let file = File::open(guest.guest("dir/f")).unwrap();
+    assert_eq!(seen(&guest.guest("dir/none")), None);
+    // What comes of the opening itself is over.
+    std::thread::sleep(Duration::from_millis(100));
+    let known = fs::metadata(guest.guest("dir/f")).unwrap();
+    guest.stalled.send_replace(true);
+    assert_eq!(fs::metadata(guest.guest("dir/f")).unwrap().ino(), known.ino());
+    assert!(fs::metadata(guest.guest("dir")).unwrap().is_dir());
+    assert!(!guest.guest("dir/none").exists());
+    let mut text = String::new();
+    (&file).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "as it was");
+    guest.stalled.send_replace(false);
+}
+
+#[test]
+fn a_guest_that_hears_anything_from_home_sees_all_that_changed_before() {
+    for change in CHANGES {
+        let guest = with_a_file();
+        assert!(agree(&guest) && agree(&guest));
+        assert!(guest.try_sh(&guest.home(""), change).status.success());
+        // Any question that only home answers.
+        fs::create_dir(guest.guest("question")).unwrap();
+        assert!(agree(&guest), "{change}");
+    }
+}
+
+#[test]
+fn a_guest_that_hears_nothing_sees_changes_soon() {
+    for change in CHANGES {
+        let guest = with_a_file();
+        assert!(agree(&guest) && agree(&guest));
+        assert!(guest.try_sh(&guest.home(""), change).status.success());
+        eventually(|| agree(&guest));
+    }
+}
+
+#[test]
+fn a_guest_sees_its_own_changes_at_once() {
+    for change in CHANGES {
+        let guest = with_a_file();
+        assert!(agree(&guest) && agree(&guest));
+        guest.sh(change);
+        assert!(agree(&guest), "{change}");
+    }
+}
+
+#[test]
+fn what_is_mounted_at_home_is_seen() {
+    let guest = with_a_file();
+    assert!(agree(&guest));
+    let reads = |text: &str| eventually(|| fs::read_to_string(guest.guest("dir/f")).is_ok_and(|read| read == text));
+    let mount = |command: &str| assert!(guest.try_sh(&guest.home(""), command).status.success());
+    mount("mount -t tmpfs none dir; echo mounted > dir/f");
+    reads("mounted\n");
+    // A guest that knows a directory keeps it from being unmounted, but not from disappearing.
+    mount("umount --lazy dir");
+    reads("as it was");
+}
+
+#[test]
+fn more_changes_than_fit_one_message_are_seen() {
+    let guest = Guest::new();
+    let names: Vec<String> = (0..300).map(|number| format!("{number}")).collect();
+    let look = || names.iter().filter(|name| guest.guest(name).exists()).count();
+    assert_eq!(look(), 0);
+    for name in &names {
+        fs::write(guest.home(name), "x").unwrap();
+    }
+    fs::create_dir(guest.guest("question")).unwrap();
+    assert_eq!(look(), names.len());
+    assert!(guest.try_sh(&guest.home(""), "rm ?? ???").status.success());
+    fs::remove_dir(guest.guest("question")).unwrap();
+    assert_eq!(look(), 10);
 }
 
 #[test]
@@ -118,6 +244,7 @@ fn what_was_believed_while_nothing_ran_is_asked_anew_once_it_runs() {
     assert_eq!(see("dir/other").unwrap(), "own");
     assert!(see("dir/own").is_err());
     fs::write(guest.home("dir/own"), "again").unwrap();
+    guest.channel.news();
     assert_eq!(see("dir/own").unwrap(), "again");
 }
 

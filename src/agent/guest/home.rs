@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     control::SessionId,
     home::{
+        files::FileChannel,
         link::{Event, LinkSender},
         relay::guest::GuestRelays,
         wire::{GuestToHome, HomeToGuest, Signal},
@@ -51,10 +52,11 @@ pub struct Home {
 }
 
 impl Home {
-    /// Starts reading what home says. The receiver gets signals for the body.
+    /// Starts reading what home says; `files` hears that there is something. The receiver gets signals for the body.
     pub fn listen(
         sender: LinkSender<GuestToHome>,
         mut events: mpsc::Receiver<Event<HomeToGuest>>,
+        files: Arc<FileChannel>,
     ) -> (Arc<Self>, mpsc::Receiver<Signal>) {
         let home = Arc::new(Self {
             sender,
@@ -66,6 +68,8 @@ impl Home {
         let heard = home.clone();
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
+                // It may have overtaken what home says of files.
+                files.news();
                 heard.hear(event, &signals).await;
             }
         });

@@ -115,7 +115,7 @@ async fn run(start: AgentStart) -> Result<(), String> {
     let connector = Connector::new(&start.identity).map_err(explain)?;
     let (link, carrier) = new_link();
     let files = FileChannel::new(link.sender.files(), link.files);
-    let (home, signals) = Home::listen(link.sender, link.events);
+    let (home, signals) = Home::listen(link.sender, link.events, files.clone());
     let (epoch, epoch_seen) = watch::channel(None);
     let (reach_sender, reach) = watch::channel(Reach::Dialling);
     let stop = CancellationToken::new();

@@ -19,15 +19,18 @@
 //! heard for [`SILENCE_LIMIT_MS`] while requests wait, the channel is cut: everything under way and everything later fails
 //! with `EIO`. Home says that it is alive while it works, so an operation may take as long as home's disk takes.
 //!
-//! *Consistency.* The kernel caches no names and attributes (time to live 0), so each step of a path and each `stat` asks home; but
-//! of *settled* files ([`Settled`]), which only root can change and nobody has changed for long, a user's programs may see a change up to
+//! *Consistency.* The kernel caches no names and attributes (time to live 0), so each step of a path and each `stat` asks the agent.
+//! What home *watches* ([`server`]'s watches, the channel's memory) the agent answers by itself until home says that it has changed.
+//! Home does so before any reply, and before anything else reaches the guest by which one of its programs could learn of the change;
+//! whoever only watches the clock sees it up to [`WATCH_DELAY_MS`] later. Times of access are not watched.
+//! Of *settled* files ([`Settled`]), which only root can change and nobody has changed for long, a user's programs may see a change up to
 //! 3 s late. What is in such a file is read from the hosting node's own file of the same path, for as long as it is open, if their
 //! digests are the same.
 //! Page contents are dropped when a file is opened, when its size or modification time turns out to have changed (looked at
 //! before each `read`), and when a lock on it is taken or given back. Writes go through to home before `write` returns. The
 //! attributes looked at before a `read` are believed for up to 50 ms if nothing else was heard from home meanwhile.
 //!
-//! *While nothing of the guest runs*, being restored or dumped, what home has said once is believed until it runs
+//! *While nothing of the guest runs*, being restored or dumped, all that home has said is believed until it runs
 //! ([`Mounted::stands_still`]): then CRIU, which looks at the same paths again and again, waits for home only once for each.
 //!
 //! *Permissions* are checked by the hosting kernel (`default_permissions`, POSIX ACLs), which knows the caller's groups and
@@ -61,6 +64,17 @@ pub const SILENCE_LIMIT_MS: u64 = 30_000;
 /// How long the hosting kernel may believe what home said of settled files: as NFS does at least of all files
 /// (nfs(5), `acregmin`).
 const BELIEVED_MS: u64 = 3_000;
+
+/// How long after a change home tells guests of it, if no reply does so before: long enough that a program at home that writes a
+/// watched file in small pieces is not held up by each.
+const WATCH_DELAY_MS: u64 = 20;
+
+/// Most names that home watches for a guest, and that a guest remembers.
+const MAX_WATCHED_NAMES: usize = 16_384;
+
+/// Size up to which all of a file that is opened to be read comes with home's answer, in bytes: most headers and sources, and no
+/// more than the kernel reads ahead anyway.
+const CONTENTS_BYTES: u64 = 64 << 10;
 
 /// While requests are being worked on, the server says at least this often that it is alive.
 const PULSE_INTERVAL_MS: u64 = 5_000;

@@ -26,15 +26,15 @@ use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use rustix::fs::{FileType, Statx};
 use serde::{Deserialize, Serialize};
 
-use super::wire::Reply;
+use super::wire::{Attr, Reply};
 
 /// How long nothing must have changed.
 const SETTLED_AFTER: Duration = Duration::from_secs(600);
 
 /// File systems on which only what goes through this kernel changes a file, and a change shows in its time stamps: ext2 to ext4, XFS,
-/// Btrfs, F2FS, overlayfs, SquashFS, EROFS (`linux/magic.h`), ZFS.
-const LOCAL: [u64; 8] =
-    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x794c_7630, 0x7371_7368, 0xe0f5_e1e2, 0x2fc1_2fc1];
+/// Btrfs, F2FS, tmpfs, overlayfs, SquashFS, EROFS (`linux/magic.h`), ZFS.
+const LOCAL: [u64; 9] =
+    [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994, 0x794c_7630, 0x7371_7368, 0xe0f5_e1e2, 0x2fc1_2fc1];
 
 /// Sizes of files of which a digest is worth its time, in bytes: a smaller one is read in a round trip, and for a larger one whoever
 /// opens it would have to wait.
@@ -141,19 +141,14 @@ fn contents(file: impl AsFd, size: u64) -> io::Result<Digest> {
     Ok(digest)
 }
 
-/// What becomes of a reply for root's programs: nothing is believed.
+/// What becomes of a reply for root's programs: nothing is believed that is not watched.
 pub(super) fn unsettled(reply: Reply) -> Result<Reply, rustix::io::Errno> {
     Ok(match reply {
-        Reply::Entry { node, mut attr } => {
-            attr.settled = false;
-            Reply::Entry { node, attr }
-        }
-        Reply::Attr { mut attr } => {
-            attr.settled = false;
-            Reply::Attr { attr }
-        }
-        Reply::Opened { handle, twin, .. } => Reply::Opened { handle, settled: false, twin },
-        Reply::Missing {} => return Err(rustix::io::Errno::NOENT),
+        Reply::Entry { node, attr, watched } => Reply::Entry { node, attr: Attr { settled: false, ..attr }, watched },
+        Reply::Attr { attr } => Reply::Attr { attr: Attr { settled: false, ..attr } },
+        Reply::Opened { handle, twin, contents, .. } => Reply::Opened { handle, settled: false, twin, contents },
+        Reply::Missing { watched: true, .. } => Reply::Missing { settled: false, watched: true },
+        Reply::Missing { watched: false, .. } => return Err(rustix::io::Errno::NOENT),
         other => other,
     })
 }
@@ -178,7 +173,8 @@ fn is_old(stat: &Statx, after: Duration) -> bool {
     changed.and_then(|changed| changed.elapsed().ok()).is_some_and(|age| age >= after)
 }
 
-fn is_local(file: impl AsFd) -> bool {
+/// Whether all that changes the file goes through this kernel.
+pub(super) fn is_local(file: impl AsFd) -> bool {
     rustix::fs::fstatfs(file).is_ok_and(|stats| LOCAL.contains(&(stats.f_type.cast_unsigned() & u64::from(u32::MAX))))
 }
 
@@ -230,8 +226,8 @@ mod tests {
 
     #[test]
     fn root_is_told_nothing_to_believe() {
-        assert_eq!(unsettled(Reply::Missing {}), Err(rustix::io::Errno::NOENT));
-        let opened = |settled| Reply::Opened { handle: 1, settled, twin: None };
+        assert_eq!(unsettled(Reply::Missing { settled: true, watched: false }), Err(rustix::io::Errno::NOENT));
+        let opened = |settled| Reply::Opened { handle: 1, settled, twin: None, contents: None };
         assert_eq!(unsettled(opened(true)), Ok(opened(false)));
         assert_eq!(unsettled(Reply::Done {}), Ok(Reply::Done {}));
     }

@@ -1,9 +1,9 @@
-//! The guest's end of the files protocol: numbers requests, keeps what to do with each reply, ends all of it when home is
-//! lost.
+//! The guest's end of the files protocol: numbers requests, keeps what to do with each reply, remembers what home said that still
+//! holds, ends all of it when home is lost.
 //!
 //! ```text
 //!  submit(op, done): a free slot? -> id -> waiting[id] = done -> frame -> outgoing ==> home link
-//!  home link ==> incoming -> frame -> waiting.remove(id) -> done(reply)
+//!  home link ==> incoming -> frame -> memory: what no longer holds -> waiting.remove(id) -> memory: what was said -> done(reply)
 //!
 //!  Open ---- incoming closed, a bad frame, or SILENCE_LIMIT_MS without a frame while requests wait ----> Cut: EIO for ever
 //! ```
@@ -11,6 +11,7 @@
 //! The channel does no I/O: frames go into and come from bounded queues. The home link behind them delivers each frame
 //! once and in order, over as many connections as it takes; the channel notices only that it takes long.
 
+mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use self::memory::{Memory, Question};
 use super::wire::{Caller, Op, Reply, Request};
 use super::{MAX_IN_FLIGHT, SILENCE_LIMIT_MS};
 
@@ -56,6 +58,7 @@ pub struct FileChannel {
     answered: Condvar,
     /// Counts what was heard from home.
     news: AtomicU64,
+    memory: Memory,
     outgoing: mpsc::Sender<Bytes>,
     slots: Arc<Semaphore>,
     cut: CancellationToken,
@@ -72,6 +75,7 @@ struct State {
 
 struct Waiting {
     since: Instant,
+    question: Option<Question>,
     done: Completion,
     _slot: OwnedSemaphorePermit,
 }
@@ -93,6 +97,7 @@ impl FileChannel {
             state: Mutex::new(state),
             answered: Condvar::new(),
             news: AtomicU64::new(0),
+            memory: Memory::default(),
             outgoing,
             slots: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
             cut: CancellationToken::new(),
@@ -117,7 +122,9 @@ impl FileChannel {
         self.slots.close();
         self.answered.notify_all();
         for waiting in waiting.into_values() {
-            (waiting.done)(Err(ChannelError::Cut { reason: reason.clone() }));
+            let error = ChannelError::Cut { reason: reason.clone() };
+            self.memory.hear(waiting.question, Err(&error));
+            (waiting.done)(Err(error));
         }
     }
 
@@ -126,6 +133,12 @@ impl FileChannel {
     /// before passing it on.
     pub fn news(&self) {
         self.news.fetch_add(1, Ordering::AcqRel);
+        self.memory.overtaken();
+    }
+
+    /// What home has said, and still holds.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// How much has been heard from home so far.
@@ -172,7 +185,8 @@ impl FileChannel {
         };
         let id = state.next_id;
         state.next_id += 1;
-        state.waiting.insert(id, Waiting { since: Instant::now(), done, _slot: slot });
+        let question = self.memory.ask(&op);
+        state.waiting.insert(id, Waiting { since: Instant::now(), question, done, _slot: slot });
         // Under the lock, so that frames leave in the order of their numbers.
         let sent = self.outgoing.try_send(Request { id, caller, op }.encode());
         drop(state);
@@ -215,16 +229,18 @@ impl FileChannel {
     }
 
     fn deliver(&self, frame: Bytes) {
-        let (id, reply) = match Reply::decode(frame) {
+        let (id, breaks, reply) = match Reply::decode(frame) {
             Ok(decoded) => decoded,
             Err(error) => return self.cut(&error.to_string()),
         };
+        self.memory.break_up(&breaks);
         let mut state = self.lock();
         state.heard = Instant::now();
-        // The pulse answers nothing.
+        // A pulse answers nothing.
         let Some(waiting) = state.waiting.remove(&id) else { return };
         drop(state);
-        self.news();
+        self.news.fetch_add(1, Ordering::AcqRel);
+        self.memory.hear(waiting.question, Ok(&reply));
         self.answered.notify_all();
         (waiting.done)(Ok(reply));
     }

@@ -26,7 +26,7 @@ impl Home {
     }
 
     async fn reply(&self, id: u64, reply: Reply) {
-        self.replies.send(reply.encode(id)).await.unwrap();
+        self.replies.send(reply.encode(id, &[])).await.unwrap();
     }
 }
 
@@ -37,10 +37,10 @@ async fn replies_find_their_requests_in_any_order() {
     let (first, second) = (home.request().await, home.request().await);
     for request in [second, first] {
         let Op::Readlink { node } = request.op else { panic!("{request:?}") };
-        home.reply(request.id, Reply::Opened { handle: node, settled: false, twin: None }).await;
+        home.reply(request.id, Reply::Opened { handle: node, settled: false, twin: None, contents: None }).await;
     }
-    assert_eq!(one.await.unwrap(), Ok(Reply::Opened { handle: 1, settled: false, twin: None }));
-    assert_eq!(two.await.unwrap(), Ok(Reply::Opened { handle: 2, settled: false, twin: None }));
+    assert_eq!(one.await.unwrap(), Ok(Reply::Opened { handle: 1, settled: false, twin: None, contents: None }));
+    assert_eq!(two.await.unwrap(), Ok(Reply::Opened { handle: 2, settled: false, twin: None, contents: None }));
 }
 
 #[tokio::test]

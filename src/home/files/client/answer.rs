@@ -45,6 +45,7 @@ pub(super) type Answer = Result<Reply, ChannelError>;
 pub(super) fn errno(answer: Answer) -> Errno {
     match answer {
         Ok(Reply::Error { errno }) => Errno::from_i32(errno),
+        Ok(Reply::Missing { .. }) => Errno::ENOENT,
         Ok(reply) => {
             tracing::error!(?reply, "home answered another question than was asked");
             Errno::EIO
@@ -63,9 +64,11 @@ pub(super) fn empty(answer: Answer, reply: ReplyEmpty) {
 
 pub(super) fn entry(answer: Answer, reply: ReplyEntry) {
     match answer {
-        Ok(Reply::Entry { node, attr }) => reply.entry(&time_to_live(&attr), &file_attr(node, &attr), GENERATION),
+        Ok(Reply::Entry { node, attr, .. }) => reply.entry(&time_to_live(&attr), &file_attr(node, &attr), GENERATION),
         // Node 0: there is no such name, and that may be believed.
-        Ok(Reply::Missing {}) => reply.entry(&Duration::from_millis(BELIEVED_MS), &NO_FILE, GENERATION),
+        Ok(Reply::Missing { settled: true, .. }) => {
+            reply.entry(&Duration::from_millis(BELIEVED_MS), &NO_FILE, GENERATION)
+        }
         other => reply.error(errno(other)),
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use fuser::{
@@ -75,34 +75,18 @@ impl Filesystem for HomeFs {
     }
 
     fn forget(&self, req: &Request, node: INodeNo, count: u64) {
-        match self.standstill().forget(node.0, count) {
+        match self.channel().memory().forget(node.0, count) {
             0 => {}
             count => self.ask(req, Op::Forget { node: node.0, count }, (), |_, ()| {}),
         }
     }
 
     fn getattr(&self, req: &Request, node: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
-        // With a handle it is the kernel that asks, before a `read`.
-        let Some(handle) = handle else {
-            return self.ask(req, Op::Getattr { node: node.0 }, reply, answer::attr);
-        };
-        if let Some(known) = self.standstill().recall(&Op::Getattr { node: node.0 }) {
-            return answer::attr(Ok(known), reply);
+        match handle {
+            // It is the kernel that asks, before a `read`.
+            Some(handle) => self.ask_recent(req, node.0, handle.0, reply),
+            None => self.ask(req, Op::Getattr { node: node.0 }, reply, answer::attr),
         }
-        let (asked, before) = (Instant::now(), self.channel().news_count());
-        if let Some(attr) = self.0.recent.of(handle.0, asked, before) {
-            return answer::attr(Ok(Reply::Attr { attr }), reply);
-        }
-        let question = self.standstill().ask(&Op::Getattr { node: node.0 });
-        let fs = self.clone();
-        let done = move |answer| {
-            fs.standstill().hear(question, &answer);
-            if let Ok(Reply::Attr { attr }) = &answer {
-                fs.0.recent.hear(handle.0, *attr, asked, before, fs.channel().news_count());
-            }
-            answer::attr(answer, reply);
-        };
-        self.channel().submit(caller(req), Op::Getattr { node: node.0 }, Box::new(done));
     }
 
     fn setattr(
@@ -130,7 +114,7 @@ impl Filesystem for HomeFs {
     }
 
     fn readlink(&self, req: &Request, node: INodeNo, reply: ReplyData) {
-        self.ask(req, Op::Readlink { node: node.0 }, reply, answer::data);
+        self.ask_reading(req, node, Op::Readlink { node: node.0 }, reply, answer::data);
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
@@ -179,14 +163,14 @@ impl Filesystem for HomeFs {
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let respond = if self.standstill().is_on() { answer::opened_at_standstill } else { answer::opened };
+        let respond = if self.channel().memory().is_still() { answer::opened_at_standstill } else { answer::opened };
         let fs = self.clone();
         self.ask(req, Op::Open { node: node.0, flags: flags.0 }, reply, move |answer, reply| match answer {
-            Ok(Reply::Opened { handle, settled, twin: Some(twin) }) => {
+            Ok(Reply::Opened { handle, settled, twin: Some(twin), .. }) => {
                 let runtime = fs.channel().runtime().clone();
                 runtime.spawn(async move {
                     fs.0.twins.find(handle, twin).await;
-                    respond(Ok(Reply::Opened { handle, settled, twin: None }), reply);
+                    respond(Ok(Reply::Opened { handle, settled, twin: None, contents: None }), reply);
                 });
             }
             other => respond(other, reply),
@@ -210,7 +194,7 @@ impl Filesystem for HomeFs {
     fn read(
         &self,
         req: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -218,8 +202,13 @@ impl Filesystem for HomeFs {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if let Some(data) = self.channel().memory().contents(node.0, offset, size) {
+            return reply.data(&data);
+        }
         let op = Op::Read { handle: handle.0, offset, size };
-        let Some(twin) = self.0.twins.get(handle.0) else { return self.ask(req, op, reply, answer::data) };
+        let Some(twin) = self.0.twins.get(handle.0) else {
+            return self.ask_reading(req, node, op, reply, answer::data);
+        };
         if let Some(data) = twins::read_at_once(&twin, offset, size) {
             return reply.data(&data);
         }
@@ -267,7 +256,7 @@ impl Filesystem for HomeFs {
     fn release(
         &self,
         req: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
@@ -276,6 +265,7 @@ impl Filesystem for HomeFs {
     ) {
         self.with_locks(|locks| locks.drop_handle(handle.0));
         self.0.twins.close(handle.0);
+        self.channel().memory().closed(node.0);
         self.ask(req, Op::Release { handle: handle.0 }, reply, answer::empty);
     }
 
@@ -287,16 +277,16 @@ impl Filesystem for HomeFs {
         self.ask(req, Op::Opendir { node: node.0 }, reply, answer::opened);
     }
 
-    fn readdir(&self, req: &Request, _node: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
+    fn readdir(&self, req: &Request, node: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory) {
         if let Some(entries) = self.0.listings.take(handle.0, offset) {
             return self.0.listings.answer(handle.0, entries, reply);
         }
         let fs = self.clone();
-        let done = move |answer| match answer {
+        let op = Op::Readdir { handle: handle.0, offset };
+        self.ask_reading(req, node, op, reply, move |answer, reply| match answer {
             Ok(Reply::Entries { entries }) => fs.0.listings.answer(handle.0, entries.into(), reply),
             other => reply.error(answer::errno(other)),
-        };
-        self.0.channel.submit(caller(req), Op::Readdir { handle: handle.0, offset }, Box::new(done));
+        });
     }
 
     fn releasedir(&self, req: &Request, _node: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {

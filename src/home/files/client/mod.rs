@@ -7,22 +7,21 @@ mod locks;
 mod locktable;
 mod mount;
 mod recent;
-mod standstill;
 mod twins;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
-use fuser::{INodeNo, Notifier, Request};
+use fuser::{INodeNo, Notifier, ReplyAttr, Request};
 
 use self::listing::Listings;
 use self::locktable::LockTable;
 use self::recent::Recent;
-use self::standstill::Standstill;
 use self::twins::Twins;
 use super::channel::FileChannel;
 use super::settled::Settled;
-use super::wire::{Caller, Lock, Op};
+use super::wire::{Caller, Lock, Op, Reply};
 
 pub use locktable::HeldLock;
 pub use mount::{MountError, Mounted, mount};
@@ -36,7 +35,6 @@ struct Shared {
     channel: Arc<FileChannel>,
     listings: Listings,
     recent: Recent,
-    standstill: Standstill,
     twins: Twins,
     locks: Mutex<LockTable>,
     /// Whether a program of this guest ever asked for a lock, by the thread that reads the kernel's requests.
@@ -52,7 +50,6 @@ impl HomeFs {
             channel,
             listings: Listings::default(),
             recent: Recent::default(),
-            standstill: Standstill::default(),
             twins: Twins::new(settled),
             locks: Mutex::default(),
             locks_asked_for: AtomicBool::new(false),
@@ -96,15 +93,11 @@ impl HomeFs {
         }
     }
 
-    fn standstill(&self) -> &Standstill {
-        &self.0.standstill
-    }
-
     fn with_locks<T>(&self, use_them: impl FnOnce(&mut LockTable) -> T) -> T {
         use_them(&mut self.0.locks.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Asks home, unless it has said so already and nothing of the body runs; `respond` turns its answer into the kernel's.
+    /// Asks home, unless what it has said still holds; `respond` turns its answer into the kernel's.
     fn ask<R: Send + 'static>(
         &self,
         req: &Request,
@@ -112,16 +105,47 @@ impl HomeFs {
         reply: R,
         respond: impl FnOnce(answer::Answer, R) + Send + 'static,
     ) {
-        if let Some(known) = self.0.standstill.recall(&op) {
+        let caller = caller(req);
+        if let Some(known) = self.channel().memory().recall(caller, &op) {
             return respond(Ok(known), reply);
         }
-        let question = self.0.standstill.ask(&op);
+        self.channel().submit(caller, op, Box::new(move |answer| respond(answer, reply)));
+    }
+
+    /// Asks home for the attributes of an open file, unless they were heard last of all.
+    fn ask_recent(&self, req: &Request, node: u64, handle: u64, reply: ReplyAttr) {
+        let (caller, op) = (caller(req), Op::Getattr { node });
+        if let Some(known) = self.channel().memory().recall(caller, &op) {
+            return answer::attr(Ok(known), reply);
+        }
+        let (asked, before) = (Instant::now(), self.channel().news_count());
+        if let Some(attr) = self.0.recent.of(handle, asked, before) {
+            return answer::attr(Ok(Reply::Attr { attr }), reply);
+        }
         let fs = self.clone();
         let done = move |answer| {
-            fs.0.standstill.hear(question, &answer);
-            respond(answer, reply);
+            if let Ok(Reply::Attr { attr }) = &answer {
+                fs.0.recent.hear(handle, *attr, asked, before, fs.channel().news_count());
+            }
+            answer::attr(answer, reply);
         };
-        self.0.channel.submit(caller(req), op, Box::new(done));
+        self.channel().submit(caller, op, Box::new(done));
+    }
+
+    /// Asks home for what is in a file, which changes the time of access.
+    fn ask_reading<R: Send + 'static>(
+        &self,
+        req: &Request,
+        node: INodeNo,
+        op: Op,
+        reply: R,
+        respond: impl FnOnce(answer::Answer, R) + Send + 'static,
+    ) {
+        let fs = self.clone();
+        self.ask(req, op, reply, move |answer, reply| {
+            fs.channel().memory().was_read(node.0);
+            respond(answer, reply);
+        });
     }
 }
 

@@ -139,12 +139,13 @@ impl Mounted {
     /// To be called when it is sure that no program of this guest runs until [`Self::runs`]: what home says of names and
     /// attributes from now on, and what the kernel has of files' contents, is believed until then. Called again, it begins anew.
     pub fn stands_still(&self) {
-        self.fs.standstill().begin();
+        self.fs.channel().memory().begin();
     }
 
-    /// To be called before the first instruction of a program of this guest: from now on each of its questions is put to home.
+    /// To be called before the first instruction of a program of this guest: from now on each of its questions is put to home, but for
+    /// what home watches.
     pub fn runs(&self) {
-        self.fs.standstill().end();
+        self.fs.channel().memory().end();
     }
 
     /// Lets every program that waits for a lock be frozen: call it after the freeze was ordered, as often as it takes. They

@@ -1,4 +1,4 @@
-//! The one answer that may be given twice.
+//! The one answer that may be given twice though nobody watches.
 //!
 //! Before each `read` the kernel asks for the file's attributes, to see whether the pages that it has are still good. Asking
 //! home each time would cost a program that reads in small pieces one round trip per piece. So the last such answer is
@@ -68,6 +68,7 @@ mod tests {
             rdev: 0,
             blksize: 1,
             settled: false,
+            watched: false,
         };
         let (recent, asked) = (Recent::default(), Instant::now());
         recent.hear(7, attr, asked, 3, 4);

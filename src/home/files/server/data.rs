@@ -5,15 +5,18 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 
 use bytes::Bytes;
 use rustix::fs::{AtFlags, FallocateFlags, FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::super::wire::{DirEntry, MAX_DATA_BYTES, Reply, Text, Twin};
+use super::super::CONTENTS_BYTES;
+use super::super::wire::{Attr, Contents, DirEntry, MAX_DATA_BYTES, Reply, Text, Twin};
 use super::Tree;
 use super::inodes::{dev, proc_path, stat};
+use super::watches::Watch;
 
 /// Directory entries are read from home's kernel in pieces of this size.
 const LISTING_BYTES: usize = 32 * 1024;
@@ -43,7 +46,25 @@ impl Tree {
         };
         let stat = stat(&file)?;
         let settled = self.inodes.settled().holds(&file, &stat);
-        Ok(Reply::Opened { handle: self.handles.insert(file, appends, dev(&stat)), settled, twin: None })
+        let contents = match flags & libc::O_ACCMODE {
+            libc::O_RDONLY if stat.stx_size <= CONTENTS_BYTES => self.contents(node, &file)?,
+            _ => None,
+        };
+        Ok(Reply::Opened { handle: self.handles.insert(file, appends, dev(&stat)), settled, twin: None, contents })
+    }
+
+    /// All that is in a small file, if it is watched.
+    fn contents(&self, node: u64, file: &OwnedFd) -> Result<Option<Contents>, Errno> {
+        if self.watches.watch(node, &*self.inodes.get(node)?) == Watch::No {
+            return Ok(None);
+        }
+        // One byte more tells whether it has grown meanwhile.
+        let data = read_at(file, 0, CONTENTS_BYTES as usize + 1)?;
+        if data.len() as u64 > CONTENTS_BYTES {
+            return Ok(None);
+        }
+        let attr = Attr { watched: true, ..self.inodes.attr(file)? };
+        Ok(Some(Contents { attr, data: data.into() }))
     }
 
     /// What the hosting node needs to know to read its own file instead of an open one of home's.
@@ -65,25 +86,13 @@ impl Tree {
     pub(super) fn opendir(&self, node: u64) -> Result<Reply, Errno> {
         let dir = self.reopen(node, FileType::Directory, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let dev = dev(&stat(&dir)?);
-        Ok(Reply::Opened { handle: self.handles.insert(dir, false, dev), settled: false, twin: None })
+        Ok(Reply::Opened { handle: self.handles.insert(dir, false, dev), settled: false, twin: None, contents: None })
     }
 
     pub(super) fn read(&self, handle: u64, offset: u64, size: u32) -> Result<Reply, Errno> {
         let handle = self.handles.get(handle)?;
         let size = usize::try_from(size).map_or(MAX_DATA_BYTES, |size| size.min(MAX_DATA_BYTES));
-        let mut data = vec![0; size];
-        let mut filled = 0;
-        // The kernel takes less than it asked for as the end of the file, so a short read must be one.
-        while filled < size {
-            match rustix::io::pread(&handle.file, &mut data[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(bytes) => filled += bytes,
-                Err(Errno::INTR) => {}
-                Err(_) if filled > 0 => break,
-                Err(errno) => return Err(errno),
-            }
-        }
-        data.truncate(filled);
+        let data = read_at(&handle.file, offset, size)?;
         Ok(Reply::Data { data: Bytes::from(data) })
     }
 
@@ -170,4 +179,21 @@ impl Tree {
         )?;
         Ok(Reply::Written { bytes: u32::try_from(copied).map_err(|_| Errno::OVERFLOW)? })
     }
+}
+
+/// Reads `size` bytes from `offset` on. Shorter only at the end of the file, because the kernel takes less than it asked for as that.
+fn read_at(file: &OwnedFd, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
+    let mut data = vec![0; size];
+    let mut filled = 0;
+    while filled < size {
+        match rustix::io::pread(file, &mut data[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(Errno::INTR) => {}
+            Err(_) if filled > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    data.truncate(filled);
+    Ok(data)
 }

@@ -128,13 +128,15 @@ impl Inodes {
         Ok((node, attr))
     }
 
-    /// Takes back `count` lookups; at none the file is let go.
-    pub(super) fn forget(&self, node: u64, count: u64) {
+    /// Takes back `count` lookups; at none the file is let go, after `last` was called for it.
+    pub(super) fn forget(&self, node: u64, count: u64, last: impl FnOnce(u64)) {
         let mut table = self.lock();
         let Entry::Occupied(mut entry) = table.by_node.entry(node) else { return };
         let known = entry.get_mut();
         known.lookups = known.lookups.saturating_sub(count);
         if known.lookups == 0 && node != ROOT {
+            // Nobody looks it up again meanwhile.
+            last(node);
             let known = entry.remove();
             if let Some(key) = known.key {
                 table.by_key.remove(&key);
@@ -175,6 +177,7 @@ impl Inodes {
             rdev: encode_dev(stat.stx_rdev_major, stat.stx_rdev_minor),
             blksize: stat.stx_blksize,
             settled: self.settled.holds(fd, stat),
+            watched: false,
         }
     }
 
@@ -246,11 +249,11 @@ mod tests {
         let (node, attr) = inodes.know(path_fd(&a)).unwrap();
         assert_eq!(inodes.know(path_fd(&b)).unwrap(), (node, attr));
         assert_eq!((node, attr.nlink), (attr.ino, 2));
-        inodes.forget(node, 1);
+        inodes.forget(node, 1, |_| {});
         assert_eq!(inodes.get(node).unwrap().kind(), FileType::RegularFile);
-        inodes.forget(node, 1);
+        inodes.forget(node, 1, |_| {});
         assert_eq!(inodes.get(node).unwrap_err(), Errno::STALE);
-        inodes.forget(ROOT, u64::MAX);
+        inodes.forget(ROOT, u64::MAX, |_| {});
         assert_eq!(inodes.len(), 1);
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!  serve(): incoming -> frame -> Request -> bounded queue -> workers -> Reply -> frame -> outgoing
 //!                     while anything is at work, every few seconds: Pulse -> outgoing
+//!                     what changes of watched files: with the next reply, or a Pulse a moment later
 //! ```
 //!
 //! The server belongs to one guest. When it ends, everything that the guest had open or locked at home is let go.
@@ -15,6 +16,7 @@ mod locks;
 mod names;
 #[cfg(test)]
 mod tests;
+mod watches;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -31,9 +33,10 @@ use self::handles::Handles;
 use self::identity::{As, Identity};
 use self::inodes::Inodes;
 use self::locks::Locks;
+use self::watches::Watches;
 use super::settled::{Settled, unsettled};
-use super::wire::{Op, Reply, Request, WireError};
-use super::{MAX_IN_FLIGHT, PULSE_INTERVAL_MS};
+use super::wire::{Break, Op, Reply, Request, WireError};
+use super::{MAX_IN_FLIGHT, PULSE_INTERVAL_MS, WATCH_DELAY_MS};
 
 /// Threads per guest. They wait for home's disk, not for the processor; more only help against a slow disk.
 const WORKERS: usize = 8;
@@ -73,6 +76,7 @@ struct Tree {
     inodes: Inodes,
     handles: Handles,
     locks: Locks,
+    watches: Watches,
     /// Requests received and not yet answered.
     at_work: AtomicUsize,
 }
@@ -95,10 +99,12 @@ impl FileServer {
     /// `root` cannot be looked at, or no thread can be started with an identity of its own.
     pub fn new(root: OwnedFd, settled: Settled) -> Result<Self, ServerError> {
         raise_descriptor_limit();
+        let watches = Watches::new(&root);
         let tree = Arc::new(Tree {
             inodes: Inodes::new(root, settled.into()).map_err(|errno| ServerError::Root(errno.into()))?,
             handles: Handles::default(),
             locks: Locks::default(),
+            watches,
             at_work: AtomicUsize::new(0),
         });
         let (queue, jobs) = crossbeam_channel::bounded(MAX_IN_FLIGHT);
@@ -146,6 +152,7 @@ impl FileServer {
         tokio::select! {
             outcome = serve => outcome,
             () = pulse(&self.tree, &outgoing) => Ok(()),
+            () = push(&self.tree, &outgoing) => Ok(()),
         }
     }
 }
@@ -166,9 +173,35 @@ async fn pulse(tree: &Tree, outgoing: &mpsc::Sender<Bytes>) {
         }
         if tree.at_work.load(Ordering::Relaxed) > 0 {
             // A full queue says as much.
-            let _ = outgoing.try_send(Reply::Pulse {}.encode(0));
+            let _ = outgoing.try_send(Reply::Pulse {}.encode(0, &[]));
         }
     }
+}
+
+/// Tells what changes of watched files if no reply does; returns when nobody listens any more.
+async fn push(tree: &Tree, outgoing: &mpsc::Sender<Bytes>) {
+    let told = async {
+        let Some(alarm) = tree.watches.alarm()? else { return Ok(()) };
+        loop {
+            alarm.rings().await?;
+            let Ok(permit) = outgoing.reserve().await else { return Ok(()) };
+            let mut permit = Some(permit);
+            let tell = |breaks: &[Break], permit: Option<mpsc::Permit<'_, Bytes>>| {
+                if let Some(permit) = permit.filter(|_| !breaks.is_empty()) {
+                    permit.send(Reply::Pulse {}.encode(0, breaks));
+                }
+            };
+            // Not by waiting for the lock: who has it may wait for room in the queue, which this runtime makes.
+            while tree.watches.try_notice(|breaks| tell(breaks, permit.take())).is_none() {
+                tokio::time::sleep(Duration::from_millis(WATCH_DELAY_MS)).await;
+            }
+        }
+    };
+    let told: std::io::Result<()> = told.await;
+    if let Err(error) = told {
+        tracing::warn!(%error, "changes of home's files are told with replies only");
+    }
+    outgoing.closed().await;
 }
 
 /// What a worker thread does until the server ends.
@@ -178,7 +211,7 @@ fn work(tree: &Tree, jobs: &crossbeam_channel::Receiver<Job>, mut identity: Iden
         let reply = if request.caller.uid == 0 { reply.and_then(unsettled) } else { reply };
         let reply = reply.unwrap_or_else(|errno| Reply::Error { errno: errno.raw_os_error() });
         // If it fails nobody waits for it.
-        let _ = outgoing.blocking_send(reply.encode(request.id));
+        let _ = tree.watches.notice(|breaks| outgoing.blocking_send(reply.encode(request.id, breaks)));
         tree.at_work.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -197,7 +230,7 @@ impl Tree {
         match &request.op {
             Op::Lookup { parent, name } => self.lookup(*parent, name),
             Op::Forget { node, count } => {
-                self.inodes.forget(*node, *count);
+                self.inodes.forget(*node, *count, |node| self.watches.forget(node));
                 Ok(Reply::Done {})
             }
             Op::Getattr { node } => self.getattr(*node),
@@ -228,10 +261,12 @@ impl Tree {
             Op::Listxattr { node } => self.listxattr(*node),
             Op::Removexattr { node, name } => self.removexattr(*node, name),
             Op::Open { node, flags } => match self.open(*node, *flags)? {
-                Reply::Opened { handle, settled: true, .. } if flags & libc::O_ACCMODE == libc::O_RDONLY => {
+                Reply::Opened { handle, settled: true, contents: None, .. }
+                    if flags & libc::O_ACCMODE == libc::O_RDONLY =>
+                {
                     // Digests are the node's.
                     identity.assume(As { uid: 0, gid: 0, keep_suid: true })?;
-                    Ok(Reply::Opened { handle, settled: true, twin: self.twin(handle)? })
+                    Ok(Reply::Opened { handle, settled: true, twin: self.twin(handle)?, contents: None })
                 }
                 opened => Ok(opened),
             },

@@ -9,9 +9,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::super::wire::{Changes, MAX_DATA_BYTES, Name, Reply, SetTime, Stats, Text};
+use super::super::wire::{Attr, Changes, MAX_DATA_BYTES, Name, Reply, SetTime, Stats, Text};
 use super::Tree;
 use super::inodes::{decode_dev, dev, proc_path, stat};
+use super::watches::Watch;
 
 /// Largest extended attribute and largest list of their names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const XATTR_MAX_BYTES: usize = 64 * 1024;
@@ -20,18 +21,37 @@ const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLO
 
 impl Tree {
     pub(super) fn lookup(&self, parent: u64, name: &Name) -> Result<Reply, Errno> {
-        let parent = self.inodes.get(parent)?;
-        let fd = match rustix::fs::openat(parent.fd(), name.as_bytes(), PATH_ONLY, Mode::empty()) {
-            // Looked at afterwards: a name made in between would make it look changed.
-            Err(Errno::NOENT) if self.inodes.attr(parent.fd())?.settled => return Ok(Reply::Missing {}),
+        let dir = self.inodes.get(parent)?;
+        let watched = self.watches.watch_name(parent, &dir, name);
+        let fd = match rustix::fs::openat(dir.fd(), name.as_bytes(), PATH_ONLY, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                // Looked at afterwards: a name made in between would make it look changed.
+                let settled = self.inodes.attr(dir.fd())?.settled;
+                return if settled || watched { Ok(Reply::Missing { settled, watched }) } else { Err(Errno::NOENT) };
+            }
             fd => fd?,
         };
         let (node, attr) = self.inodes.know(fd)?;
-        Ok(Reply::Entry { node, attr })
+        let attr = match self.watch(node)? {
+            Watch::No => attr,
+            Watch::Was => Attr { watched: true, ..attr },
+            Watch::New => self.attr(node)?,
+        };
+        Ok(Reply::Entry { node, attr, watched })
     }
 
     pub(super) fn getattr(&self, node: u64) -> Result<Reply, Errno> {
-        Ok(Reply::Attr { attr: self.inodes.attr(self.inodes.get(node)?.fd())? })
+        Ok(Reply::Attr { attr: self.attr(node)? })
+    }
+
+    /// The attributes of a file, which is watched from then on if it can be.
+    fn attr(&self, node: u64) -> Result<Attr, Errno> {
+        let watched = self.watch(node)? != Watch::No;
+        Ok(Attr { watched, ..self.inodes.attr(self.inodes.get(node)?.fd())? })
+    }
+
+    fn watch(&self, node: u64) -> Result<Watch, Errno> {
+        Ok(self.watches.watch(node, &*self.inodes.get(node)?))
     }
 
     pub(super) fn setattr(&self, node: u64, handle: Option<u64>, changes: &Changes) -> Result<Reply, Errno> {

@@ -14,10 +14,12 @@ impl Home {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = std::fs::File::open(dir.path()).unwrap();
+        let watches = Watches::new(&root);
         let tree = Tree {
             inodes: Inodes::new(root.into(), Settled::after(dir.path(), Duration::MAX).into()).unwrap(),
             handles: Handles::default(),
             locks: Locks::default(),
+            watches,
             at_work: AtomicUsize::new(0),
         };
         Self { dir, tree, identity: Identity::take().unwrap() }

@@ -108,13 +108,18 @@ impl<T: Field> Field for Option<T> {
     }
 }
 
+/// Appends what [`Vec::take`](Field::take) takes.
+pub(super) fn put_all<T: Field>(values: &[T], out: &mut BytesMut) {
+    for value in values {
+        true.put(out);
+        value.put(out);
+    }
+    false.put(out);
+}
+
 impl<T: Field> Field for Vec<T> {
     fn put(&self, out: &mut BytesMut) {
-        for value in self {
-            true.put(out);
-            value.put(out);
-        }
-        false.put(out);
+        put_all(self, out);
     }
 
     // Each element is announced, so that no count has to be believed: the frame's size bounds the vector.

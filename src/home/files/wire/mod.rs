@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! request frame:  u8 version | u64 id | u32 uid | u32 gid | Op
-//! reply frame:    u8 version | u64 id | Reply
+//! reply frame:    u8 version | u64 id | Breaks | Reply
 //! ```
+//!
+//! *Breaks* are what no longer holds of what the guest was told before: they come before the reply, because the reply may be how a
+//! program of the guest learns that something has changed.
 //!
 //! All numbers are little-endian. `id` counts requests from 1; replies come in any order. Frame boundaries are kept by the
 //! link. The operations are those of the kernel's FUSE protocol as far as home has to do with them; `node` is a FUSE node
@@ -19,7 +22,7 @@ use codec::{Field, messages, record};
 pub(crate) use codec::{Name, Text};
 
 /// Version of the frames; counts up with every change of this module.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// Most bytes that one read or write carries: large enough to keep a link busy, small enough that a terminal's output does
 /// not wait behind it.
@@ -99,18 +102,23 @@ messages! {
 }
 
 record! {
-    /// What `stat` shows. `rdev` is encoded as the kernel's 32-bit user-visible device number; `settled`: may be believed for a while,
-    /// the name asked for included.
+    /// What `stat` shows. `rdev` is encoded as the kernel's 32-bit user-visible device number. `settled`: may be believed for a while,
+    /// the name asked for included; `watched`: holds until home says otherwise, but for the time of access.
     #[derive(Copy)]
     pub(crate) struct Attr {
         ino: u64, size: u64, blocks: u64, atime: Time, mtime: Time, ctime: Time,
-        mode: u32, nlink: u32, uid: u32, gid: u32, rdev: u32, blksize: u32, settled: bool,
+        mode: u32, nlink: u32, uid: u32, gid: u32, rdev: u32, blksize: u32, settled: bool, watched: bool,
     }
 }
 
 record! {
     /// What is in a settled file, and where home has it: the hosting node may have the same there.
     pub(crate) struct Twin { path: Text, digest: Bytes }
+}
+
+record! {
+    /// All that is in a small file, and its attributes once it was read; both hold until home says otherwise.
+    pub(crate) struct Contents { attr: Attr, data: Bytes }
 }
 
 record! {
@@ -183,15 +191,27 @@ messages! {
 }
 
 messages! {
+    /// What the guest was told to believe until further notice, and does not hold any more.
+    pub(crate) enum Break {
+        /// What the name means.
+        1 Name { dir: u64, name: Name },
+        /// Attributes and contents.
+        2 Node { node: u64 },
+        3 Everything {},
+    }
+}
+
+messages! {
     /// What home answers.
     pub(crate) enum Reply {
         1 Done {},
         2 Error { errno: i32 },
-        3 Entry { node: u64, attr: Attr },
+        /// `watched`: the name means this file until home says otherwise.
+        3 Entry { node: u64, attr: Attr, watched: bool },
         4 Attr { attr: Attr },
         5 Data { data: Bytes },
-        /// `settled`: the contents are what they were if the attributes are. `twin`: of a file that is only read.
-        6 Opened { handle: u64, settled: bool, twin: Option<Twin> },
+        /// `settled`: the contents are what they were if the attributes are. `twin`, `contents`: of a file that is only read.
+        6 Opened { handle: u64, settled: bool, twin: Option<Twin>, contents: Option<Contents> },
         7 Created { node: u64, attr: Attr, handle: u64 },
         8 Written { bytes: u32 },
         9 Entries { entries: Vec<DirEntry> },
@@ -200,8 +220,8 @@ messages! {
         12 Offset { offset: u64 },
         /// Answers nothing (its id is 0): home is alive and at work.
         13 Pulse {},
-        /// There is no such name, and its directory is settled.
-        14 Missing {},
+        /// There is no such name, and its directory is settled, or there is none until home says otherwise, or both.
+        14 Missing { settled: bool, watched: bool },
     }
 }
 
@@ -234,23 +254,24 @@ impl Request {
 }
 
 impl Reply {
-    /// The frame that answers request `id` with this reply.
-    pub(crate) fn encode(&self, id: u64) -> Bytes {
+    /// The frame that answers request `id` with this reply, and tells beforehand what no longer holds.
+    pub(crate) fn encode(&self, id: u64, breaks: &[Break]) -> Bytes {
         let data_bytes = match self {
-            Reply::Data { data } => data.len(),
+            Reply::Data { data } | Reply::Opened { contents: Some(Contents { data, .. }), .. } => data.len(),
             _ => 0,
         };
         let mut out = BytesMut::with_capacity(160 + data_bytes);
         VERSION.put(&mut out);
         id.put(&mut out);
+        codec::put_all(breaks, &mut out);
         self.put(&mut out);
         out.freeze()
     }
 
-    /// Reads a reply's frame: the request's id and the reply. Never panics, whatever it holds.
-    pub(crate) fn decode(frame: Bytes) -> Result<(u64, Self), WireError> {
+    /// Reads a reply's frame: the request's id, what no longer holds, and the reply. Never panics, whatever it holds.
+    pub(crate) fn decode(frame: Bytes) -> Result<(u64, Vec<Break>, Self), WireError> {
         let mut input = open(frame)?;
-        let reply = (u64::take(&mut input)?, Reply::take(&mut input)?);
+        let reply = (u64::take(&mut input)?, Vec::take(&mut input)?, Reply::take(&mut input)?);
         close(input, reply)
     }
 }

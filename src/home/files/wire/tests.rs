@@ -31,6 +31,7 @@ fn attr() -> Attr {
         rdev: 6,
         blksize: 4096,
         settled: true,
+        watched: false,
     }
 }
 
@@ -80,15 +81,16 @@ fn ops() -> Vec<Op> {
 }
 
 fn replies() -> Vec<Reply> {
+    let contents = Contents { attr: attr(), data: Bytes::from_static(b"int x;") };
     vec![
         Reply::Done {},
         Reply::Error { errno: libc::ENOENT },
-        Reply::Entry { node: 1, attr: attr() },
+        Reply::Entry { node: 1, attr: attr(), watched: true },
         Reply::Attr { attr: attr() },
         Reply::Data { data: Bytes::from(vec![7; MAX_DATA_BYTES]) },
-        Reply::Opened { handle: 1, settled: true, twin: None },
-        Reply::Opened { handle: 1, settled: false, twin: Some(twin()) },
-        Reply::Missing {},
+        Reply::Opened { handle: 1, settled: true, twin: None, contents: Some(contents) },
+        Reply::Opened { handle: 1, settled: false, twin: Some(twin()), contents: None },
+        Reply::Missing { settled: true, watched: false },
         Reply::Created { node: 1, attr: attr(), handle: 2 },
         Reply::Written { bytes: 1 },
         Reply::Entries {
@@ -103,6 +105,10 @@ fn replies() -> Vec<Reply> {
     ]
 }
 
+fn breaks() -> Vec<Break> {
+    vec![Break::Name { dir: 1, name: name("a") }, Break::Node { node: 2 }, Break::Everything {}]
+}
+
 fn request(op: Op) -> Request {
     Request { id: 9, caller: Caller { uid: 1000, gid: 100 }, op }
 }
@@ -114,7 +120,8 @@ fn every_message_comes_back_as_it_went() {
         assert_eq!(Request::decode(request.encode()), Ok(request));
     }
     for reply in replies() {
-        assert_eq!(Reply::decode(reply.encode(5)), Ok((5, reply)));
+        assert_eq!(Reply::decode(reply.encode(5, &[])), Ok((5, Vec::new(), reply.clone())));
+        assert_eq!(Reply::decode(reply.encode(5, &breaks())), Ok((5, breaks(), reply)));
     }
 }
 
@@ -159,8 +166,8 @@ proptest! {
         if let Ok(request) = Request::decode(frame.clone()) {
             prop_assert_eq!(request.encode(), frame.clone());
         }
-        if let Ok((id, reply)) = Reply::decode(frame.clone()) {
-            prop_assert_eq!(reply.encode(id), frame);
+        if let Ok((id, breaks, reply)) = Reply::decode(frame.clone()) {
+            prop_assert_eq!(reply.encode(id, &breaks), frame);
         }
     }
 

@@ -1,0 +1,333 @@
+//! What home has said, and still holds.
+//!
+//! Two sorts of answers are given again from *here*, in front of the link; the kernel is still told to believe nothing a second time,
+//! so when this memory gives something up nothing old is left anywhere.
+//!
+//! *What home watches.* Names, attributes and the contents of small files that home said it would watch hold until home says
+//! otherwise. It does so before any reply that could tell a program of the guest of the change, and shortly after it otherwise.
+//! What comes by another way (input, a signal) may have overtaken that, so it makes everything forgotten.
+//!
+//! *While nothing of the body runs* everything holds. CRIU looks at the same directories again and again: some 600 questions for a
+//! small program, each a round trip. As long as a body is being restored or dumped no program of the guest runs, so nobody in it can
+//! tell whether an answer is as old as the beginning of that. What the guest itself changes meanwhile (CRIU does, here and there)
+//! makes everything forgotten, once when it is asked for and once when it is done: what was asked in between may have been
+//! answered before it or after it.
+//!
+//! *Lookups are counted.* The kernel counts the entries that it is given and takes them back by `forget`; home counts those that
+//! it gave. Entries given out of this memory are counted here and taken back here first. So home knows a file for as long as
+//! the kernel does.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::super::MAX_WATCHED_NAMES;
+use super::super::wire::{Attr, Break, Caller, Name, Op, Reply};
+use super::ChannelError;
+
+/// Most bytes of contents that are kept; beyond it those of all files are forgotten.
+const CONTENTS_MAX_BYTES: usize = 4 << 20;
+
+/// The memory.
+#[derive(Debug, Default)]
+pub(in super::super) struct Memory(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Nothing of the body runs: whatever home says is kept.
+    still: bool,
+    /// Counts how often something was forgotten that a reply under way may tell again.
+    round: u64,
+    names: usize,
+    dirs: HashMap<u64, HashMap<Name, Target>>,
+    nodes: HashMap<u64, Node>,
+    contents_bytes: usize,
+    /// Entries given out of this memory and not taken back yet, by node.
+    given: HashMap<u64, u64>,
+}
+
+/// What a name means.
+#[derive(Debug, Clone, Copy)]
+struct Target {
+    /// `None`: there is no such name.
+    node: Option<u64>,
+    settled: bool,
+    watched: bool,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    attr: Option<Attr>,
+    link: Option<Bytes>,
+    contents: Option<Bytes>,
+}
+
+/// What an answer of home will tell.
+#[derive(Debug)]
+pub(super) struct Question {
+    about: About,
+    round: u64,
+}
+
+#[derive(Debug)]
+enum About {
+    Entry(u64, Name),
+    Attr(u64),
+    Link(u64),
+    Contents(u64),
+    /// The guest changes something while nothing of it runs.
+    Change,
+}
+
+impl Known {
+    fn forget_all(&mut self) {
+        self.round += 1;
+        self.names = 0;
+        self.dirs.clear();
+        self.nodes.clear();
+        self.contents_bytes = 0;
+    }
+
+    fn forget_name(&mut self, dir: u64, name: &Name) {
+        if self.dirs.get_mut(&dir).is_some_and(|names| names.remove(name).is_some()) {
+            self.names -= 1;
+        }
+    }
+
+    fn forget_names_in(&mut self, dir: u64) {
+        self.names -= self.dirs.remove(&dir).map_or(0, |names| names.len());
+    }
+
+    fn forget_node(&mut self, node: u64) {
+        self.drop_contents(node);
+        self.nodes.remove(&node);
+    }
+
+    fn drop_contents(&mut self, node: u64) {
+        let contents = self.nodes.get_mut(&node).and_then(|node| node.contents.take());
+        self.contents_bytes -= contents.map_or(0, |contents| contents.len());
+    }
+
+    fn recall(&mut self, caller: Caller, op: &Op) -> Option<Reply> {
+        match op {
+            Op::Lookup { parent, name } => {
+                let target = *self.dirs.get(parent)?.get(name)?;
+                let Some(node) = target.node else {
+                    let settled = target.settled && may_believe(caller);
+                    return Some(Reply::Missing { settled, watched: target.watched });
+                };
+                let attr = self.attr(caller, node)?;
+                *self.given.entry(node).or_default() += 1;
+                Some(Reply::Entry { node, attr, watched: target.watched })
+            }
+            Op::Getattr { node } => self.attr(caller, *node).map(|attr| Reply::Attr { attr }),
+            Op::Readlink { node } => self.nodes.get(node)?.link.clone().map(|data| Reply::Data { data }),
+            // It gives back locks, and a body that has any does not move.
+            Op::Flush { .. } if self.still => Some(Reply::Done {}),
+            _ => None,
+        }
+    }
+
+    fn attr(&self, caller: Caller, node: u64) -> Option<Attr> {
+        let attr = self.nodes.get(&node)?.attr?;
+        Some(Attr { settled: attr.settled && may_believe(caller), ..attr })
+    }
+
+    fn hear(&mut self, about: About, reply: &Reply) {
+        match (about, reply) {
+            (About::Entry(parent, name), Reply::Entry { node, attr, watched }) => {
+                self.keep_attr(*node, attr);
+                self.keep_name(parent, name, Target { node: Some(*node), settled: false, watched: *watched });
+            }
+            (About::Entry(parent, name), Reply::Missing { settled, watched }) => {
+                self.keep_name(parent, name, Target { node: None, settled: *settled, watched: *watched });
+            }
+            (About::Entry(parent, name), Reply::Error { errno: libc::ENOENT }) => {
+                self.keep_name(parent, name, Target { node: None, settled: false, watched: false });
+            }
+            (About::Attr(node), Reply::Attr { attr }) => self.keep_attr(node, attr),
+            (About::Link(node), Reply::Data { data }) if self.still => {
+                self.nodes.entry(node).or_default().link = Some(data.clone());
+            }
+            (About::Contents(node), Reply::Opened { contents: Some(contents), .. }) => {
+                self.drop_contents(node);
+                if self.contents_bytes + contents.data.len() > CONTENTS_MAX_BYTES {
+                    self.nodes.values_mut().for_each(|node| node.contents = None);
+                    self.contents_bytes = 0;
+                }
+                self.contents_bytes += contents.data.len();
+                self.keep_attr(node, &contents.attr);
+                self.nodes.entry(node).or_default().contents = Some(contents.data.clone());
+            }
+            _ => {}
+        }
+    }
+
+    fn keep_name(&mut self, parent: u64, name: Name, target: Target) {
+        // What is told a second time was heard too long ago to be believed for a while, unless it is watched.
+        let target = Target { settled: target.settled && target.watched, ..target };
+        if !(target.watched || self.still) {
+            return;
+        }
+        if self.names >= MAX_WATCHED_NAMES {
+            self.forget_all();
+        }
+        let before = self.dirs.entry(parent).or_default().insert(name, target);
+        self.names += usize::from(before.is_none());
+    }
+
+    fn keep_attr(&mut self, node: u64, attr: &Attr) {
+        if attr.watched || self.still {
+            let attr = Attr { settled: attr.settled && attr.watched, ..*attr };
+            self.nodes.entry(node).or_default().attr = Some(attr);
+        }
+    }
+}
+
+/// Root's programs may be those that change what is settled.
+fn may_believe(caller: Caller) -> bool {
+    caller.uid != 0
+}
+
+impl Memory {
+    /// Nothing of the body runs from now on, or it has run until now: begins with an empty memory.
+    pub(in super::super) fn begin(&self) {
+        let mut known = self.lock();
+        known.forget_all();
+        known.still = true;
+    }
+
+    /// The body is about to run: forgets everything, and from now on keeps only what is watched.
+    pub(in super::super) fn end(&self) {
+        let mut known = self.lock();
+        known.forget_all();
+        known.still = false;
+    }
+
+    /// Whether nothing of the body runs.
+    pub(in super::super) fn is_still(&self) -> bool {
+        self.lock().still
+    }
+
+    /// The answer to what the kernel asks, if home has given it already.
+    pub(in super::super) fn recall(&self, caller: Caller, op: &Op) -> Option<Reply> {
+        self.lock().recall(caller, op)
+    }
+
+    /// What is in an open file from `offset` on, if home has told all that is in it.
+    pub(in super::super) fn contents(&self, node: u64, offset: u64, size: u32) -> Option<Bytes> {
+        let known = self.lock();
+        let contents = known.nodes.get(&node)?.contents.as_ref()?;
+        let from = usize::try_from(offset).map_or(contents.len(), |offset| offset.min(contents.len()));
+        let to = from.saturating_add(size as usize).min(contents.len());
+        Some(contents.slice(from..to))
+    }
+
+    /// To be called before home is asked; what is returned belongs to home's answer.
+    pub(super) fn ask(&self, op: &Op) -> Option<Question> {
+        let mut known = self.lock();
+        let about = match op {
+            Op::Lookup { parent, name } => About::Entry(*parent, name.clone()),
+            Op::Getattr { node } => About::Attr(*node),
+            Op::Readlink { node } => About::Link(*node),
+            Op::Open { node, flags } if flags & libc::O_TRUNC == 0 => About::Contents(*node),
+            Op::Forget { .. }
+            | Op::Read { .. }
+            | Op::Flush { .. }
+            | Op::Release { .. }
+            | Op::Fsync { .. }
+            | Op::Opendir { .. }
+            | Op::Readdir { .. }
+            | Op::Statfs { .. }
+            | Op::Getxattr { .. }
+            | Op::Listxattr { .. }
+            | Op::Lseek { .. } => return None,
+            // Once the body runs, home says what changes.
+            _ if !known.still => return None,
+            _ => About::Change,
+        };
+        if matches!(about, About::Change) {
+            known.forget_all();
+        }
+        Some(Question { about, round: known.round })
+    }
+
+    /// Home's answer to a question.
+    pub(super) fn hear(&self, question: Option<Question>, answer: Result<&Reply, &ChannelError>) {
+        let Some(Question { about, round }) = question else { return };
+        let mut known = self.lock();
+        match answer {
+            _ if matches!(about, About::Change) => known.forget_all(),
+            Ok(reply) if round == known.round => known.hear(about, reply),
+            _ => {}
+        }
+    }
+
+    /// Home says that something does not hold any more.
+    pub(super) fn break_up(&self, breaks: &[Break]) {
+        if breaks.is_empty() {
+            return;
+        }
+        let mut known = self.lock();
+        known.round += 1;
+        for broken in breaks {
+            match broken {
+                Break::Name { dir, name } => known.forget_name(*dir, name),
+                Break::Node { node } => known.forget_node(*node),
+                Break::Everything {} => known.forget_all(),
+            }
+        }
+    }
+
+    /// Something was heard that may have overtaken what home says of files.
+    pub(super) fn overtaken(&self) {
+        let mut known = self.lock();
+        if !known.still {
+            known.forget_all();
+        }
+    }
+
+    /// The guest has read something at home, which moves the time of access.
+    pub(in super::super) fn was_read(&self, node: u64) {
+        let mut known = self.lock();
+        if known.still {
+            return;
+        }
+        known.round += 1;
+        if let Some(node) = known.nodes.get_mut(&node) {
+            node.attr = None;
+        }
+    }
+
+    /// The program has closed the file, so its contents are asked for anew when it is opened again.
+    pub(in super::super) fn closed(&self, node: u64) {
+        self.lock().drop_contents(node);
+    }
+
+    /// The kernel takes back `count` entries of `node`: how many of them home has to take back.
+    pub(in super::super) fn forget(&self, node: u64, count: u64) -> u64 {
+        let mut known = self.lock();
+        let given = known.given.get(&node).copied().unwrap_or_default();
+        let (own, homes) = (given.min(count), count - given.min(count));
+        if own == given {
+            known.given.remove(&node);
+        } else {
+            known.given.insert(node, given - own);
+        }
+        if homes > 0 {
+            // Home may know the node no longer, and watches it no more then.
+            known.forget_node(node);
+            known.forget_names_in(node);
+        }
+        homes
+    }
+
+    // Whoever panics with the lock held has lost at most an answer to keep.
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;
