@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -79,6 +79,7 @@ pub struct Moves {
     peers: Arc<dyn Peers>,
     run_dir: PathBuf,
     active: Mutex<HashMap<SessionId, Active>>,
+    step: Notify,
     ended: mpsc::Sender<Ended>,
 }
 
@@ -119,7 +120,15 @@ impl Moves {
         run_dir: PathBuf,
         ended: mpsc::Sender<Ended>,
     ) -> Arc<Self> {
-        Arc::new(Self { node: node.into(), views, peers, run_dir, active: Mutex::default(), ended })
+        Arc::new(Self {
+            node: node.into(),
+            views,
+            peers,
+            run_dir,
+            active: Mutex::default(),
+            step: Notify::new(),
+            ended,
+        })
     }
 
     /// Starts a move; `owner` gives the agent that owns the body, starting it if need be. Returns the record.
@@ -191,6 +200,19 @@ impl Moves {
         self.lock().iter().map(|(id, active)| (*id, active.process.clone(), active.target.clone())).collect()
     }
 
+    /// The programs that stand still to leave this node.
+    pub fn standing_still(&self) -> Vec<ProcessName> {
+        let stands = |id: &SessionId| {
+            self.record(*id).is_some_and(|record| (MoveState::Freeze..MoveState::Run).contains(&record.state))
+        };
+        self.under_way().into_iter().filter(|(id, ..)| stands(id)).map(|(_, process, _)| process).collect()
+    }
+
+    /// Told when [`Self::standing_still`] may have changed.
+    pub fn step(&self) -> &Notify {
+        &self.step
+    }
+
     /// Notes what an agent of this node reports about a move.
     pub fn note(&self, progress: &MoveProgress) {
         let Some(mut record) = self.record(progress.migration) else { return };
@@ -215,6 +237,7 @@ impl Moves {
             record.end_time_ms = Some(at_ms);
         }
         self.views.migrations.put(record.clone());
+        self.step.notify_one();
         if record.process.node != self.node {
             self.peers.report(record);
         }

@@ -156,8 +156,12 @@ impl Placing {
     /// A move that placement had decided did not come about; `was_busy` if the target had its hands full, or knew better.
     pub fn failed(&self, job: &str, target: &str, was_busy: bool) {
         let now_ms = self.now_ms();
-        let placement = &mut self.lock().placement;
-        if was_busy { placement.busy(job, target, now_ms) } else { placement.failed(job, target, now_ms) }
+        let inner = &mut *self.lock();
+        if was_busy {
+            inner.placement.busy(job, target, now_ms, inner.start_ms());
+        } else {
+            inner.placement.failed(job, target, now_ms);
+        }
     }
 
     /// A move has succeeded: what it took is what the next one will be expected to take.

@@ -46,7 +46,7 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
     let mut steps = interval(STEP);
     steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut summing = Summing::default();
-    let mut hinted = HashMap::new();
+    let mut hinted = Hinted::new();
     let mut count: u32 = 0;
     // Whoever does not hear of this node for seconds takes it for dead, so it waits for no program.
     let own = HintTarget::Process(std::process::id());
@@ -56,6 +56,12 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
     loop {
         tokio::select! {
             _ = steps.tick() => {}
+            () = state.moves.step().notified() => {
+                if let Some(hints) = &hints {
+                    give_hints(hints, &state, &state.agent_view(), &mut hinted);
+                }
+                continue;
+            }
             () = state.stop.cancelled() => return,
         }
         match telemetry.sample().await {
@@ -195,28 +201,41 @@ fn note_arrivals(state: &State, agents: &AgentView) {
     }
 }
 
-/// Guests get what home's own programs leave, agents come first, and of jobs the young before the old.
-fn give_hints(hints: &TierHints, state: &State, agents: &AgentView, known: &mut HashMap<PathBuf, u64>) {
+/// A cgroup's hints as they were given last: its inode number and tier.
+type Hinted = HashMap<PathBuf, (u64, Option<Tier>)>;
+
+/// Guests get what home's own programs leave, agents come first, and of jobs the young before the old. A program that stands still to be
+/// moved comes before others too: CRIU has it carry out system calls, and it would wait for its turn at each. So does a guest that does
+/// not run yet, as long as it has no hint of its own: that is CRIU.
+fn give_hints(hints: &TierHints, state: &State, agents: &AgentView, known: &mut Hinted) {
     use std::os::unix::fs::MetadataExt;
-    let jobs: Vec<_> = state.jobs().iter().map(|job| (job.cgroup.clone(), None, true)).collect();
-    let guests = agents.guests.values().map(|guest| (guest.cgroup.clone(), Some(Tier::Guest), true));
-    let own = (agents_cgroup(), Some(Tier::Agent), false);
+    let standing = state.moves.standing_still();
+    let tier = |node: &str, pid, tier| {
+        let stands = standing.iter().any(|process| process.node == *node && process.pid == pid);
+        if stands { Some(Tier::Agent) } else { tier }
+    };
+    let jobs: Vec<_> =
+        state.jobs().iter().map(|job| (job.cgroup.clone(), tier(&state.node, job.root_pid, None), true)).collect();
+    let guests = agents.guests.values();
+    let guests = guests.map(|guest| (guest.cgroup.clone(), tier(&guest.home, guest.root_pid, Some(Tier::Guest)), true));
+    let arriving = Path::new(CGROUP_ROOT).join(GUESTS_CGROUP);
+    let own = [agents_cgroup(), arriving].map(|cgroup| (cgroup, Some(Tier::Agent), false));
     let mut present = HashMap::new();
-    for (cgroup, tier, is_job) in jobs.into_iter().chain(guests).chain([own]) {
+    for (cgroup, tier, is_job) in jobs.into_iter().chain(guests).chain(own) {
         let Ok(inode) = fs::metadata(&cgroup).map(|metadata| metadata.ino()) else { continue };
         let give = || {
             hints.set_tier(HintTarget::Cgroup(inode), tier)?;
             hints.set_job(inode, is_job)
         };
-        if known.get(&cgroup) != Some(&inode)
+        if known.get(&cgroup) != Some(&(inode, tier))
             && let Err(error) = give()
         {
             tracing::debug!(%error, "hint not given; tried again in a second");
             continue;
         }
-        present.insert(cgroup, inode);
+        present.insert(cgroup, (inode, tier));
     }
-    for (_, inode) in known.iter().filter(|(cgroup, _)| !present.contains_key(*cgroup)) {
+    for (_, (inode, _)) in known.iter().filter(|(cgroup, _)| !present.contains_key(*cgroup)) {
         // The scheduler may have stopped; then there is nothing to take back.
         let _ = hints.set_tier(HintTarget::Cgroup(*inode), None);
         let _ = hints.set_job(*inode, false);

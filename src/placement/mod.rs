@@ -157,9 +157,10 @@ impl Placement {
     }
 
     /// The target of a move that was decided had its hands full, or knew better: its charge ends, and no job is offered to the target for
-    /// [`Config::settle_ms`], by when the target's load shows what it has taken.
-    pub fn busy(&mut self, job: &str, target: &str, now_ms: u64) {
-        self.state.busy(job, target, now_ms, self.config.settle_ms);
+    /// as long as a move takes, in milliseconds, or [`Config::settle_ms`] if that is longer: by then its hands are free, and its load shows
+    /// what it has taken.
+    pub fn busy(&mut self, job: &str, target: &str, now_ms: u64, takes_ms: u64) {
+        self.state.busy(job, target, now_ms, self.config.settle_ms.max(takes_ms));
     }
 
     /// A decided or admitted move was not begun after all (say, the target was busy): its charge ends, nothing is held against the target.

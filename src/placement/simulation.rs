@@ -148,7 +148,7 @@ impl World {
             job.moving = Some((target.clone(), now_ms + MOVE_MS));
             self.moves.push((now_ms, job.view.id.clone(), target.clone(), cause));
         } else {
-            self.placements[here].busy(id, target, now_ms);
+            self.placements[here].busy(id, target, now_ms, 0);
         }
     }
 

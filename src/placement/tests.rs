@@ -299,10 +299,15 @@ fn a_failed_move_is_not_tried_again_at_once_but_a_released_one_is() {
     );
     input.now_ms += 55_000;
     assert!(placement.decide(&input, 1)[0].target().is_some());
-    placement.busy("n1/1", "n2", input.now_ms);
+    placement.busy("n1/1", "n2", input.now_ms, 0);
     assert!(placement.decide(&input, 1)[0].target().is_none());
     input.now_ms += 3_000;
     assert!(placement.decide(&input, 1)[0].target().is_some(), "whoever was busy is asked again soon");
+    placement.busy("n1/1", "n2", input.now_ms, 20_000);
+    input.now_ms += 19_000;
+    assert!(placement.decide(&input, 1)[0].target().is_none(), "its hands are full for as long as a move takes");
+    input.now_ms += 1_000;
+    assert!(placement.decide(&input, 1)[0].target().is_some());
 }
 
 #[test]

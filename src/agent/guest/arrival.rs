@@ -19,12 +19,15 @@ use crate::{
     control::SessionId,
     home::{relay::guest::GuestRelays, wire::GuestToHome},
     migration::{
-        criu::Program,
+        criu::{self, Program},
         process::{Process, members},
         source::{Relayed, explain},
         target::{Arrival, Host, StartedCriu},
     },
 };
+
+/// Most paths that home is asked about in advance.
+const LOOK_AHEAD: usize = 128;
 
 /// The body as this agent holds it.
 pub struct Body {
@@ -111,6 +114,16 @@ impl Host for Arriving<'_> {
     async fn start_criu(&self, arrival: &Arrival<'_>) -> Result<StartedCriu, String> {
         // The body stands still elsewhere by now, which it did not when the world was made: what was heard then is forgotten.
         self.world.files.stands_still();
+        match criu::paths(arrival.images) {
+            Ok(mut paths) => {
+                paths.sort_unstable();
+                paths.dedup();
+                paths.truncate(LOOK_AHEAD);
+                let files = self.world.files.clone();
+                tokio::task::spawn_blocking(move || files.look_ahead(paths.iter().map(String::as_str)));
+            }
+            Err(error) => tracing::warn!(%error, "criu will ask home for each file by itself"),
+        }
         let descriptors = &arrival.begin.descriptors;
         let (mut ends, bodies) = Ends::make(&descriptors.relayed).map_err(explain)?;
         let started = restore::start(&self.world.init, self.program, &self.world.cgroup, arrival, bodies).await?;

@@ -7,12 +7,14 @@ use std::path::Path;
 use prost::Message;
 
 use super::CriuError;
-use crate::proto::criu::{PagemapEntry, PagemapHead, PstreeEntry};
+use crate::proto::criu::{FileEntry, PagemapEntry, PagemapHead, PstreeEntry};
 
 /// The two magic numbers of `pagemap-PID.img` in criu/include/magic.h.
 const PAGEMAP_MAGICS: [u32; 2] = [0x5456_4319, 0x5608_4025];
 /// The two magic numbers of `pstree.img`.
 const PSTREE_MAGICS: [u32; 2] = [0x5456_4319, 0x5027_3030];
+/// The two magic numbers of `files.img`.
+const FILES_MAGICS: [u32; 2] = [0x5456_4319, 0x5630_3138];
 /// Flag of a pagemap entry: the page daemon has the pages.
 const LAZY: u32 = 2;
 /// A page in bytes; x86-64 has no other size for CRIU.
@@ -47,6 +49,19 @@ pub fn tree(images: &Path) -> Result<Vec<PstreeEntry>, CriuError> {
     let bytes = std::fs::read(images.join(name)).map_err(|error| bad(name, error))?;
     let messages = messages(&bytes, PSTREE_MAGICS).map_err(|what| bad(name, what))?;
     messages.into_iter().map(|message| PstreeEntry::decode(message).map_err(|error| bad(name, error))).collect()
+}
+
+/// The paths of all regular files and directories that the dumped processes have open or mapped.
+pub fn paths(images: &Path) -> Result<Vec<String>, CriuError> {
+    let name = "files.img";
+    let bytes = std::fs::read(images.join(name)).map_err(|error| bad(name, error))?;
+    let messages = messages(&bytes, FILES_MAGICS).map_err(|what| bad(name, what))?;
+    let mut paths = Vec::new();
+    for message in messages {
+        let entry = FileEntry::decode(message).map_err(|error| bad(name, error))?;
+        paths.extend(entry.reg.map(|file| file.name));
+    }
+    Ok(paths)
 }
 
 fn bad(name: &str, what: impl ToString) -> CriuError {

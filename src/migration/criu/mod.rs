@@ -24,7 +24,7 @@ mod restore;
 
 pub use connection::{Connection, Features, Step};
 pub use dump::{DumpRequest, Dumper};
-pub use images::{PAGE_BYTES, Range, lazy_ranges, tree};
+pub use images::{PAGE_BYTES, Range, lazy_ranges, paths, tree};
 pub use program::{FIRST_FREE_FD, HOST_ROOT_FD, IMAGES_FD, MIN_VERSION, Program, RPC_FD, Version, check};
 pub use restore::{HeldRestore, RestoreRequest, restore};
 

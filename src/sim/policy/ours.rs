@@ -133,7 +133,7 @@ impl ScxMosix {
         let to = self.machine(target)?;
         let there = self.input_alone(cluster, to);
         if self.placements[to].admit(&there, job, *cause, decision.limit_milli).is_err() {
-            self.placements[here].busy(&job.id, target, there.now_ms);
+            self.placements[here].busy(&job.id, target, there.now_ms, 0);
             return None;
         }
         Some(to)

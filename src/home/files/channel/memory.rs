@@ -23,11 +23,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::super::MAX_WATCHED_NAMES;
-use super::super::wire::{Attr, Break, Caller, Name, Op, Reply};
+use super::super::wire::{Attr, Break, Caller, Name, Op, ROOT, Reply, Step, Text};
 use super::ChannelError;
 
 /// Most bytes of contents that are kept; beyond it those of all files are forgotten.
 const CONTENTS_MAX_BYTES: usize = 4 << 20;
+
+/// Most extended attributes of a file that are kept, and the longest of their values.
+const XATTRS_MAX: usize = 8;
+const XATTR_MAX_BYTES: usize = 256;
 
 /// The memory.
 #[derive(Debug, Default)]
@@ -61,6 +65,9 @@ struct Node {
     attr: Option<Attr>,
     link: Option<Bytes>,
     contents: Option<Bytes>,
+    /// Extended attributes that were asked for; the error that there is in place of a value. For each step of a path the kernel asks for
+    /// access control lists, of which there are mostly none.
+    xattrs: Vec<(Text, Result<Bytes, i32>)>,
 }
 
 /// What an answer of home will tell.
@@ -76,6 +83,8 @@ enum About {
     Attr(u64),
     Link(u64),
     Contents(u64),
+    Xattr(u64, Text),
+    Walk(Vec<Name>),
     /// The guest changes something while nothing of it runs.
     Change,
 }
@@ -123,6 +132,13 @@ impl Known {
             }
             Op::Getattr { node } => self.attr(caller, *node).map(|attr| Reply::Attr { attr }),
             Op::Readlink { node } => self.nodes.get(node)?.link.clone().map(|data| Reply::Data { data }),
+            Op::Getxattr { node, name } => {
+                let known = &self.nodes.get(node)?.xattrs;
+                known.iter().find(|(known, _)| known == name).map(|(_, value)| match value {
+                    Ok(data) => Reply::Data { data: data.clone() },
+                    Err(errno) => Reply::Error { errno: *errno },
+                })
+            }
             // It gives back locks, and a body that has any does not move.
             Op::Flush { .. } if self.still => Some(Reply::Done {}),
             _ => None,
@@ -150,6 +166,20 @@ impl Known {
             (About::Link(node), Reply::Data { data }) if self.still => {
                 self.nodes.entry(node).or_default().link = Some(data.clone());
             }
+            (About::Xattr(node, name), Reply::Data { data }) if data.len() <= XATTR_MAX_BYTES => {
+                self.keep_xattr(node, name, Ok(data.clone()));
+            }
+            (About::Xattr(node, name), Reply::Error { errno: errno @ (libc::ENODATA | libc::EOPNOTSUPP) }) => {
+                self.keep_xattr(node, name, Err(*errno));
+            }
+            (About::Walk(names), Reply::Walked { steps }) => {
+                let mut parent = ROOT;
+                for (name, Step { node, attr, watched }) in names.into_iter().zip(steps) {
+                    self.keep_attr(*node, attr);
+                    self.keep_name(parent, name, Target { node: Some(*node), settled: false, watched: *watched });
+                    parent = *node;
+                }
+            }
             (About::Contents(node), Reply::Opened { contents: Some(contents), .. }) => {
                 self.drop_contents(node);
                 if self.contents_bytes + contents.data.len() > CONTENTS_MAX_BYTES {
@@ -175,6 +205,15 @@ impl Known {
         }
         let before = self.dirs.entry(parent).or_default().insert(name, target);
         self.names += usize::from(before.is_none());
+    }
+
+    fn keep_xattr(&mut self, node: u64, name: Text, value: Result<Bytes, i32>) {
+        let still = self.still;
+        // Whoever watches the attributes of a file watches these too.
+        let node = self.nodes.get_mut(&node).filter(|node| still || node.attr.is_some_and(|attr| attr.watched));
+        if let Some(node) = node.filter(|node| node.xattrs.len() < XATTRS_MAX) {
+            node.xattrs.push((name, value));
+        }
     }
 
     fn keep_attr(&mut self, node: u64, attr: &Attr) {
@@ -231,6 +270,8 @@ impl Memory {
             Op::Lookup { parent, name } => About::Entry(*parent, name.clone()),
             Op::Getattr { node } => About::Attr(*node),
             Op::Readlink { node } => About::Link(*node),
+            Op::Getxattr { node, name } => About::Xattr(*node, name.clone()),
+            Op::Walk { names } => About::Walk(names.clone()),
             Op::Open { node, flags } if flags & libc::O_TRUNC == 0 => About::Contents(*node),
             Op::Forget { .. }
             | Op::Read { .. }
@@ -240,7 +281,6 @@ impl Memory {
             | Op::Opendir { .. }
             | Op::Readdir { .. }
             | Op::Statfs { .. }
-            | Op::Getxattr { .. }
             | Op::Listxattr { .. }
             | Op::Lseek { .. } => return None,
             // Once the body runs, home says what changes.

@@ -319,8 +319,8 @@ impl Filesystem for HomeFs {
 
     fn getxattr(&self, req: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = text!(name, reply);
-        let done = move |answer| answer::xattr(answer, size, reply);
-        self.0.channel.submit(caller(req), Op::Getxattr { node: node.0, name }, Box::new(done));
+        let respond = move |answer, reply| answer::xattr(answer, size, reply);
+        self.ask(req, Op::Getxattr { node: node.0, name }, reply, respond);
     }
 
     fn listxattr(&self, req: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 
 use super::super::channel::{ChannelError, FileChannel};
 use super::super::settled::Settled;
+use super::super::wire::{Caller, MAX_STEPS, Name, Op};
 use super::HomeFs;
 use super::locktable::HeldLock;
 
@@ -140,6 +141,18 @@ impl Mounted {
     /// attributes from now on, and what the kernel has of files' contents, is believed until then. Called again, it begins anew.
     pub fn stands_still(&self) {
         self.fs.channel().memory().begin();
+    }
+
+    /// Asks home what these paths mean, without waiting for the answers: whoever looks at them while nothing of the guest runs finds
+    /// them known, instead of asking for one name after the other. Blocks while the link is full.
+    pub fn look_ahead<'a>(&self, paths: impl IntoIterator<Item = &'a str>) {
+        for path in paths {
+            let names = path.split('/').filter(|name| !name.is_empty()).map(|name| Name::new(name.as_bytes()));
+            // What is no path of names, such as that of a file which has been removed, is no harm to skip.
+            if let Some(names) = names.collect::<Option<Vec<Name>>>().filter(|names| names.len() <= MAX_STEPS) {
+                self.fs.channel().submit(Caller { uid: 0, gid: 0 }, Op::Walk { names }, Box::new(|_| {}));
+            }
+        }
     }
 
     /// To be called before the first instruction of a program of this guest: from now on each of its questions is put to home, but for

@@ -18,10 +18,7 @@ use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::super::settled::Settled;
-use super::super::wire::{Attr, Time};
-
-/// The node id of the root, fixed by the FUSE protocol.
-pub(super) const ROOT: u64 = 1;
+use super::super::wire::{Attr, ROOT, Time};
 
 /// Set in the numbers of files that are not on the root's file system.
 const FOREIGN: u64 = 1 << 63;

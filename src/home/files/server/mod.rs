@@ -229,6 +229,7 @@ impl Tree {
         identity.assume(As { uid: request.caller.uid, gid: request.caller.gid, keep_suid })?;
         match &request.op {
             Op::Lookup { parent, name } => self.lookup(*parent, name),
+            Op::Walk { names } => self.walk(names),
             Op::Forget { node, count } => {
                 self.inodes.forget(*node, *count, |node| self.watches.forget(node));
                 Ok(Reply::Done {})

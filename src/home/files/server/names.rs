@@ -9,7 +9,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::super::wire::{Attr, Changes, MAX_DATA_BYTES, Name, Reply, SetTime, Stats, Text};
+use super::super::wire::{Attr, Changes, MAX_DATA_BYTES, MAX_STEPS, Name, ROOT, Reply, SetTime, Stats, Step, Text};
 use super::Tree;
 use super::inodes::{decode_dev, dev, proc_path, stat};
 use super::watches::Watch;
@@ -38,6 +38,16 @@ impl Tree {
             Watch::New => self.attr(node)?,
         };
         Ok(Reply::Entry { node, attr, watched })
+    }
+
+    pub(super) fn walk(&self, names: &[Name]) -> Result<Reply, Errno> {
+        let (mut steps, mut parent) = (Vec::new(), ROOT);
+        for name in names.iter().take(MAX_STEPS) {
+            let Ok(Reply::Entry { node, attr, watched }) = self.lookup(parent, name) else { break };
+            steps.push(Step { node, attr, watched });
+            parent = node;
+        }
+        Ok(Reply::Walked { steps })
     }
 
     pub(super) fn getattr(&self, node: u64) -> Result<Reply, Errno> {

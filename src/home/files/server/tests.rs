@@ -1,6 +1,6 @@
 use std::os::unix::fs::MetadataExt;
 
-use super::super::wire::{Caller, Changes, Name};
+use super::super::wire::{Caller, Changes, Name, ROOT};
 use super::*;
 
 /// A tree below a temporary directory, and the thread's identity for it.
@@ -30,7 +30,7 @@ impl Home {
     }
 
     fn lookup(&mut self, name: &str) -> u64 {
-        match self.perform(0, Op::Lookup { parent: inodes::ROOT, name: named(name) }) {
+        match self.perform(0, Op::Lookup { parent: ROOT, name: named(name) }) {
             Ok(Reply::Entry { node, .. }) => node,
             other => panic!("{other:?}"),
         }
@@ -42,7 +42,7 @@ fn named(name: &str) -> Name {
 }
 
 fn create(name: &str, flags: i32) -> Op {
-    Op::Create { parent: inodes::ROOT, name: named(name), mode: 0o666, umask: 0o022, flags }
+    Op::Create { parent: ROOT, name: named(name), mode: 0o666, umask: 0o022, flags }
 }
 
 #[test]
@@ -69,13 +69,8 @@ fn files_belong_to_the_caller() {
 #[test]
 fn only_root_makes_devices_and_nobody_opens_home_s() {
     let mut home = Home::new();
-    let device = |name: &str| Op::Mknod {
-        parent: inodes::ROOT,
-        name: named(name),
-        mode: libc::S_IFCHR | 0o666,
-        umask: 0,
-        rdev: 0x105,
-    };
+    let device =
+        |name: &str| Op::Mknod { parent: ROOT, name: named(name), mode: libc::S_IFCHR | 0o666, umask: 0, rdev: 0x105 };
     assert_eq!(home.perform(1000, device("zero")), Err(Errno::PERM));
     assert!(matches!(home.perform(0, device("zero")), Ok(Reply::Entry { .. })));
     let node = home.lookup("zero");

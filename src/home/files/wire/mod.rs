@@ -31,6 +31,12 @@ pub(crate) const MAX_DATA_BYTES: usize = 256 * 1024;
 /// Longest frame: data, plus the longest text and the fixed fields.
 pub const MAX_FRAME_BYTES: usize = MAX_DATA_BYTES + 16 * 1024;
 
+/// The node id of the root, fixed by the FUSE protocol.
+pub(crate) const ROOT: u64 = 1;
+
+/// Most steps of a path that is walked at once, so that the answer stays well below [`MAX_FRAME_BYTES`].
+pub(crate) const MAX_STEPS: usize = 64;
+
 /// A frame that cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
@@ -112,6 +118,11 @@ record! {
 }
 
 record! {
+    /// What a name means, as in [`Reply::Entry`].
+    pub(crate) struct Step { node: u64, attr: Attr, watched: bool }
+}
+
+record! {
     /// What is in a settled file, and where home has it: the hosting node may have the same there.
     pub(crate) struct Twin { path: Text, digest: Bytes }
 }
@@ -187,6 +198,8 @@ messages! {
         29 Fallocate { handle: u64, offset: u64, length: u64, mode: i32 },
         30 Lseek { handle: u64, offset: i64, whence: i32 },
         31 CopyFileRange { from: u64, from_offset: u64, to: u64, to_offset: u64, length: u64 },
+        /// Looks up names one below the other, the first in the root; at most [`MAX_STEPS`] of them.
+        32 Walk { names: Vec<Name> },
     }
 }
 
@@ -222,6 +235,8 @@ messages! {
         13 Pulse {},
         /// There is no such name, and its directory is settled, or there is none until home says otherwise, or both.
         14 Missing { settled: bool, watched: bool },
+        /// As many of the names as there are.
+        15 Walked { steps: Vec<Step> },
     }
 }
 

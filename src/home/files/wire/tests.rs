@@ -77,6 +77,7 @@ fn ops() -> Vec<Op> {
         Op::Fallocate { handle: 1, offset: 2, length: 3, mode: 4 },
         Op::Lseek { handle: 1, offset: -1, whence: libc::SEEK_HOLE },
         Op::CopyFileRange { from: 1, from_offset: 2, to: 3, to_offset: 4, length: 5 },
+        Op::Walk { names: vec![name("usr"), name("bin")] },
     ]
 }
 
@@ -102,6 +103,7 @@ fn replies() -> Vec<Reply> {
         Reply::Lock { lock: Lock { start: 1, end: 2, kind: libc::F_UNLCK } },
         Reply::Offset { offset: 1 },
         Reply::Pulse {},
+        Reply::Walked { steps: vec![Step { node: 1, attr: attr(), watched: false }] },
     ]
 }
 
@@ -172,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_frame_decodes_or_is_refused(which in 0..31usize, at in any::<prop::sample::Index>(), value in any::<u8>()) {
+    fn a_damaged_frame_decodes_or_is_refused(which in 0..32usize, at in any::<prop::sample::Index>(), value in any::<u8>()) {
         let mut frame = BytesMut::from(&request(ops()[which].clone()).encode()[..]);
         let at = at.index(frame.len());
         frame[at] = value;
