@@ -37,7 +37,8 @@ struct Inner {
     /// What moves between here and each node took, and between here and any.
     times: HashMap<Arc<str>, MoveTimes>,
     all_times: MoveTimes,
-    /// How long moves took from the order to the end, in ms, smoothed: a program that starts elsewhere stands still for all of that.
+    /// How long moves took from the order to the end, but for their memory, in ms, smoothed: a program that starts elsewhere stands still
+    /// for all of that.
     start_ms: Option<f64>,
     history: History,
 }
@@ -170,6 +171,9 @@ impl Placing {
         let mut inner = self.lock();
         inner.note_times(&record.target, record.memory_bytes, downtime_us);
         let took_ms = record.end_time_ms.unwrap_or(record.create_time_ms).saturating_sub(record.create_time_ms) as f64;
+        // A program that starts has no memory.
+        let memory_ms = record.memory_bytes as f64 / inner.all_times.bytes_per_s() as f64 * 1_000.0;
+        let took_ms = (took_ms - memory_ms).max(0.0);
         let start_ms = inner.start_ms.get_or_insert(took_ms);
         *start_ms += NEWS * (took_ms - *start_ms);
     }

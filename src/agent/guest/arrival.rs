@@ -13,7 +13,7 @@ use super::{
     home::{Decision, Home},
     restore,
     stdio::{Ends, HeldFile, hold_files},
-    world::World,
+    world::{World, look_ahead},
 };
 use crate::{
     control::SessionId,
@@ -25,9 +25,6 @@ use crate::{
         target::{Arrival, Host, StartedCriu},
     },
 };
-
-/// Most paths that home is asked about in advance.
-const LOOK_AHEAD: usize = 128;
 
 /// The body as this agent holds it.
 pub struct Body {
@@ -115,13 +112,7 @@ impl Host for Arriving<'_> {
         // The body stands still elsewhere by now, which it did not when the world was made: what was heard then is forgotten.
         self.world.files.stands_still();
         match criu::paths(arrival.images) {
-            Ok(mut paths) => {
-                paths.sort_unstable();
-                paths.dedup();
-                paths.truncate(LOOK_AHEAD);
-                let files = self.world.files.clone();
-                tokio::task::spawn_blocking(move || files.look_ahead(paths.iter().map(String::as_str)));
-            }
+            Ok(paths) => look_ahead(&self.world.files, paths.into_iter().collect()),
             Err(error) => tracing::warn!(%error, "criu will ask home for each file by itself"),
         }
         let descriptors = &arrival.begin.descriptors;

@@ -14,6 +14,7 @@ use super::{
     daemon::Daemons,
     home::{Decision, Home},
     stdio::{HeldFile, descriptors},
+    world::look_ahead,
 };
 use crate::{
     agent::connection::Connector,
@@ -21,7 +22,7 @@ use crate::{
     home::{files::Mounted, relay::guest::GuestRelays, wire::GuestToHome},
     migration::{
         movable,
-        process::members,
+        process::{Process, members},
         source::{self, Body, Descriptors, Move, Outcome, Owner, Relayed, Verdict, explain},
     },
 };
@@ -115,6 +116,18 @@ impl Leaving {
     }
 }
 
+/// The paths of what a process has mapped and open. One that cannot be read is looked up when CRIU comes to it.
+fn files_of(process: &Process) -> Vec<String> {
+    let maps = std::fs::read_to_string(process.proc("maps")).unwrap_or_default();
+    let mut paths: Vec<String> =
+        maps.lines().filter_map(|line| line.find('/').map(|start| line[start..].to_owned())).collect();
+    let descriptors = std::fs::read_dir(process.proc("fd")).into_iter().flatten().flatten();
+    let targets =
+        descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok()?.into_os_string().into_string().ok());
+    paths.extend(targets.filter(|target| target.starts_with('/')));
+    paths
+}
+
 /// One move of the body.
 struct Going<'a> {
     leaving: &'a Arc<Leaving>,
@@ -145,6 +158,7 @@ impl Owner for Going<'_> {
         // Until it is dumped, or thawed because it cannot be.
         mounted.stands_still();
         let processes = members(&body.cgroup).map_err(explain)?;
+        look_ahead(mounted, processes.iter().flat_map(files_of).collect());
         descriptors(relayed, files, &processes).map_err(explain)
     }
 

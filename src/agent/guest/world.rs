@@ -1,6 +1,7 @@
 //! What a guest needs on this node, made before the source sends anything, and what must be gone when the guest is gone.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -61,6 +62,15 @@ pub fn own_mounts() -> io::Result<()> {
     // What the node mounts later is seen here, what is mounted here is not seen there.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
     Ok(())
+}
+
+/// Most paths that home is asked about in advance.
+const LOOK_AHEAD: usize = 128;
+
+/// Asks home about the paths that CRIU is about to look at, without waiting for the answers.
+pub fn look_ahead(files: &Arc<Mounted>, paths: BTreeSet<String>) {
+    let files = files.clone();
+    tokio::task::spawn_blocking(move || files.look_ahead(paths.iter().take(LOOK_AHEAD).map(String::as_str)));
 }
 
 impl World {
