@@ -229,7 +229,8 @@ impl Moves {
     }
 
     fn enter(&self, mut record: MigrationSummary, state: MoveState, at_ms: u64) {
-        if record.state != state {
+        let is_step = record.state != state;
+        if is_step {
             record.state = state;
             record.steps.push(MigrationStep { state, at_ms });
         }
@@ -237,7 +238,9 @@ impl Moves {
             record.end_time_ms = Some(at_ms);
         }
         self.views.migrations.put(record.clone());
-        self.step.notify_one();
+        if is_step {
+            self.step.notify_one();
+        }
         if record.process.node != self.node {
             self.peers.report(record);
         }

@@ -131,6 +131,17 @@ mod tests {
     }
 
     #[test]
+    fn paths_are_those_of_regular_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |id, reg| FileEntry { r#type: 1, id, reg }.encode_to_vec();
+        let reg = Some(crate::proto::criu::RegFileEntry { name: "/usr/bin/cc".into() });
+        std::fs::write(dir.path().join("files.img"), image(FILES_MAGICS, &[file(1, None), file(2, reg)])).unwrap();
+        assert_eq!(paths(dir.path()).unwrap(), ["/usr/bin/cc"]);
+        std::fs::write(dir.path().join("files.img"), image(PSTREE_MAGICS, &[])).unwrap();
+        assert!(matches!(paths(dir.path()), Err(CriuError::Image { .. })));
+    }
+
+    #[test]
     fn only_ranges_left_out_are_taken() {
         let head = PagemapHead { pages_id: 1 }.encode_to_vec();
         let bytes =

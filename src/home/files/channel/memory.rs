@@ -24,7 +24,6 @@ use bytes::Bytes;
 
 use super::super::MAX_WATCHED_NAMES;
 use super::super::wire::{Attr, Break, Caller, Name, Op, ROOT, Reply, Step, Text};
-use super::ChannelError;
 
 /// Most bytes of contents that are kept; beyond it those of all files are forgotten.
 const CONTENTS_MAX_BYTES: usize = 4 << 20;
@@ -293,13 +292,13 @@ impl Memory {
         Some(Question { about, round: known.round })
     }
 
-    /// Home's answer to a question.
-    pub(super) fn hear(&self, question: Option<Question>, answer: Result<&Reply, &ChannelError>) {
+    /// Home's answer to a question; `None` if there will be none.
+    pub(super) fn hear(&self, question: Option<Question>, answer: Option<&Reply>) {
         let Some(Question { about, round }) = question else { return };
         let mut known = self.lock();
         match answer {
             _ if matches!(about, About::Change) => known.forget_all(),
-            Ok(reply) if round == known.round => known.hear(about, reply),
+            Some(reply) if round == known.round => known.hear(about, reply),
             _ => {}
         }
     }

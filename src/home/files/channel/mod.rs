@@ -122,9 +122,8 @@ impl FileChannel {
         self.slots.close();
         self.answered.notify_all();
         for waiting in waiting.into_values() {
-            let error = ChannelError::Cut { reason: reason.clone() };
-            self.memory.hear(waiting.question, Err(&error));
-            (waiting.done)(Err(error));
+            self.memory.hear(waiting.question, None);
+            (waiting.done)(Err(ChannelError::Cut { reason: reason.clone() }));
         }
     }
 
@@ -240,7 +239,7 @@ impl FileChannel {
         let Some(waiting) = state.waiting.remove(&id) else { return };
         drop(state);
         self.news.fetch_add(1, Ordering::AcqRel);
-        self.memory.hear(waiting.question, Ok(&reply));
+        self.memory.hear(waiting.question, Some(&reply));
         self.answered.notify_all();
         (waiting.done)(Ok(reply));
     }

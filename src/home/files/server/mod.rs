@@ -35,7 +35,7 @@ use self::inodes::Inodes;
 use self::locks::Locks;
 use self::watches::Watches;
 use super::settled::{Settled, unsettled};
-use super::wire::{Break, Op, Reply, Request, WireError};
+use super::wire::{Op, Reply, Request, WireError};
 use super::{MAX_IN_FLIGHT, PULSE_INTERVAL_MS, WATCH_DELAY_MS};
 
 /// Threads per guest. They wait for home's disk, not for the processor; more only help against a slow disk.
@@ -186,13 +186,13 @@ async fn push(tree: &Tree, outgoing: &mpsc::Sender<Bytes>) {
             alarm.rings().await?;
             let Ok(permit) = outgoing.reserve().await else { return Ok(()) };
             let mut permit = Some(permit);
-            let tell = |breaks: &[Break], permit: Option<mpsc::Permit<'_, Bytes>>| {
-                if let Some(permit) = permit.filter(|_| !breaks.is_empty()) {
+            let mut tell = |breaks: &[_]| {
+                if let Some(permit) = permit.take_if(|_| !breaks.is_empty()) {
                     permit.send(Reply::Pulse {}.encode(0, breaks));
                 }
             };
             // Not by waiting for the lock: who has it may wait for room in the queue, which this runtime makes.
-            while tree.watches.try_notice(|breaks| tell(breaks, permit.take())).is_none() {
+            while tree.watches.try_notice(&mut tell).is_none() {
                 tokio::time::sleep(Duration::from_millis(WATCH_DELAY_MS)).await;
             }
         }

@@ -32,10 +32,11 @@ impl Tree {
             fd => fd?,
         };
         let (node, attr) = self.inodes.know(fd)?;
-        let attr = match self.watch(node)? {
+        let inode = self.inodes.get(node)?;
+        let attr = match self.watches.watch(node, &inode) {
             Watch::No => attr,
             Watch::Was => Attr { watched: true, ..attr },
-            Watch::New => self.attr(node)?,
+            Watch::New => Attr { watched: true, ..self.inodes.attr(inode.fd())? },
         };
         Ok(Reply::Entry { node, attr, watched })
     }
@@ -51,17 +52,9 @@ impl Tree {
     }
 
     pub(super) fn getattr(&self, node: u64) -> Result<Reply, Errno> {
-        Ok(Reply::Attr { attr: self.attr(node)? })
-    }
-
-    /// The attributes of a file, which is watched from then on if it can be.
-    fn attr(&self, node: u64) -> Result<Attr, Errno> {
-        let watched = self.watch(node)? != Watch::No;
-        Ok(Attr { watched, ..self.inodes.attr(self.inodes.get(node)?.fd())? })
-    }
-
-    fn watch(&self, node: u64) -> Result<Watch, Errno> {
-        Ok(self.watches.watch(node, &*self.inodes.get(node)?))
+        let inode = self.inodes.get(node)?;
+        let watched = self.watches.watch(node, &inode) != Watch::No;
+        Ok(Reply::Attr { attr: Attr { watched, ..self.inodes.attr(inode.fd())? } })
     }
 
     pub(super) fn setattr(&self, node: u64, handle: Option<u64>, changes: &Changes) -> Result<Reply, Errno> {

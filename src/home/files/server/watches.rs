@@ -4,7 +4,7 @@
 //!   answer to the guest  -> watch(node), watch_name(dir, name)   before home looks at the file
 //!   any change at home   -> inotify's queue                      before the system call that makes it returns
 //!   any reply            -> notice(): the queue                  before the reply
-//!   nothing to reply     -> changed(), a moment, notice()
+//!   nothing to reply     -> alarm().rings(), try_notice()
 //! ```
 //!
 //! A directory is watched for what happens to its names, and each file by itself, so that a change through another hard link is
