@@ -97,7 +97,7 @@ async fn receive<'b>(socket: Option<&UdpSocket>, buffer: &'b mut [u8]) -> io::Re
 
 async fn send_all(socket: Option<&UdpSocket>, endpoint: &mut Endpoint) {
     let datagrams = endpoint.take_datagrams();
-    let Some(socket) = socket else { return };
+    let Some(socket) = socket.filter(|_| !datagrams.is_empty()) else { return };
     let both_families = socket.local_addr().is_ok_and(|addr| addr.is_ipv6());
     for (to, datagram) in datagrams {
         let ip = match to.ip() {

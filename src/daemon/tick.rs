@@ -301,12 +301,21 @@ async fn look_at_movability(state: Arc<State>) {
         matches!(state.whereabouts(&name), Some(Whereabouts::Home(_)))
     };
     let jobs: Vec<Job> = jobs.into_iter().filter(at_home).collect();
+    if jobs.is_empty() {
+        state.measured().cannot_move.clear();
+        return;
+    }
     let looked = tokio::task::spawn_blocking(move || {
+        let holders = descriptors::Holders::look();
         let reason = |job: Job| {
             let body = Body { root_pid: job.root_pid, cgroup: job.cgroup, place: Place::Here };
             let pids = procs_of(&body.cgroup);
             let why = movable::check(&body).err().map(|error| error.to_string());
-            Some((job.session, why.or_else(|| Some(descriptors::forecast(&pids).err()?.to_string()))?))
+            let forecast = || match &holders {
+                Ok(holders) => descriptors::forecast(&pids, holders).err().map(|error| error.to_string()),
+                Err(error) => Some(format!("the descriptors of other programs cannot be looked at: {error}")),
+            };
+            Some((job.session, why.or_else(forecast)?))
         };
         jobs.into_iter().filter_map(reason).collect::<HashMap<SessionId, String>>()
     });

@@ -1,7 +1,9 @@
 //! The machine as its files show it: `/proc`, `/sys` and `/dev` below a root directory.
 
 use std::{
+    fs::File,
     io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -39,6 +41,26 @@ pub enum NodeError {
     NoAddress,
 }
 
+/// `/proc/loadavg`, kept open, as it is read ten times a second.
+#[derive(Debug)]
+pub(super) struct Loads {
+    file: File,
+    path: PathBuf,
+}
+
+impl Loads {
+    /// Tasks that are runnable now, without the one that asks.
+    pub(super) fn nr_running(&self) -> Result<u32, NodeError> {
+        let path = || self.path.clone();
+        // Three loads and three numbers.
+        let mut text = [0; 128];
+        let length = self.file.read_at(&mut text, 0).map_err(|source| NodeError::Read { path: path(), source })?;
+        let load = LoadAverage::from_read(text.get(..length).unwrap_or_default());
+        let load = load.map_err(|source| NodeError::Parse { path: path(), source })?;
+        Ok(load.cur.saturating_sub(1))
+    }
+}
+
 /// Where to look: `/`, or a directory that a test has filled.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -74,19 +96,22 @@ impl Machine {
         }
     }
 
-    /// Tasks that are runnable now, without the one that asks.
+    /// Opens what tells how many tasks are runnable.
     ///
     /// # Errors
-    /// [`NodeError::Read`], [`NodeError::Parse`] of `/proc/loadavg`, as in all that follow.
-    pub fn nr_running(&self) -> Result<u32, NodeError> {
-        let load: LoadAverage = self.parse("/proc/loadavg")?;
-        Ok(load.cur.saturating_sub(1))
+    /// [`NodeError::Read`] of `/proc/loadavg`.
+    pub(super) fn load_average(&self) -> Result<Loads, NodeError> {
+        let path = self.path("/proc/loadavg");
+        match File::open(&path) {
+            Ok(file) => Ok(Loads { file, path }),
+            Err(source) => Err(NodeError::Read { path, source }),
+        }
     }
 
     /// Memory that programs can get without swapping (`MemAvailable`), all of it, and what is in swap, in bytes.
     ///
     /// # Errors
-    /// As [`Self::nr_running`], and [`NodeError::Missing`].
+    /// [`NodeError::Read`], [`NodeError::Parse`] of a file of `/proc`, and [`NodeError::Missing`].
     pub fn memory_bytes(&self) -> Result<(u64, u64, u64), NodeError> {
         let memory: Meminfo = self.parse("/proc/meminfo")?;
         let available = memory.mem_available.ok_or(NodeError::Missing("MemAvailable"))?;
@@ -152,7 +177,7 @@ pub(super) mod tests {
     #[test]
     fn the_asking_thread_is_not_counted() {
         let (_dir, machine) = machine(&[("/proc/loadavg", "0.10 0.20 0.30 4/200 1234\n")]);
-        assert_eq!(machine.nr_running().unwrap(), 3);
+        assert_eq!(machine.load_average().unwrap().nr_running().unwrap(), 3);
     }
 
     #[test]
@@ -168,7 +193,7 @@ pub(super) mod tests {
     #[test]
     fn damaged_files_are_errors_that_name_the_file() {
         let (_dir, machine) = machine(&[("/proc/loadavg", "rubbish"), ("/proc/meminfo", "MemTotal: many kB\n")]);
-        assert!(machine.nr_running().unwrap_err().to_string().contains("loadavg"));
+        assert!(machine.load_average().unwrap().nr_running().unwrap_err().to_string().contains("loadavg"));
         assert!(machine.memory_bytes().is_err());
     }
 
@@ -177,6 +202,6 @@ pub(super) mod tests {
         let machine = Machine::this();
         let (available, total, _) = machine.memory_bytes().unwrap();
         assert!(available > 0 && available <= total);
-        machine.nr_running().unwrap();
+        machine.load_average().unwrap().nr_running().unwrap();
     }
 }

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LoadTracker, Machine, NodeError, NodeLoad};
+use super::{LoadTracker, Machine, NodeError, NodeLoad, machine::Loads};
 
 /// Time between two samples of the number of runnable tasks.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
@@ -19,6 +19,7 @@ const SAMPLES: u32 = 10;
 #[derive(Debug)]
 pub struct Sampler {
     machine: Machine,
+    loads: Option<Loads>,
     tracker: LoadTracker,
     taken: u32,
 }
@@ -26,7 +27,7 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler of `machine`, which has `cpus` CPUs of `speed_permille` thousandths of the standard speed.
     pub fn new(machine: Machine, cpus: u32, speed_permille: u32) -> Self {
-        Self { machine, tracker: LoadTracker::new(cpus, speed_permille), taken: 0 }
+        Self { machine, loads: None, tracker: LoadTracker::new(cpus, speed_permille), taken: 0 }
     }
 
     /// Takes one sample; to be called every [`SAMPLE_INTERVAL`]. With each tenth comes a new load, with no guests and accepting.
@@ -34,7 +35,11 @@ impl Sampler {
     /// # Errors
     /// [`NodeError`] if `/proc` cannot be read; the next call starts a new second.
     pub fn tick(&mut self) -> Result<Option<NodeLoad>, NodeError> {
-        let nr_running = self.machine.nr_running()?;
+        let loads = match self.loads.take() {
+            Some(loads) => loads,
+            None => self.machine.load_average()?,
+        };
+        let nr_running = self.loads.insert(loads).nr_running()?;
         self.tracker.sample(nr_running);
         self.taken += 1;
         if self.taken < SAMPLES {

@@ -34,8 +34,8 @@ use crate::{
     },
 };
 
-/// How often it is looked whether anything of the body is left, and whether it could move.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often it is looked whether the body could move, which takes a hundred system calls.
+const LOOK: Duration = Duration::from_secs(3);
 /// How long home may take to say that it has everything, after the end of the body.
 const DONE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long home may take to do what a process asked of its files before it ended.

@@ -12,7 +12,8 @@
 mod classify;
 mod unix_diag;
 
-use std::collections::BTreeSet;
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -70,6 +71,10 @@ pub struct Taken {
 /// # Errors
 /// [`TakeError::CannotMove`] with the first reason found, or what failed.
 pub fn take(pids: &[i32]) -> Result<Taken, TakeError> {
+    take_beside(pids, Holders::look)
+}
+
+fn take_beside<H: Borrow<Holders>>(pids: &[i32], holders: impl FnOnce() -> io::Result<H>) -> Result<Taken, TakeError> {
     let (mut facts, mut duplicates) = (Vec::new(), Vec::new());
     let peers = std::cell::OnceCell::new();
     for pid in pids {
@@ -81,7 +86,7 @@ pub fn take(pids: &[i32]) -> Result<Taken, TakeError> {
             duplicates.push(Some(duplicate));
         }
     }
-    let outside = held_outside(pids).map_err(TakeError::Outside)?;
+    let outside = holders().map_err(TakeError::Outside)?.borrow().outside(pids);
     let plan = classify::classify(&facts, &outside).map_err(TakeError::CannotMove)?;
     let mut taken = Taken::default();
     let files = one_per_description(&facts, &duplicates, &plan.files);
@@ -98,14 +103,14 @@ pub fn take(pids: &[i32]) -> Result<Taken, TakeError> {
     Ok(taken)
 }
 
-/// The reason why a job with these processes cannot move as its descriptors are now, if there is one; takes nothing. The processes
-/// need not be frozen, so the answer is a forecast.
+/// The reason why a job with these processes cannot move as its descriptors are now, if there is one, where `holders` hold pipes and
+/// sockets; takes nothing. The processes need not be frozen, so the answer is a forecast.
 ///
 /// # Errors
 /// As [`take`], but a process that has just ended is no error.
-pub fn forecast(pids: &[i32]) -> Result<(), TakeError> {
+pub fn forecast(pids: &[i32], holders: &Holders) -> Result<(), TakeError> {
     let is_there = |pid: &i32| fs::exists(format!("/proc/{pid}/fd")).unwrap_or(false);
-    match take(pids) {
+    match take_beside(pids, || Ok(holders)) {
         Err(TakeError::Io { pid, .. }) if !is_there(&pid) => Ok(()),
         // Descriptors come and go while the program runs.
         Err(TakeError::Io { source, .. }) if source.raw_os_error() == Some(libc::EBADF) => Ok(()),
@@ -195,25 +200,45 @@ fn controlling_terminal(pid: i32) -> io::Result<u64> {
     })
 }
 
-/// Inodes of the pipes and sockets that processes other than `pids`, and other than this one, hold.
-fn held_outside(pids: &[i32]) -> io::Result<BTreeSet<u64>> {
-    let own = std::process::id() as i32;
-    let mut inodes = BTreeSet::new();
-    for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        if pid == own || pids.contains(&pid) {
-            continue;
+/// Who holds which pipes and sockets of this machine: the inode of each, with the processes that have it open, this one left out.
+#[derive(Debug, Default)]
+pub struct Holders(BTreeMap<u64, BTreeSet<i32>>);
+
+impl Holders {
+    /// Looks at all processes, which takes a while: several system calls for each.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub fn look() -> io::Result<Self> {
+        let own = std::process::id();
+        let mut holders = Self::default();
+        for entry in fs::read_dir("/proc")? {
+            let entry = entry?;
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            // Kernel threads, most of the processes of a small machine, have no program and no descriptors.
+            if pid == own || fs::read_link(entry.path().join("exe")).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+            {
+                continue;
+            }
+            // Processes and descriptors come and go meanwhile.
+            let Ok(descriptors) = fs::read_dir(entry.path().join("fd")) else { continue };
+            for descriptor in descriptors.flatten() {
+                let Ok(target) = fs::read_link(descriptor.path()) else { continue };
+                let target = target.to_str();
+                let name = target.and_then(|target| target.strip_prefix("pipe:[").or(target.strip_prefix("socket:[")));
+                if let Some(inode) = name.and_then(|name| name.strip_suffix(']')?.parse().ok()) {
+                    holders.0.entry(inode).or_default().insert(pid.cast_signed());
+                }
+            }
         }
-        // Processes and descriptors come and go meanwhile.
-        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        for descriptor in descriptors.flatten() {
-            let Ok(target) = fs::read_link(descriptor.path()) else { continue };
-            let name =
-                target.to_str().and_then(|target| target.strip_prefix("pipe:[").or(target.strip_prefix("socket:[")));
-            inodes.extend(name.and_then(|name| name.strip_suffix(']')?.parse::<u64>().ok()));
-        }
+        Ok(holders)
     }
-    Ok(inodes)
+
+    /// Inodes of what processes other than `pids` hold.
+    fn outside(&self, pids: &[i32]) -> BTreeSet<u64> {
+        let is_outside = |(_, holders): &(&u64, &BTreeSet<i32>)| holders.iter().any(|pid| !pids.contains(pid));
+        self.0.iter().filter(is_outside).map(|(inode, _)| *inode).collect()
+    }
 }
 
 /// Of the files at `indices` one per open file description, so that each offset is told once.
@@ -280,7 +305,7 @@ mod tests {
             Command::new("bash").args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         std::io::Read::read_exact(program.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
         let pid = program.id() as i32;
-        let reason = forecast(&[pid]).unwrap_err().to_string();
+        let reason = forecast(&[pid], &Holders::look().unwrap()).unwrap_err().to_string();
         program.kill().unwrap();
         program.wait().unwrap();
         assert_eq!(reason, format!("descriptor 9 of process {pid} is an inet socket to {address}"));

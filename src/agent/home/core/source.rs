@@ -9,6 +9,7 @@ use super::super::first_move::{FromSource, HomeOwner};
 use super::{Core, Source};
 use crate::control::{BodyFacts, FromAgent, SessionId, StreamKind, ToAgent};
 use crate::home::arbiter::{Action, Party};
+use crate::home::descriptors;
 use crate::home::inject::deputise;
 use crate::home::relay::home::HomeRelays;
 use crate::home::wire::ChannelKind;
@@ -61,7 +62,8 @@ impl Core {
                 let pids = crate::migration::process::members(&body.cgroup).map_err(|error| error.to_string())?;
                 let pids: Vec<i32> =
                     pids.iter().filter(|process| process.state != 'Z').map(|process| process.pid).collect();
-                crate::home::descriptors::forecast(&pids).map_err(|error| error.to_string())?;
+                let holders = descriptors::Holders::look().map_err(|error| error.to_string())?;
+                descriptors::forecast(&pids, &holders).map_err(|error| error.to_string())?;
                 Ok(facts)
             };
             let facts = tokio::task::spawn_blocking(look).await.unwrap_or_else(|error| Err(error.to_string()));
