@@ -2,10 +2,10 @@
 //!
 //! A chain of dependent integer steps (load, multiply, rotate, add, store into a table of 4 KiB) runs 24 times for 1.25 ms, and the upper
 //! quartile counts: time is the thread's CPU time, so other programs on the machine do not make it look slow, but a hypervisor that takes
-//! the CPU away does, in those runs in which it happens. All nodes run the same code, so their ratios are right whatever the compiler
-//! made of it.
+//! the CPU away does, in those runs in which it happens. So there is a pause between runs: whoever has slept gets a whole slice of time.
+//! All nodes run the same code, so their ratios are right whatever the compiler made of it.
 
-use std::hint::black_box;
+use std::{hint::black_box, thread::sleep, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -17,13 +17,16 @@ const RUNS: usize = 24;
 const UPPER_QUARTILE: usize = 18;
 /// CPU time of one run: long against the clock's cost, short against a hypervisor's time slices.
 const RUN_NS: u64 = 1_250_000;
+/// Pause between two runs.
+const PAUSE: Duration = Duration::from_millis(8);
 /// Steps between two looks at the clock: about 16 µs, and 0.3 ms under software emulation.
 const BATCH: u64 = 4000;
 
-/// Measures this CPU, in thousandths of [`STANDARD_SPEED`]; never 0. Takes about 30 ms of CPU time.
+/// Measures this CPU, in thousandths of [`STANDARD_SPEED`]; never 0. Takes about 30 ms of CPU time, and a quarter of a second.
 pub fn measure_speed_permille() -> u32 {
     let mut runs = [0; RUNS];
     for run in &mut runs {
+        sleep(PAUSE);
         *run = one_run();
     }
     runs.sort_unstable();
