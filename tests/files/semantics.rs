@@ -178,6 +178,7 @@ a, b = os.statvfs('.'), os.statvfs(home)
 assert (a.f_blocks, a.f_bsize, a.f_namemax) == (b.f_blocks, b.f_bsize, b.f_namemax)
 END
         "#);
+    assert_eq!(fs::metadata(guest.guest("f")).unwrap().blksize(), 64 << 10, "the C library's buffers are as large");
     let (seen, there) =
         (fs::symlink_metadata(guest.guest("zero")).unwrap(), fs::symlink_metadata(guest.home("zero")).unwrap());
     assert_eq!((seen.rdev(), seen.mode(), seen.ino()), (there.rdev(), there.mode(), there.ino()));

@@ -175,6 +175,10 @@ pub(super) fn xattr(answer: Answer, size: u32, reply: ReplyXattr) {
     }
 }
 
+/// What is said of files to programs that ask how much to read and write at a time, as the C library does for its buffers, in bytes: each
+/// time is a question to home. Other network file systems say more.
+const IO_BYTES: u32 = 64 << 10;
+
 /// The kernel's view of home's attributes; `node` because fuser takes node id and inode number for one thing.
 fn file_attr(node: u64, attr: &Attr) -> FileAttr {
     FileAttr {
@@ -191,7 +195,7 @@ fn file_attr(node: u64, attr: &Attr) -> FileAttr {
         uid: attr.uid,
         gid: attr.gid,
         rdev: attr.rdev,
-        blksize: attr.blksize,
+        blksize: attr.blksize.max(IO_BYTES),
         flags: 0,
     }
 }
