@@ -167,6 +167,17 @@ fn has_children(pid: i32) -> bool {
     children.any(|children| children.is_ok_and(|children| !children.trim().is_empty()))
 }
 
+/// Lets placement choose once more for a program that was to start where they had their hands full.
+pub fn place_again(state: &Arc<State>, process: &ProcessName) {
+    let Some(job) = state.jobs().get(process.pid).cloned() else { return };
+    let program = state.execs.lock().get(&process.pid.cast_unsigned()).map(|running| running.program.clone());
+    if let Some(Prospect::Long(expected_ms)) =
+        program.map(|program| state.placing.prospect(&program, state.tasks_per_cpu()))
+    {
+        place(state, process.pid, &job, expected_ms);
+    }
+}
+
 /// Lets placement choose where a program that has just begun runs, and starts the move if that is elsewhere.
 fn place(state: &Arc<State>, pid: i32, of: &Job, expected_ms: u64) {
     if of.stay || state.address.is_none() {

@@ -10,7 +10,8 @@ use serde::Deserialize;
 use crate::{
     cluster::GossipConfig,
     keys::{ClusterKey, KeyError, NodeName},
-    placement, scheduler,
+    placement,
+    scheduler::{self, AttainedService},
     ui::args::DaemonArgs,
 };
 
@@ -38,6 +39,15 @@ pub struct Settings {
     pub gossip: GossipConfig,
     /// How our scheduler shares the CPUs.
     pub scheduler: scheduler::Config,
+}
+
+impl Settings {
+    /// Placement's tunables, for the scheduler that this node has.
+    pub fn placement_here(&self) -> placement::Config {
+        let young_first = self.sched_ext && self.scheduler.attained_service != AttainedService::Off;
+        let placement = self.placement.clone();
+        if young_first { placement.with_young_below(scheduler::attained::alike_from()) } else { placement }
+    }
 }
 
 /// Why the settings cannot be used.
@@ -106,7 +116,6 @@ impl TryFrom<DaemonArgs> for Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use scheduler::AttainedService;
 
     #[test]
     fn a_misspelt_setting_is_an_error_that_names_it() {

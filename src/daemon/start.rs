@@ -34,7 +34,7 @@ use super::{
     tick,
 };
 use crate::{
-    api::{self, ApiServer, ServeError, backend::Views},
+    api::{self, ApiServer, ServeError, backend::Views, view::Trigger},
     cluster::{self, ClusterError, ClusterHandle, LocalState, NodeSummary, Transport},
     control::{FromAgent, MoveState, ToAgent},
     keys::{KeyError, TlsConfigs, TlsPurpose},
@@ -115,7 +115,7 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     let terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
 
-    let info = look(&settings).await?;
+    let (info, criu_takes) = look(&settings).await?;
     let node = info.name.to_string();
     let identity = settings.key.as_ref().map(|key| key.mint_node_identity(&info.name, &info.addresses)).transpose()?;
     let tls: Option<TlsConfigs> = identity.as_ref().map(|identity| identity.tls(TlsPurpose::Grpc)).transpose()?;
@@ -161,7 +161,7 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
         agents,
         peers,
         cluster: cluster.clone(),
-        placing: Placing::new(&node, settings.placement.clone())?,
+        placing: Placing::new(&node, settings.placement_here(), criu_takes)?,
         execs: Execs::default(),
         measured: Mutex::new(Measured::default()),
         scheduler: scheduler_state,
@@ -235,7 +235,8 @@ fn prepare_directory(run_dir: &Path) -> Result<File, DaemonError> {
     }
 }
 
-async fn look(settings: &Settings) -> Result<NodeInfo, DaemonError> {
+/// Looks at this machine; also how long `criu --version` takes.
+async fn look(settings: &Settings) -> Result<(NodeInfo, Option<Duration>), DaemonError> {
     let mut addresses = Vec::new();
     if settings.key.is_some() {
         let toward = settings.join.iter().find_map(|host| acceptor::with_default_port(host)).map(|a| a.ip());
@@ -248,8 +249,9 @@ async fn look(settings: &Settings) -> Result<NodeInfo, DaemonError> {
         addresses.extend(node::local_addresses()?.into_iter().filter(|address| *address != advertised));
     }
     let params = NodeInfoParams { name: settings.node_name.clone(), addresses };
-    let probe = move || NodeInfo::probe(&Machine::this(), params);
-    Ok(tokio::task::spawn_blocking(probe).await.map_err(DaemonError::Probe)??)
+    let probe = move || Ok((NodeInfo::probe(&Machine::this(), params)?, node::criu_takes()));
+    let looked: Result<_, NodeError> = tokio::task::spawn_blocking(probe).await.map_err(DaemonError::Probe)?;
+    Ok(looked?)
 }
 
 async fn enter_cluster(settings: &Settings, info: &NodeInfo) -> Result<ClusterHandle, DaemonError> {
@@ -382,9 +384,13 @@ async fn note_ended(state: Arc<State>, mut ended: mpsc::Receiver<Ended>) {
             () = state.stop.cancelled() => return,
         };
         let Some(Ended { record, was_busy }) = ended else { return };
-        match record.state {
-            MoveState::Run => state.placing.moved(&record),
-            _ => state.placing.failed(&record.process.to_string(), &record.target, was_busy),
+        if record.state == MoveState::Run {
+            state.placing.moved(&record);
+            continue;
+        }
+        state.placing.failed(&record.process.to_string(), &record.target, was_busy);
+        if was_busy && record.trigger == Trigger::Initial {
+            execs::place_again(&state, &record.process);
         }
     }
 }

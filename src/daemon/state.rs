@@ -134,7 +134,9 @@ impl State {
 
     /// The sum of the weights of all that runs here, in thousand-millionths per second.
     pub fn weight_nano(&self) -> u64 {
-        let jobs: f64 = self.job_views().iter().filter(|job| job.demand_milli > 0).map(|job| job.load().weight).sum();
+        let young_ms = self.placing.young_ms();
+        let views = self.job_views();
+        let jobs: f64 = views.iter().filter(|job| job.demand_milli > 0).map(|job| job.load(young_ms).weight).sum();
         ((jobs + self.measured().others_weight.get()) * 1e9) as u64
     }
 

@@ -49,7 +49,8 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
     let mut hinted = Hinted::new();
     let mut count: u32 = 0;
     // Whoever does not hear of this node for seconds takes it for dead, so it waits for no program.
-    let own = HintTarget::Process(std::process::id());
+    let own_pid = std::process::id();
+    let own = HintTarget::Process(own_pid);
     if let Some(Err(error)) = hints.as_ref().map(|hints| hints.set_tier(own, Some(Tier::Agent))) {
         tracing::warn!(%error, "this daemon competes with programs for CPU time");
     }
@@ -75,9 +76,10 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
                 let figures = summing.update(&snapshot, wanted);
                 // Nobody waits for what agents do but the programs that they move, whose cost it is.
                 let hosted: Vec<PathBuf> = state.agent_view().guests.into_values().map(|guest| guest.cgroup).collect();
-                let is_agent = |task: &&TaskLoad| is_own(task, &hosted);
+                let is_agent = |task: &&TaskLoad| is_own(task, own_pid, &hosted);
+                let young_s = state.placing.young_ms() as f64 / 1_000.0;
                 let is_other = |task: &&TaskLoad| !is_agent(task) && !wanted(&cgroup_directory(&task.cgroup));
-                let others_weight = snapshot.tasks.iter().filter(is_other).map(weight).sum();
+                let others_weight = snapshot.tasks.iter().filter(is_other).map(|task| weight(task, young_s)).sum();
                 let own_milli =
                     snapshot.tasks.iter().filter(is_agent).map(|task| task.cpu_now_milli + task.wait_now_milli);
                 let own_milli = own_milli.sum();
@@ -120,16 +122,16 @@ fn agents_cgroup() -> PathBuf {
 }
 
 /// Whether the process is the daemon, an agent, or in a guest that does not run yet, which makes it CRIU; `hosted` are those that run.
-fn is_own(task: &TaskLoad, hosted: &[PathBuf]) -> bool {
+fn is_own(task: &TaskLoad, own_pid: u32, hosted: &[PathBuf]) -> bool {
     let cgroup = cgroup_directory(&task.cgroup);
     let arrives = || cgroup.starts_with(Path::new(CGROUP_ROOT).join(GUESTS_CGROUP)) && !hosted.contains(&cgroup);
-    task.pid == std::process::id() || cgroup.starts_with(agents_cgroup()) || arrives()
+    task.pid == own_pid || cgroup.starts_with(agents_cgroup()) || arrives()
 }
 
 /// What a second matters to a process that belongs to no job, in 1/s.
-fn weight(task: &TaskLoad) -> f64 {
+fn weight(task: &TaskLoad, young_s: f64) -> f64 {
     let demand = (task.cpu_now_milli + task.wait_now_milli) as f64 / 1_000.0;
-    slowdown::weight(demand, task.cpu_ms_total as f64 / 1_000.0)
+    slowdown::weight(demand, task.cpu_ms_total as f64 / 1_000.0, young_s)
 }
 
 /// Lets placement look at every job here and starts the moves that it wants.

@@ -26,5 +26,6 @@ pub use features::{CriuVersion, Features, SchedExtState};
 pub use info::{NodeInfo, NodeInfoParams, PROTOCOL_VERSION};
 pub use load::{LoadTracker, NodeLoad, Pressure};
 pub use machine::{Machine, NodeError};
+pub use probe::criu_takes;
 pub use sampler::{SAMPLE_INTERVAL, Sampler, watch_load};
 pub use speed::{STANDARD_SPEED, measure_speed_permille};

@@ -50,6 +50,13 @@ fn kernel_version(release: &str) -> (u32, u32) {
     (next(), next())
 }
 
+/// How long `criu --version` takes: how quick this machine is at starting programs. `None` if there is no CRIU. Blocks for as long.
+#[must_use]
+pub fn criu_takes() -> Option<Duration> {
+    let began = Instant::now();
+    criu_version("criu").map(|_| began.elapsed())
+}
+
 /// Runs `program --version`; `None` if it is not there, fails, hangs or prints something else.
 fn criu_version(program: &str) -> Option<CriuVersion> {
     let mut child = Command::new(program)

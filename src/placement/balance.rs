@@ -20,11 +20,13 @@ struct Verdict {
     reasons: Vec<Reason>,
     /// Where it could go.
     proposal: Option<Choice>,
+    /// Whether nodes that may be better take nobody just now.
+    waits: bool,
 }
 
 impl Verdict {
     fn stays(reason: Reason) -> Self {
-        Self { reasons: vec![reason], proposal: None }
+        Self { reasons: vec![reason], proposal: None, waits: false }
     }
 }
 
@@ -36,17 +38,21 @@ pub(super) fn decide(input: &Input, config: &Config, state: &mut State, seed: u6
     let balancer = Balancer::new(input, config, state, here, seed);
     let (any, verdicts) = balancer.verdicts();
     let hold = balancer.hold();
-    let winner = if hold.is_some() { None } else { first(&verdicts) };
+    let passing: Vec<Option<Reason>> =
+        input.jobs.iter().zip(&verdicts).map(|(job, verdict)| balancer.passing(job, verdict)).collect();
+    let winner = if hold.is_some() { None } else { first(&verdicts, &passing) };
     let winner = winner.and_then(|index| Some((index, balancer.judge(input.jobs.get(index)?, any, true).reasons)));
     let cause = if balancer.shortage.is_some() { Cause::Memory } else { Cause::Load };
+    let wanting = input.jobs.iter().zip(&verdicts).filter(|(_, verdict)| verdict.waits || verdict.proposal.is_some());
+    state.want(wanting.map(|(job, _)| job.id.clone()), input.now_ms);
     let mut decisions = Vec::with_capacity(input.jobs.len());
-    for (index, (job, mut verdict)) in input.jobs.iter().zip(verdicts).enumerate() {
+    for (index, ((job, mut verdict), passing)) in input.jobs.iter().zip(verdicts).zip(passing).enumerate() {
         let decision = match (verdict.proposal, &hold, &winner) {
             (None, _, _) => Decision::stays(job, verdict.reasons),
             (Some(choice), _, Some((first, reasons))) if *first == index => {
                 let chosen = Reason::Chosen { node: choice.node.clone(), among: choice.among };
                 let reasons = reasons.iter().cloned().chain([chosen]).collect();
-                state.grant(job, &choice.node, input.now_ms);
+                state.grant(job, &choice.node, input.now_ms, config);
                 let cause = if cause == Cause::Load && choice.node == job.home { Cause::Home } else { cause };
                 Decision::moves(job, choice, cause, reasons)
             }
@@ -55,8 +61,10 @@ pub(super) fn decide(input: &Input, config: &Config, state: &mut State, seed: u6
                 Decision::stays(job, verdict.reasons)
             }
             (Some(_), None, first) => {
-                let moving = first.as_ref().and_then(|(first, _)| input.jobs.get(*first)).unwrap_or(job).id.clone();
-                verdict.reasons.push(Reason::Busy { node: input.here.clone(), moving, limit: config.moves_per_source });
+                verdict.reasons.push(passing.unwrap_or_else(|| {
+                    let moving = first.as_ref().and_then(|(first, _)| input.jobs.get(*first)).unwrap_or(job).id.clone();
+                    Reason::Busy { node: input.here.clone(), moving, limit: config.moves_per_source }
+                }));
                 Decision::stays(job, verdict.reasons)
             }
         };
@@ -71,7 +79,7 @@ pub(super) fn explain(input: &Input, config: &Config, state: &State, decision: &
     let Some((job, here)) = job.zip(usable_here(input)) else { return decision.reasons.clone() };
     let balancer = Balancer::new(input, config, state, here, seed);
     let (any, _) = balancer.verdicts();
-    let Verdict { mut reasons, proposal } = balancer.judge(job, any, true);
+    let Verdict { mut reasons, proposal, .. } = balancer.judge(job, any, true);
     if proposal.is_some() {
         reasons.extend(decision.verdict().cloned());
     }
@@ -105,9 +113,12 @@ pub(super) fn below_threshold(job: &JobView, here: &NodeView, tasks_per_cpu: f64
     })
 }
 
-/// The proposal that gains most for each second that it takes; of equals the first.
-fn first(verdicts: &[Verdict]) -> Option<usize> {
-    let gains = verdicts.iter().map(|verdict| verdict.proposal.as_ref().map(|choice| choice.gain_per_s));
+/// The proposal that gains most for each second that it takes, of those that may not pass; of equals the first.
+fn first(verdicts: &[Verdict], passing: &[Option<Reason>]) -> Option<usize> {
+    let gains = verdicts.iter().zip(passing).map(|(verdict, passing)| match passing {
+        None => verdict.proposal.as_ref().map(|choice| choice.gain_per_s),
+        Some(_) => None,
+    });
     let proposed = gains.enumerate().filter_map(|(index, gain)| Some((index, gain?)));
     proposed.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).map(|(index, _)| index)
 }
@@ -159,6 +170,15 @@ impl<'a> Balancer<'a> {
         Some(Reason::Settling { node: here.clone(), since_ms, settle_ms: self.config.settle_ms })
     }
 
+    /// Why a move of `job` may come too late: an imbalance that has not lasted for as long as it takes to cure is likely to pass by itself, as
+    /// what has lasted for some time lasts about as long again. Not if memory is short.
+    fn passing(&self, job: &JobView, verdict: &Verdict) -> Option<Reason> {
+        let Choice { downtime_ms, .. } = *verdict.proposal.as_ref().filter(|_| self.shortage.is_none())?;
+        // What is seen for the first time was so since the last look.
+        let lasted_ms = self.state.wanted_ms(&job.id, self.input.now_ms) + (cost::STEP_S * 1_000.0) as u64;
+        (lasted_ms < downtime_ms).then_some(Reason::Passing { lasted_ms, downtime_ms })
+    }
+
     /// Looks at every job; says also whether it was for a place with room at any cost.
     fn verdicts(&self) -> (bool, Vec<Verdict>) {
         let look =
@@ -188,10 +208,10 @@ impl<'a> Balancer<'a> {
             // It may go, however young it is and however little CPU it asks for.
         } else if any {
             reasons.push(Reason::TooSmall { rss_bytes, min_bytes });
-            return Verdict { reasons, proposal: None };
+            return Verdict { reasons, proposal: None, waits: false };
         } else if let Some(reason) = self.restless(job) {
             reasons.push(reason);
-            return Verdict { reasons, proposal: None };
+            return Verdict { reasons, proposal: None, waits: false };
         } else if let Some(reason) = below_threshold(
             job,
             self.here,
@@ -200,7 +220,7 @@ impl<'a> Balancer<'a> {
         ) {
             reasons.push(reason);
             if !job.is_guest() {
-                return Verdict { reasons, proposal: None };
+                return Verdict { reasons, proposal: None, waits: false };
             }
             only_home = Some(&*job.home);
         }
@@ -208,6 +228,7 @@ impl<'a> Balancer<'a> {
         if figures {
             reasons.extend(self.survey.list(&scales, only_home));
         }
+        let mut waits = false;
         let proposal = match self.survey.find(&scales, only_home, any) {
             Found::Choice(choice) => Some(if any { self.by_relief(job, choice) } else { choice }),
             Found::NothingBetter => {
@@ -216,10 +237,11 @@ impl<'a> Balancer<'a> {
             }
             Found::NoTarget => {
                 reasons.push(Reason::NoTarget);
+                waits = true;
                 None
             }
         };
-        Verdict { reasons, proposal }
+        Verdict { reasons, proposal, waits }
     }
 
     /// Where costs say nothing, what counts is how much memory a move frees of what is missing, and how little the job itself loses.
@@ -227,7 +249,10 @@ impl<'a> Balancer<'a> {
         let missing = (self.occupancy.used - self.occupancy.memory).max(1.0);
         let freed = (job.rss_bytes as f64).min(missing);
         // Of those that free as much, the smallest.
-        Choice { gain_per_s: freed / (1.0 + job.load().weight) - job.rss_bytes as f64 / 1e6, ..choice }
+        Choice {
+            gain_per_s: freed / (1.0 + job.load(self.config.young_ms).weight) - job.rss_bytes as f64 / 1e6,
+            ..choice
+        }
     }
 
     /// Why a job is not to be disturbed for the sake of load.

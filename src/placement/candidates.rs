@@ -50,6 +50,8 @@ pub(super) struct Choice {
     pub(super) among: usize,
     /// What is gained by each second that the move takes.
     pub(super) gain_per_s: f64,
+    /// How long the move would probably stop the job, in milliseconds.
+    pub(super) downtime_ms: u64,
     /// See [`Decision`](super::Decision).
     pub(super) limit_milli: Option<u32>,
 }
@@ -196,6 +198,7 @@ impl<'a> Survey<'a> {
             node: node.name.clone(),
             among,
             gain_per_s: scales.gain_per_s(place, total),
+            downtime_ms: (place.downtime_s(scales.job.frozen_bytes) * 1_000.0) as u64,
             limit_milli: (!any).then(|| (limit * 1_000.0).ceil() as u32),
         })
     }

@@ -1,5 +1,7 @@
 //! What can be tuned, with where each default comes from.
 
+use std::time::Duration;
+
 /// Of several good nodes, those within 5 % of the best share by chance (MOSIX's initial assignment).
 pub const NEAR_BEST_PERCENT: u32 = 5;
 /// The home threshold: below one runnable task per CPU every task has a CPU, and nothing is won by moving.
@@ -18,6 +20,10 @@ pub struct Config {
     /// The same where a node would be no better if all jobs mattered alike, so that nothing but ages speaks for the move: how long a job will
     /// live is a rough guess, and jobs that are about as old must not change places for ever. Ours: 30.
     pub least_gain_by_age_percent: u32,
+    /// CPU time, in milliseconds, below which jobs are taken for equally young. Ours: 1 s, what is shorter is not worth a thought. A daemon
+    /// whose scheduler serves the young first sets it to the age up to which that does so, if that is more: what an old job does costs them
+    /// no more than it costs its likes.
+    pub young_ms: u64,
     /// A job that asks for less CPU than this, in thousandths of one CPU, stays: moving it relieves nobody and its user may be waiting
     /// for its next key. Ours: a quarter of a CPU.
     pub min_demand_milli: u32,
@@ -52,13 +58,17 @@ pub struct Config {
     pub moves_per_source: u32,
     /// Moves under way to one node at a time. A user's request does not wait for them.
     pub moves_per_target: u32,
+    /// The same as long as what is to follow brings less memory than [`Config::start_bytes`]: programs that start. They keep a node
+    /// busy for a moment only, and if they had to wait they would have memory to bring. Ours: 3.
+    pub starts_per_target: u32,
+    /// Memory, in bytes, from which on a job that moves is no longer one that starts. Ours: 1 MiB, what a program has before it begins.
+    pub start_bytes: u64,
     /// Whether programs that probably need long are placed as they begin, before they have memory to move; and whether descendants of a job
     /// that have needed long become jobs of their own, which move by themselves. Long is [`Config::min_age_ms`] of CPU time, and
     /// [`Config::move_worth`] times as long at home, with all who share its CPUs, as moves take.
     pub start_elsewhere: bool,
     /// How many times as long as a move, or a start elsewhere, stops it a program must probably go on where it is, with all who share its
-    /// CPUs, to be moved for the sake of load. Ours: 4, as a move costs CPU time at both ends too, takes longer where much is going on, and
-    /// what speaks for it may have passed when it has come about.
+    /// CPUs, to be moved for the sake of load. Ours: 2, as moves take longer where much is going on.
     pub move_worth: u32,
     /// Nodes that are compared in one decision; of more, as many at random, and the jobs' homes. Bounds the time of a decision in large
     /// clusters: the best of 64 at random is among the best 5 % of all with a probability of 96 %.
@@ -74,6 +84,7 @@ impl Default for Config {
             away_percent: 10,
             least_gain_percent: 5,
             least_gain_by_age_percent: 30,
+            young_ms: 1_000,
             min_demand_milli: 250,
             min_age_ms: 2_000,
             lease_ms: 5_000,
@@ -88,8 +99,10 @@ impl Default for Config {
             usher_min_bytes: 16 << 20,
             moves_per_source: 1,
             moves_per_target: 1,
+            starts_per_target: 3,
+            start_bytes: 1 << 20,
             start_elsewhere: true,
-            move_worth: 4,
+            move_worth: 2,
             surveyed_nodes: 64,
             listed_nodes: 8,
         }
@@ -111,17 +124,25 @@ pub struct ConfigError {
 }
 
 impl Config {
+    /// For nodes whose schedulers serve first whoever has had less CPU time than this, and all others alike.
+    #[must_use]
+    pub fn with_young_below(self, age: Duration) -> Self {
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        Self { young_ms: self.young_ms.max(age_ms), ..self }
+    }
+
     /// Checks every bound.
     ///
     /// # Errors
     /// The first setting that is out of bounds, with its bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
         const HOUR_MS: u64 = 3_600_000;
-        let bounds: [(&'static str, u64, u64, u64); 18] = [
+        let bounds: [(&'static str, u64, u64, u64); 20] = [
             ("home_threshold_milli", u64::from(self.home_threshold_milli), 0, 1_000_000),
             ("away_percent", u64::from(self.away_percent), 0, 1_000),
             ("least_gain_percent", u64::from(self.least_gain_percent), 0, 100),
             ("least_gain_by_age_percent", u64::from(self.least_gain_by_age_percent), 0, 100),
+            ("young_ms", self.young_ms, 1, HOUR_MS),
             ("min_demand_milli", u64::from(self.min_demand_milli), 1, 1_000_000),
             ("min_age_ms", self.min_age_ms, 0, HOUR_MS),
             ("lease_ms", self.lease_ms, self.settle_ms.max(1), HOUR_MS),
@@ -134,6 +155,7 @@ impl Config {
             ("move_worth", u64::from(self.move_worth), 0, 1_000),
             ("moves_per_source", u64::from(self.moves_per_source), 1, 64),
             ("moves_per_target", u64::from(self.moves_per_target), 1, 64),
+            ("starts_per_target", u64::from(self.starts_per_target), 1, 64),
             ("surveyed_nodes", u64::try_from(self.surveyed_nodes).unwrap_or(u64::MAX), 2, 4_096),
             ("listed_nodes", u64::try_from(self.listed_nodes).unwrap_or(u64::MAX), 1, 64),
         ];

@@ -24,7 +24,7 @@ use super::{
 };
 
 /// How long it takes from a need to a decision, in seconds: decisions are made once a second.
-const STEP_S: f64 = 1.0;
+pub(super) const STEP_S: f64 = 1.0;
 
 /// Runnable tasks per CPU: the load without the CPU's speed. Below 1, some CPU is free.
 #[must_use]
@@ -138,7 +138,7 @@ pub(super) struct Scales<'a> {
 impl<'a> Scales<'a> {
     /// For a job at `here`, of which `here_name` is the name.
     pub(super) fn new(job: &'a JobView, here_name: &NodeName, here: &Occupancy, config: &Config) -> Self {
-        let load = job.load();
+        let load = job.load(config.young_ms);
         let away = if job.home == *here_name { 0.0 } else { share(config.away_percent) * here.stretch() };
         let relieved = |occupancy: &Occupancy| occupancy.saved_by(load) / load.weight + away;
         let here_cost = relieved(here);
@@ -162,7 +162,7 @@ impl<'a> Scales<'a> {
         expected_ms: Option<u64>,
         config: &Config,
     ) -> Self {
-        let load = job.load();
+        let load = job.load(config.young_ms);
         let away = if job.home == *here_name { 0.0 } else { share(config.away_percent) * here.with(load).stretch() };
         Self {
             others: here.weight / here.cpus / load.weight,
@@ -174,7 +174,7 @@ impl<'a> Scales<'a> {
 
     /// As a user sees it who asked for the move, and the target: neither its price nor a least gain count.
     pub(super) fn asked(job: &'a JobView, here: f64, config: &Config) -> Self {
-        let load = job.load();
+        let load = job.load(config.young_ms);
         Self {
             job,
             load,

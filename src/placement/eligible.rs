@@ -60,9 +60,22 @@ pub(super) fn node(
     {
         return Err(Exclusion::BusyLately { ago_ms, retry_ms });
     }
+    // What holds for the job with the least to carry; `job` looks at each.
+    receives(node, config.moves_per_target.max(config.starts_per_target), cause, input, config, state)
+}
+
+/// Whether fewer than `limit` jobs are on their way to `node`.
+fn receives(
+    node: &NodeView,
+    limit: u32,
+    cause: Cause,
+    input: &Input,
+    config: &Config,
+    state: &State,
+) -> Result<(), Exclusion> {
     let arriving = state.arriving(&node.name, input.now_ms, config.settle_ms);
-    if cause != Cause::Request && arriving >= config.moves_per_target {
-        return Err(Exclusion::Receiving { arriving, limit: config.moves_per_target });
+    if cause != Cause::Request && arriving >= limit {
+        return Err(Exclusion::Receiving { arriving, limit });
     }
     Ok(())
 }
@@ -92,5 +105,10 @@ pub(super) fn job(
     {
         return Err(Exclusion::FailedLately { ago_ms, retry_ms });
     }
-    Ok(())
+    let limit = if job.rss_bytes < config.start_bytes {
+        config.moves_per_target.max(config.starts_per_target)
+    } else {
+        config.moves_per_target
+    };
+    receives(node, limit, cause, input, config, state)
 }

@@ -114,12 +114,12 @@ impl JobView {
         self.allowed_nodes.as_ref().is_none_or(|nodes| *self.home == *node || nodes.iter().any(|name| **name == *node))
     }
 
-    /// What it adds to the cost of a node. A job that asks for nothing just now counts as a thousandth of a CPU, so that costs can be
+    /// What it adds to the cost of a node, where jobs are equally young below `young_ms` of CPU time. A job that asks for nothing just now counts as a thousandth of a CPU, so that costs can be
     /// compared in terms of its own.
     #[must_use]
-    pub fn load(&self) -> slowdown::Load {
+    pub fn load(&self, young_ms: u64) -> slowdown::Load {
         let demand = f64::from(self.demand_milli.max(1)) / 1_000.0;
-        let weight = slowdown::weight(demand, self.attained_ms as f64 / 1_000.0);
+        let weight = slowdown::weight(demand, self.attained_ms as f64 / 1_000.0, young_ms as f64 / 1_000.0);
         slowdown::Load { demand, weight, memory: self.rss_bytes as f64 }
     }
 

@@ -185,7 +185,7 @@ proptest! {
         for (decision, job) in decisions.iter().zip(&input.jobs) {
             if let Some(target) = decision.target() {
                 let lease = placement.leases().iter().find(|lease| lease.job == job.id && lease.target == *target).unwrap();
-                prop_assert_eq!((lease.load, lease.rss_bytes), (job.load(), job.rss_bytes));
+                prop_assert_eq!((lease.load, lease.rss_bytes), (job.load(Config::default().young_ms), job.rss_bytes));
             }
         }
         let Config { lease_ms, stale_ms, .. } = Config::default();
@@ -209,7 +209,7 @@ proptest! {
         let ((cpus_1, speed_1), (cpus_2, speed_2)) = sizes;
         let share = |cpus: u32, speed: u32| (demand_milli * 1_000).div_ceil(cpus * speed);
         let guest = JobView { demand_milli, attained_ms, since_last_move_ms: Some(60_000), ..job("j", home, "n1") };
-        let weight = (guest.load().weight * 1e9) as u64;
+        let weight = (guest.load(Config::default().young_ms).weight * 1e9) as u64;
         // Here the job is part of the load.
         let n1 = NodeView { cpus: cpus_1, speed_milli: speed_1, weight_nano: weights.0 + weight, ..node("n1", loads.0 + share(cpus_1, speed_1)) };
         let n2 = NodeView { cpus: cpus_2, speed_milli: speed_2, weight_nano: weights.1, ..node("n2", loads.1) };

@@ -286,6 +286,14 @@ pub enum Reason {
         /// The time given, in milliseconds.
         settle_ms: u64,
     },
+    /// What speaks for a move may pass before the move has come about.
+    #[error("stays: another node has been better for {} only, and a move stops it for {}", Seconds(*lasted_ms), Seconds(*downtime_ms))]
+    Passing {
+        /// How long it has been so, in milliseconds.
+        lasted_ms: u64,
+        /// How long a move would stop the job, in milliseconds.
+        downtime_ms: u64,
+    },
     /// It goes to the best node.
     #[error("moves to {node}: {}", if *among > 1 { format!("by chance, among {among} nodes that are about equally good") } else { "the best node".into() })]
     Chosen {
@@ -353,6 +361,7 @@ impl Reason {
             Self::NoTarget => "no_target",
             Self::Busy { .. } => "busy",
             Self::Settling { .. } => "settling",
+            Self::Passing { .. } => "passing",
             Self::Chosen { .. } => "chosen",
             Self::StartsHere { .. } => "starts_here",
             Self::Requested { .. } => "requested",

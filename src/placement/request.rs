@@ -56,19 +56,19 @@ pub(super) fn assign(
     let job = &JobView { demand_milli: job.demand_milli.max(1_000), ..job.clone() };
     let occupancy = cost::occupancy(here, config, state);
     if let Some(reason) = below_threshold(job, here, occupancy.demand / occupancy.cpus, config) {
-        state.grant(job, &input.here, input.now_ms);
+        state.grant(job, &input.here, input.now_ms, config);
         return Decision::stays(job, vec![reason, Reason::StartsHere { node: input.here.clone() }]);
     }
     let scales = Scales::starting(job, &input.here, &occupancy, expected_ms, config);
     let survey = Survey::new(input, iter::once(&job.home), config, state, Cause::Initial, seed);
     let mut reasons = survey.list(&scales, None);
     let Found::Choice(choice) = survey.find(&scales, None, false) else {
-        state.grant(job, &input.here, input.now_ms);
+        state.grant(job, &input.here, input.now_ms, config);
         reasons.push(Reason::StartsHere { node: input.here.clone() });
         return Decision::stays(job, reasons);
     };
     reasons.push(Reason::Chosen { node: choice.node.clone(), among: choice.among });
-    state.grant(job, &choice.node, input.now_ms);
+    state.grant(job, &choice.node, input.now_ms, config);
     Decision::moves(job, choice, Cause::Initial, reasons)
 }
 
@@ -111,7 +111,7 @@ pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &st
                 Wish::Best => Reason::Chosen { node, among },
                 Wish::Node(_) | Wish::Home => Reason::Requested { node },
             });
-            state.grant(job, &choice.node, input.now_ms);
+            state.grant(job, &choice.node, input.now_ms, config);
             return Decision::moves(job, choice, Cause::Request, reasons);
         }
         // Whoever named a node reads why that one will not do.
@@ -155,6 +155,6 @@ pub(super) fn admit(
             return Err(refused(Exclusion::NoLongerBetter { cost_milli, limit_milli }));
         }
     }
-    state.grant(job, &input.here, input.now_ms);
+    state.grant(job, &input.here, input.now_ms, config);
     Ok(())
 }

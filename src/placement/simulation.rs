@@ -122,7 +122,7 @@ impl World {
             let old = self.history.last().map_or(0.0, |loads| f64::from(loads[index].0));
             let load = if now > old { (5.0 * old + 3.0 * now) / 8.0 } else { now };
             let here = self.jobs.iter().filter(|job| job.view.running_on == node.name);
-            let weight: f64 = here.map(|job| job.view.load().weight).sum();
+            let weight: f64 = here.map(|job| job.view.load(Config::default().young_ms).weight).sum();
             loads.push((load as u32, (weight * 1e9) as u64));
         }
         self.history.push(loads);

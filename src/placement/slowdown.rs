@@ -19,16 +19,14 @@
 //!
 //! The sum over all nodes falls with every move that follows this rule, so no sequence of such moves comes back to where it began.
 
-/// CPU time, in seconds, below which jobs are taken for equally young: what is shorter is not worth a thought.
-const YOUNG_S: f64 = 1.0;
 /// Tasks by which a node is the fuller, as it feels, when its memory is exhausted: the addition under which the opportunity-cost
 /// paper's figures come out best.
 const THRASHING: f64 = 10.0;
 
-/// The weight of a job that keeps `demand` CPUs busy and has had `attained_s` seconds of CPU time, in 1/s.
+/// The weight of a job that keeps `demand` CPUs busy and has had `attained_s` seconds of CPU time, in 1/s; below `young_s` all are equally young.
 #[must_use]
-pub fn weight(demand: f64, attained_s: f64) -> f64 {
-    demand / (2.0 * attained_s.max(YOUNG_S))
+pub fn weight(demand: f64, attained_s: f64, young_s: f64) -> f64 {
+    demand / (2.0 * attained_s.max(young_s))
 }
 
 /// One job, as far as its cost goes.
@@ -131,7 +129,7 @@ mod tests {
     const EMPTY: Occupancy = Occupancy { cpus: 1.0, speed: 1.0, memory: 100.0, demand: 0.0, weight: 0.0, used: 0.0 };
 
     fn job(attained_s: f64) -> Load {
-        Load { demand: 1.0, weight: weight(1.0, attained_s), memory: 10.0 }
+        Load { demand: 1.0, weight: weight(1.0, attained_s, 1.0), memory: 10.0 }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What placement remembers between decisions: leases and failures. Both are few and expire by themselves.
+//! What placement remembers between decisions: leases and failures, which are few and expire by themselves, and who should have moved.
 //!
 //! ```text
 //!   decided / admitted        under way                 arrived
@@ -9,6 +9,8 @@
 //!
 //! None of these times ends before the target has spoken since: what it said before cannot show what came of it. What it has said since
 //! shows the job's weight and memory at once, and its demand as a load rises: the charge is what is missing.
+
+use std::collections::HashMap;
 
 use super::config::Config;
 use super::input::{Input, JobId, JobView, NodeName, NodeView};
@@ -49,6 +51,8 @@ pub(super) struct State {
     now_ms: u64,
     leases: Vec<Lease>,
     failures: Vec<Failure>,
+    /// Since when jobs would be better off elsewhere.
+    wanting: HashMap<JobId, u64>,
 }
 
 impl State {
@@ -71,7 +75,7 @@ impl State {
                 job: flight.job.clone(),
                 source: flight.source.clone(),
                 target: flight.target.clone(),
-                load: job.map_or(Load::NONE, JobView::load),
+                load: job.map_or(Load::NONE, |job| job.load(config.young_ms)),
                 rss_bytes: job.map_or(0, |job| job.rss_bytes),
                 seen_ms: now_ms,
             });
@@ -86,18 +90,29 @@ impl State {
         self.failures.retain(|failure| holds(failure.at_ms, &failure.target, failure.hold_ms));
     }
 
+    /// Notes which jobs would be better off elsewhere now: all others would not.
+    pub(super) fn want(&mut self, jobs: impl Iterator<Item = JobId>, now_ms: u64) {
+        let before = std::mem::take(&mut self.wanting);
+        self.wanting = jobs.map(|job| (job.clone(), before.get(&job).copied().unwrap_or(now_ms))).collect();
+    }
+
+    /// For how long, in milliseconds, `job` would have been better off elsewhere.
+    pub(super) fn wanted_ms(&self, job: &str, now_ms: u64) -> u64 {
+        self.wanting.get(job).map_or(0, |since_ms| now_ms.saturating_sub(*since_ms))
+    }
+
     pub(super) fn leases(&self) -> &[Lease] {
         &self.leases
     }
 
     /// Charges `target` for `job` from now on.
-    pub(super) fn grant(&mut self, job: &JobView, target: &NodeName, now_ms: u64) {
+    pub(super) fn grant(&mut self, job: &JobView, target: &NodeName, now_ms: u64, config: &Config) {
         self.leases.retain(|lease| lease.job != job.id || lease.target != *target);
         self.leases.push(Lease {
             job: job.id.clone(),
             source: job.running_on.clone(),
             target: target.clone(),
-            load: job.load(),
+            load: job.load(config.young_ms),
             rss_bytes: job.rss_bytes,
             seen_ms: now_ms,
         });

@@ -103,7 +103,11 @@ fn moves_where_all_jobs_together_lose_least_and_says_so() {
 fn stays_where_the_move_costs_more_than_it_gains() {
     let nodes = |weight_nano: u64| vec![NodeView { weight_nano, ..node("n1", 2_000) }, node("n2", 0)];
     let old = JobView { frozen_bytes: 2_000 * MIB, ..job("n1/7", "n1", "n1") };
-    assert!(moves_to(&one(nodes(2 * WEIGHT_NANO), old.clone()), "n2", Cause::Load), "20 s in a life of 60 s");
+    let mut patient = placement();
+    let mut long = input(nodes(2 * WEIGHT_NANO), vec![old.clone()]);
+    patient.decide(&long, 1);
+    long.now_ms += 20_000;
+    assert!(moves_to(&patient.decide(&long, 1)[0], "n2", Cause::Load), "20 s in a life of 60 s");
     // A process lives on for about as long as it has: this one will not live to see the gain.
     let young = JobView { attained_ms: 10_000, ..old.clone() };
     let mut any = Placement::new(Config { move_worth: 0, ..Config::default() }).unwrap();
@@ -248,7 +252,7 @@ fn the_move_that_gains_most_per_second_goes_first() {
     let moving: Vec<&str> =
         decisions.iter().filter(|decision| decision.target().is_some()).map(|decision| &*decision.job).collect();
     assert_eq!(moving, ["n1/3"]);
-    assert_eq!(decisions[1].verdict().unwrap().to_string(), "stays: n1/3 leaves n1 first, 1 at a time");
+    assert_eq!(decisions[0].verdict().unwrap().to_string(), "stays: n1/3 leaves n1 first, 1 at a time");
 }
 
 #[test]
@@ -282,6 +286,36 @@ fn one_move_at_a_time_then_the_load_settles() {
     let compared = next.iter().find(|decision| decision.target().is_some()).unwrap();
     assert!(moves_to(compared, "n3", Cause::Load), "n2 is still charged: {compared:?}");
     assert!(lines(compared)[1].starts_with("n2: 1.19 for itself"), "{compared:?}");
+}
+
+#[test]
+fn an_imbalance_that_may_pass_before_it_is_cured_moves_nobody() {
+    let mut placement = placement();
+    let far = || NodeView { freeze_ms: 10_000, ..node("n2", 0) };
+    let old = JobView { attained_ms: 100_000, ..job("n1/1", "n1", "n1") };
+    let mut input = input(vec![node("n1", 3_000), far()], vec![old]);
+    let first = placement.decide(&input, 1).remove(0);
+    assert_eq!(
+        first.verdict().unwrap().to_string(),
+        "stays: another node has been better for 1.0 s only, and a move stops it for 10.2 s"
+    );
+    // It passes, and begins anew.
+    input.now_ms += 5_000;
+    input.nodes[1].load_milli = 3_000;
+    assert_eq!(placement.decide(&input, 1)[0].verdict().unwrap().rule(), "nothing_better");
+    input.nodes[1].load_milli = 0;
+    for _ in 0..10 {
+        input.now_ms += 1_000;
+        assert_eq!(placement.decide(&input, 1)[0].verdict().unwrap().rule(), "passing");
+    }
+    input.now_ms += 1_000;
+    assert!(moves_to(&placement.decide(&input, 1)[0], "n2", Cause::Load));
+    // Where memory is short nobody waits.
+    let short = NodeView { free_memory_bytes: 10 * MIB, ..input.nodes[0].clone() };
+    let big = JobView { rss_bytes: 200 * MIB, ..input.jobs[0].clone() };
+    let input = Input { nodes: vec![short, far()], jobs: vec![big], ..input };
+    let decision = Placement::new(Config::default()).unwrap().decide(&input, 1).remove(0);
+    assert!(moves_to(&decision, "n2", Cause::Memory), "{decision:?}");
 }
 
 #[test]

@@ -8,13 +8,29 @@ const FREEZE_S: f64 = 0.3;
 const RATE: f64 = 1e9 / 8.0;
 /// How much each of the two moves counts that stand for the assumption, beside one that was made …
 const ASSUMED_COUNT: f64 = 0.1;
-/// … and the size of the larger of the two, in bytes.
-const ASSUMED_BYTES: f64 = (256 << 20) as f64;
+/// … and the size of the larger of the two, in bytes: that of a program of medium size, whose moves soon say more.
+const ASSUMED_BYTES: f64 = (32 << 20) as f64;
 
-/// A line `downtime = freeze + bytes / rate` through the moves so far by least squares, older ones fading. It begins with two moves that
-/// nobody made, of no memory and of 256 MiB, which count less and fade like all others.
+/// What is assumed of a move of so many bytes, in seconds.
+fn assumed_s(bytes: f64) -> f64 {
+    FREEZE_S + bytes / RATE
+}
+
+/// A line `downtime = freeze + bytes / rate` through the moves so far by least squares, older ones fading, and through two moves that nobody
+/// made and that count less, of no memory and of 32 MiB. These took what is assumed, and as many times longer as the others did: whatever
+/// makes moves slow makes small ones and large ones so.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MoveTimes {
+    made: Sums,
+    /// What was assumed of the moves that were made, in seconds.
+    assumed_s: f64,
+    /// How many times as long moves are taken to last before one was made.
+    slowness: f64,
+}
+
+/// Sums over moves.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Sums {
     count: f64,
     bytes: f64,
     seconds: f64,
@@ -22,44 +38,68 @@ pub struct MoveTimes {
     product: f64,
 }
 
-impl Default for MoveTimes {
-    fn default() -> Self {
-        let mut times = Self { count: 0.0, bytes: 0.0, seconds: 0.0, bytes_squared: 0.0, product: 0.0 };
-        times.add(ASSUMED_COUNT, 0.0, FREEZE_S);
-        times.add(ASSUMED_COUNT, ASSUMED_BYTES, FREEZE_S + ASSUMED_BYTES / RATE);
-        times
+impl Sums {
+    fn faded(self) -> Self {
+        let Self { count, bytes, seconds, bytes_squared, product } = self;
+        Self {
+            count: count * FADING,
+            bytes: bytes * FADING,
+            seconds: seconds * FADING,
+            bytes_squared: bytes_squared * FADING,
+            product: product * FADING,
+        }
+    }
+
+    /// With a move of so many bytes that took so many seconds.
+    fn with(self, count: f64, bytes: f64, seconds: f64) -> Self {
+        Self {
+            count: self.count + count,
+            bytes: self.bytes + count * bytes,
+            seconds: self.seconds + count * seconds,
+            bytes_squared: self.bytes_squared + count * bytes * bytes,
+            product: self.product + count * bytes * seconds,
+        }
     }
 }
 
 impl MoveTimes {
+    /// No move yet, on a machine that is so many times slower than the usual at what moves are made of: starting programs, system calls.
+    #[must_use]
+    pub fn on_a_machine(slowness: f64) -> Self {
+        Self { made: Sums::default(), assumed_s: 0.0, slowness }
+    }
+
     /// Notes a move that took `bytes` across while its program stood still for `downtime_ms`.
     pub fn note(&mut self, bytes: u64, downtime_ms: u64) {
-        for sum in [&mut self.count, &mut self.bytes, &mut self.seconds, &mut self.bytes_squared, &mut self.product] {
-            *sum *= FADING;
-        }
-        self.add(1.0, bytes as f64, downtime_ms as f64 / 1_000.0);
+        let (bytes, seconds) = (bytes as f64, downtime_ms as f64 / 1_000.0);
+        self.made = self.made.faded().with(1.0, bytes, seconds);
+        self.assumed_s = self.assumed_s * FADING + assumed_s(bytes);
     }
 
-    fn add(&mut self, count: f64, bytes: f64, seconds: f64) {
-        self.count += count;
-        self.bytes += count * bytes;
-        self.seconds += count * seconds;
-        self.bytes_squared += count * bytes * bytes;
-        self.product += count * bytes * seconds;
+    /// How many times as long as assumed moves took.
+    fn slowness(&self) -> f64 {
+        if self.assumed_s > 0.0 { self.made.seconds / self.assumed_s } else { self.slowness }
     }
 
-    /// Seconds per byte: the line's slope. Where all moves were of one size the slope says nothing, and where larger ones were quicker
-    /// by chance it would be below 0: then no slower link is assumed than at first.
+    /// The sums with the moves that stand for the assumption.
+    fn sums(&self) -> Sums {
+        let assumed = |sums: Sums, bytes| sums.with(ASSUMED_COUNT, bytes, self.slowness() * assumed_s(bytes));
+        assumed(assumed(self.made, 0.0), ASSUMED_BYTES)
+    }
+
+    /// Seconds per byte: the line's slope. Where larger ones were quicker by chance it would be below 0: then the assumed one is taken.
     fn seconds_per_byte(&self) -> f64 {
-        let spread = self.count * self.bytes_squared - self.bytes * self.bytes;
-        let slope = (self.count * self.product - self.bytes * self.seconds) / spread;
-        if slope.is_finite() && slope > 0.0 { slope } else { 1.0 / RATE }
+        let sums = self.sums();
+        let spread = sums.count * sums.bytes_squared - sums.bytes * sums.bytes;
+        let slope = (sums.count * sums.product - sums.bytes * sums.seconds) / spread;
+        if slope.is_finite() && slope > 0.0 { slope } else { self.slowness().max(f64::MIN_POSITIVE) / RATE }
     }
 
     /// How long a move stops a program that has no memory, in milliseconds.
     #[must_use]
     pub fn freeze_ms(&self) -> u64 {
-        let freeze_s = (self.seconds - self.bytes * self.seconds_per_byte()) / self.count;
+        let sums = self.sums();
+        let freeze_s = (sums.seconds - sums.bytes * self.seconds_per_byte()) / sums.count;
         (freeze_s.max(0.0) * 1_000.0) as u64
     }
 
@@ -78,23 +118,31 @@ mod tests {
 
     #[test]
     fn the_assumption_stands_until_moves_say_otherwise() {
-        let mut times = MoveTimes::default();
+        let mut times = MoveTimes::on_a_machine(1.0);
         assert!((299..=300).contains(&times.freeze_ms()) && times.bytes_per_s() / 1_000 >= 124_999, "{times:?}");
+        let slow = MoveTimes::on_a_machine(20.0);
+        assert!(
+            (5_999..=6_000).contains(&slow.freeze_ms()) && (6_249..=6_250).contains(&(slow.bytes_per_s() / 1_000)),
+            "{slow:?}"
+        );
         let mut one = times.clone();
         one.note(16 << 20, 9_000);
-        assert!((7_000..9_000).contains(&one.freeze_ms()), "the first move says most: {one:?}");
+        let downtime_ms = |bytes: u64| one.freeze_ms() + bytes * 1_000 / one.bytes_per_s();
+        assert!((8_990..9_010).contains(&downtime_ms(16 << 20)), "the first move says all: {one:?}");
+        assert!((6_000..6_300).contains(&downtime_ms(0)), "of others it says how slow moves are here: {one:?}");
+        assert!((11_500..12_000).contains(&downtime_ms(32 << 20)), "{one:?}");
         for _ in 0..40 {
             times.note(16 << 20, 2_800);
             times.note(256 << 20, 22_000);
         }
-        assert!((1_500..1_540).contains(&times.freeze_ms()), "{times:?}");
+        assert!((1_500..1_600).contains(&times.freeze_ms()), "{times:?}");
         assert!((13_000_000..13_200_000).contains(&times.bytes_per_s()), "{times:?}");
     }
 
     proptest! {
         #[test]
         fn any_moves_give_usable_figures(moves in prop::collection::vec((any::<u64>(), any::<u64>()), 0..50)) {
-            let mut times = MoveTimes::default();
+            let mut times = MoveTimes::on_a_machine(1.0);
             for (bytes, ms) in moves {
                 times.note(bytes, ms);
             }

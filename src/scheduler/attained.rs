@@ -25,6 +25,12 @@ pub const LEVEL_SHIFT: u32 = 3;
 /// anybody.
 pub const LEAST_SHIFT: u32 = 9;
 
+/// CPU time from which on the weight does not fall any more: whoever has had more is served alike.
+#[must_use]
+pub fn alike_from() -> Duration {
+    FIRST_LEVEL * (1 << (LEAST_SHIFT / LEVEL_SHIFT - 1))
+}
+
 // Whole levels down to the floor, in words of 32 bits.
 const _: () = assert!(LEAST_SHIFT.is_multiple_of(LEVEL_SHIFT) && LEAST_SHIFT < u32::BITS);
 

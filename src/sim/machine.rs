@@ -3,9 +3,12 @@
 //! Between two events each job runs at a constant rate, its weight's share of the machine, but never more than one CPU; what is left over
 //! is shared by the others. A machine that thrashes loses the same factor of every rate.
 
-use super::scenario::{MachineKind, Thrashing};
+use super::scenario::{MachineKind, Scenario, Thrashing};
 use super::workload::Part;
-use crate::{placement::slowdown, scheduler::attained};
+use crate::{
+    placement::{Config, slowdown},
+    scheduler::attained,
+};
 
 /// How a machine's jobs share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +19,16 @@ pub(super) enum Sharing {
     AttainedService,
     /// The shortest first; for a bound only, as nobody knows the rest of a job.
     ShortestRemaining,
+}
+
+impl Sharing {
+    /// Placement's tunables on machines that share their CPUs so.
+    pub(super) fn placement(self, config: &Config) -> Config {
+        match self {
+            Self::AttainedService => config.clone().with_young_below(attained::alike_from()),
+            Self::Fair | Self::ShortestRemaining => config.clone(),
+        }
+    }
 }
 
 /// CPU time, in seconds at speed 1, up to which a job has its full weight. Each doubling begins a level.
@@ -79,9 +92,9 @@ impl Running {
         }
     }
 
-    /// Its weight as placement reckons it, in 1/s.
-    pub(super) fn weight(&self) -> f64 {
-        slowdown::weight(1.0, self.attained_s)
+    /// Its weight as placement reckons it, in 1/s, where jobs are equally young below `young_s`.
+    pub(super) fn weight(&self, young_s: f64) -> f64 {
+        slowdown::weight(1.0, self.attained_s, young_s)
     }
 }
 
@@ -96,6 +109,8 @@ pub(super) struct Figures {
     pub(super) jobs: f64,
     /// The sum of their weights as placement reckons them, in 1/s.
     pub(super) weight: f64,
+    /// The CPU time, in seconds, below which jobs are equally young for that.
+    young_s: f64,
 }
 
 impl Figures {
@@ -115,15 +130,15 @@ impl Figures {
 
     /// With one job more.
     pub(super) fn with(self, running: &Running) -> Self {
-        let Self { used_mib, jobs, weight, .. } = self;
-        let weight = weight + running.weight();
+        let Self { used_mib, jobs, weight, young_s, .. } = self;
+        let weight = weight + running.weight(young_s);
         Self { used_mib: used_mib + running.memory_mib, jobs: jobs + 1.0, weight, ..self }
     }
 
     /// Without one that is there.
     pub(super) fn without(self, running: &Running) -> Self {
-        let Self { used_mib, jobs, weight, .. } = self;
-        let weight = (weight - running.weight()).max(0.0);
+        let Self { used_mib, jobs, weight, young_s, .. } = self;
+        let weight = (weight - running.weight(young_s)).max(0.0);
         Self { used_mib: (used_mib - running.memory_mib).max(0.0), jobs: (jobs - 1.0).max(0.0), weight, ..self }
     }
 }
@@ -143,6 +158,8 @@ pub(super) struct Machine {
     unseen: f64,
     sharing: Sharing,
     thrashing: Thrashing,
+    /// See [`Config::young_ms`], in seconds.
+    young_s: f64,
     now_s: f64,
 }
 
@@ -153,7 +170,7 @@ const RISE: f64 = 5.0 / 8.0;
 const NOTHING_S: f64 = 1e-6;
 
 impl Machine {
-    pub(super) fn new(kind: &MachineKind, sharing: Sharing, thrashing: Thrashing, rises: bool) -> Self {
+    pub(super) fn new(kind: &MachineKind, sharing: Sharing, scenario: &Scenario) -> Self {
         let MachineKind { cpus, speed, memory_mib, .. } = *kind;
         Self {
             cpus,
@@ -162,22 +179,24 @@ impl Machine {
             used_mib: 0.0,
             jobs: Vec::new(),
             is_open: true,
-            rises,
+            rises: scenario.gossip.is_some(),
             unseen: 0.0,
             sharing,
-            thrashing,
+            thrashing: scenario.thrashing,
+            young_s: sharing.placement(&scenario.placement).young_ms as f64 / 1e3,
             now_s: 0.0,
         }
     }
 
     /// What it is like at a time when nothing has happened here since it was advanced.
     pub(super) fn figures(&self, now_s: f64) -> Figures {
-        let Self { cpus, speed, memory_mib, used_mib, ref jobs, .. } = *self;
+        let Self { cpus, speed, memory_mib, used_mib, ref jobs, young_s, .. } = *self;
         let passed_s = now_s - self.now_s;
-        let weights = jobs.iter().map(|running| slowdown::weight(1.0, running.attained_s + running.rate * passed_s));
+        let weights =
+            jobs.iter().map(|running| slowdown::weight(1.0, running.attained_s + running.rate * passed_s, young_s));
         let weight = weights.sum();
         let unseen = if self.rises { self.unseen * RISE.powf(passed_s) } else { 0.0 };
-        Figures { cpus, speed, memory_mib, used_mib, jobs: jobs.len() as f64 - unseen, weight }
+        Figures { cpus, speed, memory_mib, used_mib, jobs: jobs.len() as f64 - unseen, weight, young_s }
     }
 
     /// Lets time pass and returns the jobs of which parts have ended by now, one for each part.
@@ -303,8 +322,12 @@ mod tests {
     use super::*;
 
     fn machine(cpus: u32, sharing: Sharing) -> Machine {
+        thrashing_machine(cpus, sharing, Thrashing::Multiply(10.0))
+    }
+
+    fn thrashing_machine(cpus: u32, sharing: Sharing, thrashing: Thrashing) -> Machine {
         let kind = MachineKind { count: 1, cpus, speed: 1.0, memory_mib: 100.0 };
-        Machine::new(&kind, sharing, Thrashing::Multiply(10.0), false)
+        Machine::new(&kind, sharing, &Scenario { thrashing, ..Scenario::named("oc-fit") })
     }
 
     fn running(id: usize, cpu_s: f64, memory_mib: f64) -> Running {
@@ -341,6 +364,20 @@ mod tests {
     }
 
     #[test]
+    fn where_the_young_go_first_they_matter_alike_to_placement() {
+        let weights = |sharing| {
+            let mut one = machine(1, sharing);
+            [0.5, 3.0, 4.0, 40.0].map(|attained_s| {
+                one.clear();
+                one.add(Running { attained_s, ..running(0, 1.0, 1.0) });
+                one.figures(0.0).weight
+            })
+        };
+        assert_eq!(weights(Sharing::Fair), [0.5, 1.0 / 6.0, 0.125, 0.0125]);
+        assert_eq!(weights(Sharing::AttainedService), [0.125, 0.125, 0.125, 0.0125]);
+    }
+
+    #[test]
     fn the_young_go_first_and_the_old_do_not_starve() {
         let mut one = machine(1, Sharing::AttainedService);
         one.add(Running { attained_s: 1_000.0, ..running(0, 1.0, 1.0) });
@@ -356,8 +393,7 @@ mod tests {
         let mut one = machine(1, Sharing::Fair);
         one.add(running(0, 1.0, 100.0));
         assert_eq!(ends(&mut one), [(0, 10.0)]);
-        let kind = MachineKind { count: 1, cpus: 1, speed: 1.0, memory_mib: 100.0 };
-        let mut added = Machine::new(&kind, Sharing::Fair, Thrashing::Add(10.0), false);
+        let mut added = thrashing_machine(1, Sharing::Fair, Thrashing::Add(10.0));
         added.add(running(0, 1.0, 100.0));
         assert_eq!(ends(&mut added), [(0, 11.0)]);
     }

@@ -35,9 +35,9 @@ fn programs_that_nobody_knows_and_short_ones_stay_in_their_job() {
     assert_eq!(placement.prospect(None, 300, 1.0), Prospect::Short);
     assert_eq!(placement.prospect(Some(1_999), 300, 8.0), Prospect::Short);
     assert_eq!(placement.prospect(Some(2_000), 300, 1.0), Prospect::Long(2_000));
-    assert_eq!(placement.prospect(Some(23_999), 6_000, 0.5), Prospect::Short, "its start takes a quarter of that");
-    assert_eq!(placement.prospect(Some(24_000), 6_000, 1.0), Prospect::Long(24_000));
-    assert_eq!(placement.prospect(Some(6_000), 6_000, 4.0), Prospect::Long(6_000), "among four it takes as long");
+    assert_eq!(placement.prospect(Some(11_999), 6_000, 0.5), Prospect::Short, "its start takes half of that");
+    assert_eq!(placement.prospect(Some(12_000), 6_000, 1.0), Prospect::Long(12_000));
+    assert_eq!(placement.prospect(Some(3_000), 6_000, 4.0), Prospect::Long(3_000), "among four it takes as long");
     let off = Placement::new(Config { start_elsewhere: false, ..Config::default() }).unwrap();
     assert_eq!(off.prospect(Some(60_000), 300, 1.0), Prospect::Short);
 }
@@ -103,6 +103,20 @@ fn a_target_admits_one_at_a_time_and_only_what_fits() {
     assert_eq!(placement.admit(&input, &small, Cause::Request, None), Ok(()), "a user's request does not wait");
     input.now_ms += 6_000;
     assert_eq!(placement.admit(&input, &guest("n2/2"), Cause::Load, None), Ok(()), "the leases have ended");
+}
+
+#[test]
+fn a_few_programs_start_at_a_node_while_one_with_memory_would_have_to_wait() {
+    let mut placement = placement();
+    let input = input(vec![node("n1", 0), node("n2", 9_000)], Vec::new());
+    let starts = |id: &str| JobView { rss_bytes: 16 << 10, ..job(id, "n2", "n2") };
+    assert_eq!(placement.admit(&input, &starts("n2/1"), Cause::Load, None), Ok(()));
+    let refusal = placement.admit(&input, &job("n2/2", "n2", "n2"), Cause::Load, None).unwrap_err();
+    assert_eq!(refusal.to_string(), "n1: it is receiving 1 other job(s), limit 1");
+    assert_eq!(placement.admit(&input, &starts("n2/3"), Cause::Load, None), Ok(()));
+    assert_eq!(placement.admit(&input, &starts("n2/4"), Cause::Load, None), Ok(()));
+    let refusal = placement.admit(&input, &starts("n2/5"), Cause::Load, None).unwrap_err();
+    assert_eq!(refusal.to_string(), "n1: it is receiving 3 other job(s), limit 3");
 }
 
 #[test]

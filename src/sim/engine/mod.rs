@@ -75,7 +75,7 @@ impl<'a> Engine<'a> {
             .machines
             .iter()
             .flat_map(|kind| std::iter::repeat_n(kind, kind.count))
-            .map(|kind| Machine::new(kind, policy.sharing(), scenario.thrashing, scenario.gossip.is_some()))
+            .map(|kind| Machine::new(kind, policy.sharing(), scenario))
             .collect();
         Self {
             scenario,

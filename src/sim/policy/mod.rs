@@ -263,7 +263,9 @@ impl PolicyName {
             Self::TwoChoices => Box::new(reference::TwoChoices),
             Self::WorkStealing => Box::new(reference::WorkStealing),
             Self::Clairvoyant => Box::new(reference::Clairvoyant),
-            Self::ScxMosix | Self::ScxMosixReal | Self::ScxMosixLas => Box::new(ours::ScxMosix::new(scenario)),
+            Self::ScxMosix | Self::ScxMosixReal | Self::ScxMosixLas => {
+                Box::new(ours::ScxMosix::new(scenario, self.sharing()))
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{Cluster, Policy, Seen};
 use crate::{
     placement::{Action, Config, Decision, InFlight, Input, JobId, JobView, NodeName, NodeView, Placement},
     sim::{
-        machine::{Figures, Running},
+        machine::{Figures, Running, Sharing},
         scenario::Scenario,
     },
 };
@@ -23,10 +23,10 @@ pub(super) struct ScxMosix {
 }
 
 impl ScxMosix {
-    /// A placement for each machine of a scenario that was checked.
-    pub(super) fn new(scenario: &Scenario) -> Self {
+    /// A placement for each machine of a scenario that was checked, where machines share their CPUs so.
+    pub(super) fn new(scenario: &Scenario, sharing: Sharing) -> Self {
         let count = scenario.machines.iter().map(|kind| kind.count).sum();
-        let placement = Placement::new(scenario.placement.clone());
+        let placement = Placement::new(sharing.placement(&scenario.placement));
         // A scenario that was checked has a valid configuration.
         let placement = placement.or_else(|_| Placement::new(Config::default())).into_iter();
         Self {
