@@ -80,7 +80,7 @@ impl<'a> Survey<'a> {
         let look = |node: &'a NodeView, open| Known {
             node,
             place: Place::new(node, config, state),
-            room: Room::new(node, config, state),
+            room: Room::new(node, input, config, state),
             open,
         };
         let mut known = Vec::with_capacity(config.surveyed_nodes.min(input.nodes.len()));

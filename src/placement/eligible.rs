@@ -7,20 +7,23 @@ use super::input::{Input, JobView, NodeView};
 use super::reason::Exclusion;
 use super::state::State;
 
-/// Memory of a node, as far as jobs from here may have it.
+/// What a node has room for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
     /// Free after what is on its way, in bytes.
     free_bytes: u64,
     /// What must remain free, in bytes: the margin, or what would make it usher at once, whichever is more.
     reserve_bytes: u64,
+    /// Jobs on their way to it.
+    arriving: u32,
 }
 
 impl Room {
-    pub(super) fn new(node: &NodeView, config: &Config, state: &State) -> Self {
+    pub(super) fn new(node: &NodeView, input: &Input, config: &Config, state: &State) -> Self {
         Self {
             free_bytes: node.free_memory_bytes.saturating_sub(state.charged_bytes(&node.name)),
             reserve_bytes: config.memory_margin_bytes.max(usher_below_bytes(node, config)),
+            arriving: state.arriving(&node.name, input.now_ms, config.settle_ms),
         }
     }
 
@@ -61,19 +64,12 @@ pub(super) fn node(
         return Err(Exclusion::BusyLately { ago_ms, retry_ms });
     }
     // What holds for the job with the least to carry; `job` looks at each.
-    receives(node, config.moves_per_target.max(config.starts_per_target), cause, input, config, state)
+    let arriving = state.arriving(&node.name, input.now_ms, config.settle_ms);
+    receives(arriving, config.moves_per_target.max(config.starts_per_target), cause)
 }
 
-/// Whether fewer than `limit` jobs are on their way to `node`.
-fn receives(
-    node: &NodeView,
-    limit: u32,
-    cause: Cause,
-    input: &Input,
-    config: &Config,
-    state: &State,
-) -> Result<(), Exclusion> {
-    let arriving = state.arriving(&node.name, input.now_ms, config.settle_ms);
+/// Whether a node to which so many jobs are on their way takes another for `cause`.
+fn receives(arriving: u32, limit: u32, cause: Cause) -> Result<(), Exclusion> {
     if cause != Cause::Request && arriving >= limit {
         return Err(Exclusion::Receiving { arriving, limit });
     }
@@ -97,7 +93,7 @@ pub(super) fn job(
         return Err(Exclusion::NotAccepting);
     }
     if !room.holds(job.rss_bytes) && !config.overcommit {
-        let Room { free_bytes, reserve_bytes } = *room;
+        let Room { free_bytes, reserve_bytes, .. } = *room;
         return Err(Exclusion::Memory { free_bytes, job_bytes: job.rss_bytes, reserve_bytes });
     }
     if cause != Cause::Request
@@ -110,5 +106,5 @@ pub(super) fn job(
     } else {
         config.moves_per_target
     };
-    receives(node, limit, cause, input, config, state)
+    receives(room.arriving, limit, cause)
 }

@@ -1,5 +1,7 @@
 //! What holds for any input.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::tests::{job, node};
@@ -131,7 +133,11 @@ proptest! {
             let Action::Move { target, cause } = &decision.action else { continue };
             facts_hold(&input, job, target)?;
             prop_assert!(!job.pinned);
-            prop_assert!(!input.in_flight.iter().any(|flight| flight.target == *target && flight.source != *target && flight.job != job.id));
+            let limit = if job.rss_bytes < config.start_bytes { config.starts_per_target } else { config.moves_per_target };
+            let comes = |flight: &&InFlight| flight.target == *target && flight.source != *target && flight.job != job.id;
+            let coming: BTreeSet<_> =
+                input.in_flight.iter().filter(comes).map(|flight| (&flight.job, &flight.source)).collect();
+            prop_assert!(coming.len() < limit as usize);
             let here = input.node("n1").unwrap();
             prop_assert!(here.cpus > 0 && here.speed_milli > 0);
             if *cause == Cause::Memory && job.rss_bytes >= config.usher_min_bytes {
