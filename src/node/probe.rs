@@ -51,6 +51,7 @@ fn kernel_version(release: &str) -> (u32, u32) {
 }
 
 /// How long `criu --version` takes: how quick this machine is at starting programs. `None` if there is no CRIU. Blocks for as long.
+/// To be called after [`Features::probe`], which runs it for the first time and so has it read from the disk.
 #[must_use]
 pub fn criu_takes() -> Option<Duration> {
     let began = Instant::now();

@@ -20,13 +20,16 @@ struct Verdict {
     reasons: Vec<Reason>,
     /// Where it could go.
     proposal: Option<Choice>,
-    /// Whether nodes that may be better take nobody just now.
-    waits: bool,
 }
 
 impl Verdict {
     fn stays(reason: Reason) -> Self {
-        Self { reasons: vec![reason], proposal: None, waits: false }
+        Self { reasons: vec![reason], proposal: None }
+    }
+
+    /// Whether the job would be better off elsewhere, or may be: no node that could be better takes it just now.
+    fn wants_to_leave(&self) -> bool {
+        self.proposal.is_some() || matches!(self.reasons.last(), Some(Reason::NoTarget))
     }
 }
 
@@ -43,7 +46,7 @@ pub(super) fn decide(input: &Input, config: &Config, state: &mut State, seed: u6
     let winner = if hold.is_some() { None } else { first(&verdicts, &passing) };
     let winner = winner.and_then(|index| Some((index, balancer.judge(input.jobs.get(index)?, any, true).reasons)));
     let cause = if balancer.shortage.is_some() { Cause::Memory } else { Cause::Load };
-    let wanting = input.jobs.iter().zip(&verdicts).filter(|(_, verdict)| verdict.waits || verdict.proposal.is_some());
+    let wanting = input.jobs.iter().zip(&verdicts).filter(|(_, verdict)| verdict.wants_to_leave());
     state.want(wanting.map(|(job, _)| job.id.clone()), input.now_ms);
     let mut decisions = Vec::with_capacity(input.jobs.len());
     for (index, ((job, mut verdict), passing)) in input.jobs.iter().zip(verdicts).zip(passing).enumerate() {
@@ -79,7 +82,7 @@ pub(super) fn explain(input: &Input, config: &Config, state: &State, decision: &
     let Some((job, here)) = job.zip(usable_here(input)) else { return decision.reasons.clone() };
     let balancer = Balancer::new(input, config, state, here, seed);
     let (any, _) = balancer.verdicts();
-    let Verdict { mut reasons, proposal, .. } = balancer.judge(job, any, true);
+    let Verdict { mut reasons, proposal } = balancer.judge(job, any, true);
     if proposal.is_some() {
         reasons.extend(decision.verdict().cloned());
     }
@@ -208,10 +211,10 @@ impl<'a> Balancer<'a> {
             // It may go, however young it is and however little CPU it asks for.
         } else if any {
             reasons.push(Reason::TooSmall { rss_bytes, min_bytes });
-            return Verdict { reasons, proposal: None, waits: false };
+            return Verdict { reasons, proposal: None };
         } else if let Some(reason) = self.restless(job) {
             reasons.push(reason);
-            return Verdict { reasons, proposal: None, waits: false };
+            return Verdict { reasons, proposal: None };
         } else if let Some(reason) = below_threshold(
             job,
             self.here,
@@ -220,7 +223,7 @@ impl<'a> Balancer<'a> {
         ) {
             reasons.push(reason);
             if !job.is_guest() {
-                return Verdict { reasons, proposal: None, waits: false };
+                return Verdict { reasons, proposal: None };
             }
             only_home = Some(&*job.home);
         }
@@ -228,7 +231,6 @@ impl<'a> Balancer<'a> {
         if figures {
             reasons.extend(self.survey.list(&scales, only_home));
         }
-        let mut waits = false;
         let proposal = match self.survey.find(&scales, only_home, any) {
             Found::Choice(choice) => Some(if any { self.by_relief(job, choice) } else { choice }),
             Found::NothingBetter => {
@@ -237,11 +239,10 @@ impl<'a> Balancer<'a> {
             }
             Found::NoTarget => {
                 reasons.push(Reason::NoTarget);
-                waits = true;
                 None
             }
         };
-        Verdict { reasons, proposal, waits }
+        Verdict { reasons, proposal }
     }
 
     /// Where costs say nothing, what counts is how much memory a move frees of what is missing, and how little the job itself loses.

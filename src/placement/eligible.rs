@@ -63,13 +63,14 @@ pub(super) fn node(
     {
         return Err(Exclusion::BusyLately { ago_ms, retry_ms });
     }
-    // What holds for the job with the least to carry; `job` looks at each.
-    let arriving = state.arriving(&node.name, input.now_ms, config.settle_ms);
-    receives(arriving, config.moves_per_target.max(config.starts_per_target), cause)
+    // What holds for a job without memory; `job` looks at each.
+    receives(state.arriving(&node.name, input.now_ms, config.settle_ms), 0, cause, config)
 }
 
-/// Whether a node to which so many jobs are on their way takes another for `cause`.
-fn receives(arriving: u32, limit: u32, cause: Cause) -> Result<(), Exclusion> {
+/// Whether a node to which so many jobs are on their way takes another for `cause`, which brings so many bytes.
+fn receives(arriving: u32, job_bytes: u64, cause: Cause, config: &Config) -> Result<(), Exclusion> {
+    let Config { moves_per_target, starts_per_target, start_bytes, .. } = *config;
+    let limit = if job_bytes < start_bytes { moves_per_target.max(starts_per_target) } else { moves_per_target };
     if cause != Cause::Request && arriving >= limit {
         return Err(Exclusion::Receiving { arriving, limit });
     }
@@ -101,10 +102,5 @@ pub(super) fn job(
     {
         return Err(Exclusion::FailedLately { ago_ms, retry_ms });
     }
-    let limit = if job.rss_bytes < config.start_bytes {
-        config.moves_per_target.max(config.starts_per_target)
-    } else {
-        config.moves_per_target
-    };
-    receives(room.arriving, limit, cause)
+    receives(room.arriving, job.rss_bytes, cause, config)
 }
