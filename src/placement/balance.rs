@@ -14,6 +14,7 @@ use super::input::{Input, JobView, NodeView};
 use super::reason::{Reason, Shortage};
 use super::slowdown::Occupancy;
 use super::state::State;
+use super::wanting::Wanting;
 
 /// What was found out about one job.
 struct Verdict {
@@ -33,7 +34,13 @@ impl Verdict {
     }
 }
 
-pub(super) fn decide(input: &Input, config: &Config, state: &mut State, seed: u64) -> Vec<Decision> {
+pub(super) fn decide(
+    input: &Input,
+    config: &Config,
+    state: &mut State,
+    wanting: &mut Wanting,
+    seed: u64,
+) -> Vec<Decision> {
     let Some(here) = usable_here(input) else {
         let stay = |job: &JobView| Decision::stays(job, vec![Reason::NoFigures { node: input.here.clone() }]);
         return input.jobs.iter().map(stay).collect();
@@ -41,13 +48,13 @@ pub(super) fn decide(input: &Input, config: &Config, state: &mut State, seed: u6
     let balancer = Balancer::new(input, config, state, here, seed);
     let (any, verdicts) = balancer.verdicts();
     let hold = balancer.hold();
+    let wants = input.jobs.iter().zip(&verdicts).map(|(job, verdict)| (&job.id, verdict.wants_to_leave()));
+    let wanted_ms = wanting.note(wants, input.now_ms);
     let passing: Vec<Option<Reason>> =
-        input.jobs.iter().zip(&verdicts).map(|(job, verdict)| balancer.passing(job, verdict)).collect();
+        verdicts.iter().zip(wanted_ms).map(|(verdict, wanted_ms)| balancer.passing(verdict, wanted_ms)).collect();
     let winner = if hold.is_some() { None } else { first(&verdicts, &passing) };
     let winner = winner.and_then(|index| Some((index, balancer.judge(input.jobs.get(index)?, any, true).reasons)));
     let cause = if balancer.shortage.is_some() { Cause::Memory } else { Cause::Load };
-    let wanting = input.jobs.iter().zip(&verdicts).filter(|(_, verdict)| verdict.wants_to_leave());
-    state.want(wanting.map(|(job, _)| job.id.clone()), input.now_ms);
     let mut decisions = Vec::with_capacity(input.jobs.len());
     for (index, ((job, mut verdict), passing)) in input.jobs.iter().zip(verdicts).zip(passing).enumerate() {
         let decision = match (verdict.proposal, &hold, &winner) {
@@ -173,12 +180,12 @@ impl<'a> Balancer<'a> {
         Some(Reason::Settling { node: here.clone(), since_ms, settle_ms: self.config.settle_ms })
     }
 
-    /// Why a move of `job` may come too late: an imbalance that has not lasted for as long as it takes to cure is likely to pass by itself, as
+    /// Why a move of a job that wanted to leave for so long may come too late: an imbalance that has not lasted for as long as it takes to cure is likely to pass by itself, as
     /// what has lasted for some time lasts about as long again. Not if memory is short.
-    fn passing(&self, job: &JobView, verdict: &Verdict) -> Option<Reason> {
+    fn passing(&self, verdict: &Verdict, wanted_ms: u64) -> Option<Reason> {
         let Choice { downtime_ms, .. } = *verdict.proposal.as_ref().filter(|_| self.shortage.is_none())?;
         // What is seen for the first time was so since the last look.
-        let lasted_ms = self.state.wanted_ms(&job.id, self.input.now_ms) + (cost::STEP_S * 1_000.0) as u64;
+        let lasted_ms = wanted_ms + (cost::STEP_S * 1_000.0) as u64;
         (lasted_ms < downtime_ms).then_some(Reason::Passing { lasted_ms, downtime_ms })
     }
 

@@ -26,7 +26,7 @@ pub(super) struct Survey<'a> {
     state: &'a State,
     cause: Cause,
     seed: u64,
-    /// Those that all jobs compare, in the order of their names, then those that only some do: their homes, or what their user named.
+    /// Those that all jobs compare, the emptiest first, then those that only some do: their homes, or what their user named.
     known: Vec<Known<'a>>,
     /// How many all jobs compare.
     common: usize,
@@ -76,32 +76,31 @@ impl<'a> Survey<'a> {
         cause: Cause,
         seed: u64,
     ) -> Self {
-        let open = |node: &NodeView| eligible::node(node, cause, input, config, state);
-        let look = |node: &'a NodeView, open| Known {
-            node,
-            place: Place::new(node, config, state),
-            room: Room::new(node, input, config, state),
-            open,
+        let look = |node: &'a NodeView| {
+            let room = Room::new(node, input, config, state);
+            let open = eligible::node(node, &room, cause, input, config, state);
+            Known { node, place: Place::new(node, config, state), room, open }
         };
         let mut known = Vec::with_capacity(config.surveyed_nodes.min(input.nodes.len()));
         if input.nodes.len() <= config.surveyed_nodes + 1 {
             let others = input.nodes.iter().filter(|node| node.name != input.here);
-            known.extend(others.map(|node| look(node, open(node))));
+            known.extend(others.map(look));
         } else {
             let mut order: Vec<usize> = (0..input.nodes.len()).collect();
             for index in 0..order.len() {
                 let pick = index + bounded(mix(seed, index as u64), order.len() - index);
                 order.swap(index, pick);
-                let node = &input.nodes[order[index]];
-                if node.name != input.here && open(node).is_ok() {
-                    known.push(look(node, Ok(())));
+                let one = look(&input.nodes[order[index]]);
+                if one.node.name != input.here && one.open.is_ok() {
+                    known.push(one);
                     if known.len() == config.surveyed_nodes {
                         break;
                     }
                 }
             }
         }
-        known.sort_unstable_by(|a, b| a.node.name.cmp(&b.node.name));
+        let emptier = |a: &Known, b: &Known| a.place.stretch().total_cmp(&b.place.stretch());
+        known.sort_unstable_by(|a, b| emptier(a, b).then_with(|| a.node.name.cmp(&b.node.name)));
         let common = known.len();
         let must = must.filter(|name| **name != input.here);
         let mut named: HashMap<&str, usize> = must.map(|name| (&**name, usize::MAX)).collect();
@@ -112,7 +111,7 @@ impl<'a> Survey<'a> {
             for node in &input.nodes {
                 if let Some(at) = named.get_mut(&*node.name).filter(|index| **index == usize::MAX) {
                     *at = known.len();
-                    known.push(look(node, open(node)));
+                    known.push(look(node));
                 }
             }
         }
@@ -146,17 +145,25 @@ impl<'a> Survey<'a> {
 
     /// Compares the nodes for a job; `only` restricts them to one. With `any` the best is chosen even if it costs more than here.
     pub(super) fn find(&self, scales: &Scales, only: Option<&str>, any: bool) -> Found {
-        let mut offers = Vec::with_capacity(self.common + 1);
+        let mut offers = Vec::new();
         let mut is_open = false;
-        self.compared(scales.job, only).for_each(|(index, known, is_home)| {
-            if self.check(known, scales.job).is_ok() {
-                is_open = true;
-                let total = scales.there(&known.place, is_home).total();
-                if any || (total < scales.here && scales.is_worth(&known.place, self.config).is_ok()) {
-                    offers.push(Offer { known: index, is_home, total });
-                }
+        // What costs more than this is not chosen. No place costs less than its stretch, so most need not be looked at.
+        let mut bound = if any { f64::INFINITY } else { scales.here };
+        for (index, known, is_home) in self.compared(scales.job, only) {
+            let is_dear = known.place.stretch() > bound;
+            if (is_dear && is_open) || self.check(known, scales.job).is_err() {
+                continue;
             }
-        });
+            is_open = true;
+            if is_dear {
+                continue;
+            }
+            let total = scales.there(&known.place, is_home).total();
+            if any || (total < scales.here && scales.is_worth(&known.place, self.config).is_ok()) {
+                bound = bound.min(self.near(total));
+                offers.push(Offer { known: index, is_home, total });
+            }
+        }
         match self.choose(&offers, any, scales) {
             Some(choice) => Found::Choice(choice),
             None if is_open => Found::NothingBetter,
@@ -183,11 +190,14 @@ impl<'a> Survey<'a> {
         reasons
     }
 
+    /// What is about as good as the best, if that costs so much.
+    fn near(&self, best: f64) -> f64 {
+        best * (1.0 + f64::from(self.config.near_best_percent) / 100.0)
+    }
+
     /// One of the offers that are within [`Config::near_best_percent`] of the best, at random.
     fn choose(&self, offers: &[Offer], any: bool, scales: &Scales) -> Option<Choice> {
-        let best = offers.iter().map(|offer| offer.total).min_by(f64::total_cmp)?;
-        // Away from the best by a share of its size; a cost may be below 0 where memory is relieved.
-        let near = best + best.abs() * f64::from(self.config.near_best_percent) / 100.0;
+        let near = self.near(offers.iter().map(|offer| offer.total).min_by(f64::total_cmp)?);
         let near_best = || offers.iter().filter(|offer| offer.total <= near);
         let among = near_best().count();
         let pick = bounded(mix(self.seed, hash(&scales.job.id)), among);

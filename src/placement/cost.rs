@@ -83,6 +83,11 @@ impl Place {
         }
     }
 
+    /// What a second of CPU time takes there now, in seconds: the least that any job costs.
+    pub(super) fn stretch(&self) -> f64 {
+        self.stretch
+    }
+
     /// How long a move to it stops a program of which so much must cross meanwhile, in seconds.
     pub(super) fn downtime_s(&self, frozen_bytes: u64) -> f64 {
         self.freeze_s + frozen_bytes as f64 * self.s_per_byte

@@ -37,10 +37,11 @@ impl Room {
     }
 }
 
-/// Whether `node` takes any job from here for `cause`, with the one reason if not. A user's request waits neither for other arrivals nor
-/// after a refusal.
+/// Whether `node`, which has so much room, takes any job from here for `cause`, with the one reason if not. A user's request waits neither
+/// for other arrivals nor after a refusal.
 pub(super) fn node(
     node: &NodeView,
+    room: &Room,
     cause: Cause,
     input: &Input,
     config: &Config,
@@ -64,7 +65,7 @@ pub(super) fn node(
         return Err(Exclusion::BusyLately { ago_ms, retry_ms });
     }
     // What holds for a job without memory; `job` looks at each.
-    receives(state.arriving(&node.name, input.now_ms, config.settle_ms), 0, cause, config)
+    receives(room.arriving, 0, cause, config)
 }
 
 /// Whether a node to which so many jobs are on their way takes another for `cause`, which brings so many bytes.

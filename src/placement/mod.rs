@@ -45,6 +45,7 @@ pub mod slowdown;
 mod state;
 mod times;
 mod units;
+mod wanting;
 
 #[cfg(test)]
 mod properties;
@@ -63,12 +64,14 @@ pub use state::Lease;
 pub use times::MoveTimes;
 
 use state::State;
+use wanting::Wanting;
 
-/// The placement of one node: its configuration and what it must remember between decisions (leases, failures).
+/// The placement of one node: its configuration and what it must remember between decisions (leases, failures, who wants to leave).
 #[derive(Debug, Clone)]
 pub struct Placement {
     config: Config,
     state: State,
+    wanting: Wanting,
 }
 
 impl Placement {
@@ -78,7 +81,7 @@ impl Placement {
     /// A configuration that is out of bounds.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.validate()?;
-        Ok(Self { config, state: State::default() })
+        Ok(Self { config, state: State::default(), wanting: Wanting::default() })
     }
 
     /// The configuration in force.
@@ -92,7 +95,7 @@ impl Placement {
     /// The figures of the nodes that were compared are among the reasons of moves only; [`Placement::explain`] has the others.
     pub fn decide(&mut self, input: &Input, seed: u64) -> Vec<Decision> {
         self.state.refresh(input, &self.config);
-        balance::decide(input, &self.config, &mut self.state, seed)
+        balance::decide(input, &self.config, &mut self.state, &mut self.wanting, seed)
     }
 
     /// All reasons of a `decision` that came of [`Placement::decide`], called with the same input and seed upon a clone of `self`:

@@ -184,6 +184,28 @@ proptest! {
         }
     }
 
+    /// Most nodes are not looked at once a good one is found. That one is about as good as the best of all even so.
+    #[test]
+    fn none_is_much_better_than_the_chosen(input in any_input(), seed: u64, expected_ms: Option<u64>, asked: bool) {
+        let config = Config::default();
+        for job in &input.jobs {
+            let mut placement = Placement::new(config.clone()).unwrap();
+            let decision =
+                if asked { placement.request(&input, &job.id, &Wish::Best, seed) } else { placement.assign(&input, job, expected_ms, seed) };
+            let compared = decision.reasons.iter().filter_map(|reason| match reason {
+                Reason::Compared(comparison) => Some(comparison),
+                _ => None,
+            });
+            let better: Vec<_> = compared.filter(|comparison| comparison.better()).collect();
+            let best = better.iter().map(|comparison| comparison.total).min_by(f64::total_cmp);
+            let chosen = better.iter().find(|comparison| Some(&comparison.node) == decision.target());
+            prop_assert_eq!(chosen.is_some(), best.is_some());
+            if let Some((chosen, best)) = chosen.zip(best) {
+                prop_assert!(chosen.total <= best * (1.0 + f64::from(config.near_best_percent) / 100.0));
+            }
+        }
+    }
+
     #[test]
     fn a_charged_target_is_charged_and_then_forgotten(input in any_input(), seed: u64) {
         let mut placement = Placement::new(Config::default()).unwrap();

@@ -140,12 +140,13 @@ pub(super) fn admit(
     }
     // Asked again, it is not charged twice.
     state.released(&job.id, &input.here);
-    eligible::node(here, cause, input, config, state).map_err(refused)?;
+    let room = Room::new(here, input, config, state);
+    eligible::node(here, &room, cause, input, config, state).map_err(refused)?;
     // Nobody is to come only to be ushered out again: memory as it will be once the job could have come and gone.
     let others = input.nodes.iter().filter(|node| node.name != input.here).take(config.surveyed_nodes);
     let others: Vec<Place> = others.map(|node| Place::new(node, config, state)).collect();
     let come_and_go_s = 2.0 * cost::ahead_s(slice::from_ref(job), others.iter());
-    let room = Room::new(here, input, config, state).without(here.memory_falls_bytes_per_s as f64 * come_and_go_s);
+    let room = room.without(here.memory_falls_bytes_per_s as f64 * come_and_go_s);
     eligible::job(job, here, &room, cause, input, config, state).map_err(refused)?;
     if let Some(limit_milli) = limit_milli {
         let place = Place::new(here, config, state);

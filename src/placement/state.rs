@@ -1,4 +1,4 @@
-//! What placement remembers between decisions: leases and failures, which are few and expire by themselves, and who should have moved.
+//! What placement remembers between decisions: leases and failures, which are few and expire by themselves.
 //!
 //! ```text
 //!   decided / admitted        under way                 arrived
@@ -9,8 +9,6 @@
 //!
 //! None of these times ends before the target has spoken since: what it said before cannot show what came of it. What it has said since
 //! shows the job's weight and memory at once, and its demand as a load rises: the charge is what is missing.
-
-use std::collections::HashMap;
 
 use super::config::Config;
 use super::input::{Input, JobId, JobView, NodeName, NodeView};
@@ -51,8 +49,6 @@ pub(super) struct State {
     now_ms: u64,
     leases: Vec<Lease>,
     failures: Vec<Failure>,
-    /// Since when jobs would be better off elsewhere.
-    wanting: HashMap<JobId, u64>,
 }
 
 impl State {
@@ -88,17 +84,6 @@ impl State {
         };
         self.leases.retain(|lease| holds(lease.seen_ms, &lease.target, config.lease_ms));
         self.failures.retain(|failure| holds(failure.at_ms, &failure.target, failure.hold_ms));
-    }
-
-    /// Notes which jobs would be better off elsewhere now: all others would not.
-    pub(super) fn want(&mut self, jobs: impl Iterator<Item = JobId>, now_ms: u64) {
-        let before = std::mem::take(&mut self.wanting);
-        self.wanting = jobs.map(|job| (job.clone(), before.get(&job).copied().unwrap_or(now_ms))).collect();
-    }
-
-    /// For how long, in milliseconds, `job` would have been better off elsewhere.
-    pub(super) fn wanted_ms(&self, job: &str, now_ms: u64) -> u64 {
-        self.wanting.get(job).map_or(0, |since_ms| now_ms.saturating_sub(*since_ms))
     }
 
     pub(super) fn leases(&self) -> &[Lease] {
