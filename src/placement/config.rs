@@ -131,6 +131,12 @@ impl Config {
         Self { young_ms: self.young_ms.max(age_ms), ..self }
     }
 
+    /// Whether a move, or a start elsewhere, that stops a program for so long is worth its while if the program would go on for so long where
+    /// it is, both in the same unit: [`Config::move_worth`].
+    pub(super) fn is_worth(&self, stops: f64, goes_on: f64) -> bool {
+        stops * f64::from(self.move_worth) <= goes_on
+    }
+
     /// Checks every bound.
     ///
     /// # Errors

@@ -199,7 +199,7 @@ impl<'a> Scales<'a> {
     /// Whether a move to a place is worth its while: [`Config::move_worth`].
     pub(super) fn is_worth(&self, place: &Place, config: &Config) -> Result<(), Exclusion> {
         let downtime_s = place.downtime_s(self.job.frozen_bytes);
-        if downtime_s * f64::from(config.move_worth) <= self.stays_s {
+        if config.is_worth(downtime_s, self.stays_s) {
             return Ok(());
         }
         let milli = |seconds: f64| (seconds * 1_000.0) as u64;

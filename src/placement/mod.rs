@@ -112,13 +112,10 @@ impl Placement {
     /// [`Config::move_worth`] says.
     #[must_use]
     pub fn prospect(&self, expected_ms: Option<u64>, start_ms: u64, tasks_per_cpu: f64) -> Prospect {
-        let Config { start_elsewhere, min_age_ms, move_worth, .. } = self.config;
-        let worth_ms = start_ms.saturating_mul(move_worth.into()) as f64 / tasks_per_cpu.max(1.0);
-        let least_ms = (worth_ms as u64).max(min_age_ms);
-        match expected_ms {
-            Some(expected_ms) if start_elsewhere && expected_ms >= least_ms => Prospect::Long(expected_ms),
-            _ => Prospect::Short,
-        }
+        let Config { start_elsewhere, min_age_ms, .. } = self.config;
+        let is_long =
+            |ms: &u64| *ms >= min_age_ms && self.config.is_worth(start_ms as f64, *ms as f64 * tasks_per_cpu.max(1.0));
+        expected_ms.filter(|_| start_elsewhere).filter(is_long).map_or(Prospect::Short, Prospect::Long)
     }
 
     /// Initial assignment: where `job`, just started here and with its demand yet unknown, should run: here while there is a CPU
