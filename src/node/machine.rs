@@ -51,12 +51,11 @@ pub(super) struct Loads {
 impl Loads {
     /// Tasks that are runnable now, without the one that asks.
     pub(super) fn nr_running(&self) -> Result<u32, NodeError> {
-        let path = || self.path.clone();
+        let unread = |source| NodeError::Read { path: self.path.clone(), source };
         // Three loads and three numbers.
         let mut text = [0; 128];
-        let length = self.file.read_at(&mut text, 0).map_err(|source| NodeError::Read { path: path(), source })?;
-        let load = LoadAverage::from_read(text.get(..length).unwrap_or_default());
-        let load = load.map_err(|source| NodeError::Parse { path: path(), source })?;
+        let length = self.file.read_at(&mut text, 0).map_err(unread)?;
+        let load: LoadAverage = parse(text.get(..length).unwrap_or_default(), &self.path)?;
         Ok(load.cur.saturating_sub(1))
     }
 }
@@ -146,9 +145,12 @@ impl Machine {
 
     fn parse<T: FromRead>(&self, path: &str) -> Result<T, NodeError> {
         let path = self.path(path);
-        let text = read(&path)?;
-        T::from_read(text.as_slice()).map_err(|source| NodeError::Parse { path, source })
+        parse(&read(&path)?, &path)
     }
+}
+
+fn parse<T: FromRead>(text: &[u8], path: &Path) -> Result<T, NodeError> {
+    T::from_read(text).map_err(|source| NodeError::Parse { path: path.into(), source })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, NodeError> {
