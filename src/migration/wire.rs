@@ -159,11 +159,18 @@ impl Frame {
     /// The frame as it goes over the wire, its length included.
     pub fn encode(&self) -> Result<Bytes, WireError> {
         let mut out = BytesMut::with_capacity(64);
+        self.encode_into(&mut out)?;
+        Ok(out.freeze())
+    }
+
+    /// The same, behind what is in `out` already, which is of no use after an error.
+    pub fn encode_into(&self, out: &mut BytesMut) -> Result<(), WireError> {
+        let start = out.len();
         out.put_u32_le(0);
         match self {
             Self::Control(control) => {
                 out.put_u8(CONTROL);
-                serde_json::to_writer((&mut out).writer(), control).map_err(std::io::Error::from)?;
+                serde_json::to_writer((&mut *out).writer(), control).map_err(std::io::Error::from)?;
             }
             Self::Image { name, data } => {
                 check_name(name)?;
@@ -190,12 +197,12 @@ impl Frame {
                 out.put_u64_le(*pages);
             }
         }
-        let length = out.len() - 4;
+        let length = out.len() - start - 4;
         if length > MAX_FRAME_BYTES {
             return bad(format!("a frame of {length} bytes is too long"));
         }
-        out[..4].copy_from_slice(&u32::try_from(length).or_else(bad)?.to_le_bytes());
-        Ok(out.freeze())
+        out[start..][..4].copy_from_slice(&u32::try_from(length).or_else(bad)?.to_le_bytes());
+        Ok(())
     }
 
     /// The frame whose bytes, without the length, these are. Whatever it says has been checked as far as that is possible

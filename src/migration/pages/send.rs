@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use lz4_flex::block::{compress_into, get_maximum_output_size};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::mpsc,
@@ -23,8 +24,10 @@ use crate::migration::{
     wire::{Frame, MAX_DATA_BYTES, Pages},
 };
 
-/// Frames between readers and writer: bounds the memory held by them to a few MiB.
-const QUEUE_FRAMES: usize = 8;
+/// Batches between readers and writer: bounds the memory held by them to a few MiB.
+const QUEUE_BATCHES: usize = 4;
+/// A batch goes to the writer once it has so many bytes: memory in which pages of zeros and others alternate makes frames of some dozen bytes.
+const BATCH_BYTES: usize = 256 << 10;
 /// The most threads that read and compress.
 const MAX_READERS: usize = 4;
 /// How much is written before the link's speed is taken, in bytes: more than socket buffers hold at once.
@@ -48,14 +51,15 @@ impl Sent {
     }
 }
 
-/// A frame as readers hand it to the writer.
+/// Frames as readers hand them to the writer.
+#[derive(Default)]
 struct Batch {
-    bytes: Bytes,
+    bytes: BytesMut,
     pages: u64,
     zeros: u64,
 }
 
-/// Sends all pages of `areas`, and tells `progress` after each frame. A receiver that takes nothing for `patience` is given up.
+/// Sends all pages of `areas`, and tells `progress` after each batch. A receiver that takes nothing for `patience` is given up.
 /// Dropping the future stops the readers.
 pub async fn send(
     areas: Vec<Area>,
@@ -63,15 +67,15 @@ pub async fn send(
     mut progress: impl FnMut(&Sent),
     patience: Duration,
 ) -> Result<Sent, PageError> {
-    let batches: Arc<Vec<Area>> = Arc::new(areas.into_iter().flat_map(split).collect());
+    let areas: Arc<Vec<Area>> = Arc::new(areas.into_iter().flat_map(split).collect());
     let readers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_READERS);
     let pace = Arc::new(Pace::new(readers));
     let next = Arc::new(AtomicUsize::new(0));
-    let (queue, mut frames) = mpsc::channel(QUEUE_FRAMES);
+    let (queue, mut batches) = mpsc::channel(QUEUE_BATCHES);
     for _ in 0..readers {
-        let (batches, pace, next, queue) = (batches.clone(), pace.clone(), next.clone(), queue.clone());
+        let (areas, pace, next, queue) = (areas.clone(), pace.clone(), next.clone(), queue.clone());
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = read_all(&batches, &next, &pace, &queue) {
+            if let Err(error) = read_all(&areas, &next, &pace, &queue) {
                 // A writer that has gone knows why.
                 let _ = queue.blocking_send(Err(error));
             }
@@ -80,7 +84,7 @@ pub async fn send(
     drop(queue);
     let mut sent = Sent::default();
     let (mut written, mut busy_ns) = (0, 0);
-    while let Some(batch) = frames.recv().await {
+    while let Some(batch) = batches.recv().await {
         let batch: Batch = batch?;
         let begun = Instant::now();
         let written_all = timeout(patience, to.write_all(&batch.bytes)).await;
@@ -108,31 +112,36 @@ fn split(area: Area) -> impl Iterator<Item = Area> {
         .map(move |start| Area { range: Range { start, end: end.min(start + step) }, ..area })
 }
 
-/// One reader: takes the next batch that nobody has taken, until there is none or nobody listens any more.
+/// One reader: takes the next area that nobody has taken, until there is none or nobody listens any more.
 fn read_all(
-    batches: &[Area],
+    areas: &[Area],
     next: &AtomicUsize,
     pace: &Pace,
     queue: &mpsc::Sender<Result<Batch, PageError>>,
 ) -> Result<(), PageError> {
     let mut buffer = vec![0; MAX_DATA_BYTES];
+    let mut packed = Vec::new();
     let mut memory: Option<(i32, File)> = None;
-    while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
-        let failed = |source| PageError::Read { pid: batch.pid, address: batch.range.start, source };
+    let mut batch = Batch::default();
+    while let Some(area) = areas.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let failed = |source| PageError::Read { pid: area.pid, address: area.range.start, source };
         let file = match memory.take() {
-            Some((pid, file)) if pid == batch.pid => file,
+            Some((pid, file)) if pid == area.pid => file,
             // Unlike process_vm_readv this also reads areas that the body has forbidden itself to read.
-            _ => File::open(format!("/proc/{}/mem", batch.pid)).map_err(failed)?,
+            _ => File::open(format!("/proc/{}/mem", area.pid)).map_err(failed)?,
         };
-        let bytes = &mut buffer[..batch.range.bytes() as usize];
-        file.read_exact_at(bytes, batch.range.start).map_err(failed)?;
-        memory = Some((batch.pid, file));
+        let bytes = &mut buffer[..area.range.bytes() as usize];
+        file.read_exact_at(bytes, area.range.start).map_err(failed)?;
+        memory = Some((area.pid, file));
         for run in runs(bytes) {
-            let frame = frame_of(batch, &run, bytes, pace)?;
-            if queue.blocking_send(Ok(frame)).is_err() {
-                return Ok(());
-            }
+            batch.add(area, &run, bytes, pace, &mut packed)?;
         }
+        if batch.bytes.len() >= BATCH_BYTES && queue.blocking_send(Ok(std::mem::take(&mut batch))).is_err() {
+            return Ok(());
+        }
+    }
+    if !batch.bytes.is_empty() {
+        let _ = queue.blocking_send(Ok(batch));
     }
     Ok(())
 }
@@ -162,28 +171,42 @@ fn is_zero(page: &[u8]) -> bool {
     page.first() == Some(&0) && page.chunks(64).all(|line| line.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
-fn frame_of(batch: &Area, run: &Run, bytes: &[u8], pace: &Pace) -> Result<Batch, PageError> {
-    let page = PAGE_BYTES as usize;
-    let (pid, start) = (batch.inner_pid, batch.range.start + (run.first_page * page) as u64);
-    let pages = run.pages as u64;
-    let (frame, zeros) = if run.zero {
-        (Frame::Zeros { pid, start, pages }, pages)
-    } else {
-        (Frame::Pages(pack(pid, start, &bytes[run.first_page * page..][..run.pages * page], pace)), 0)
-    };
-    let bytes = frame.encode().map_err(|error| PageError::Unexpected(error.to_string()))?;
-    Ok(Batch { bytes, pages: pages - zeros, zeros })
+impl Batch {
+    /// Adds a run of pages of `area`, whose memory is in `bytes`. `packed` is room to compress in.
+    fn add(
+        &mut self,
+        area: &Area,
+        run: &Run,
+        bytes: &[u8],
+        pace: &Pace,
+        packed: &mut Vec<u8>,
+    ) -> Result<(), PageError> {
+        let page = PAGE_BYTES as usize;
+        let (pid, start) = (area.inner_pid, area.range.start + (run.first_page * page) as u64);
+        let pages = run.pages as u64;
+        let frame = if run.zero {
+            self.zeros += pages;
+            Frame::Zeros { pid, start, pages }
+        } else {
+            self.pages += pages;
+            Frame::Pages(pack(pid, start, &bytes[run.first_page * page..][..run.pages * page], pace, packed))
+        };
+        frame.encode_into(&mut self.bytes).map_err(|error| PageError::Unexpected(error.to_string()))
+    }
 }
 
 /// At most [`MAX_DATA_BYTES`] of memory as a frame, compressed if that pays.
-fn pack(pid: i32, start: u64, raw: &[u8], pace: &Pace) -> Pages {
+fn pack(pid: i32, start: u64, raw: &[u8], pace: &Pace, packed: &mut Vec<u8>) -> Pages {
     let mut data = None;
     if pace.compress_next() {
         let begun = Instant::now();
-        let packed = lz4_flex::block::compress(raw);
-        pace.compressed(raw.len(), packed.len().min(raw.len()), elapsed_ns(begun));
+        // Kept from frame to frame, as it must not be uninitialised.
+        packed.resize(packed.len().max(get_maximum_output_size(raw.len())), 0);
+        // It fails only for want of room.
+        let length = compress_into(raw, packed).unwrap_or(usize::MAX);
+        pace.compressed(raw.len(), length.min(raw.len()), elapsed_ns(begun));
         // What hardly shrinks is not worth unpacking.
-        data = (packed.len() < raw.len() / 16 * 15).then_some(packed);
+        data = packed.get(..length).filter(|_| length < raw.len() / 16 * 15);
     }
     Pages {
         pid,
@@ -191,7 +214,7 @@ fn pack(pid: i32, start: u64, raw: &[u8], pace: &Pace) -> Pages {
         length: raw.len() as u32,
         crc: crc32c::crc32c(raw),
         compressed: data.is_some(),
-        data: data.map_or_else(|| Bytes::copy_from_slice(raw), Bytes::from),
+        data: Bytes::copy_from_slice(data.unwrap_or(raw)),
     }
 }
 

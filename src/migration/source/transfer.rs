@@ -137,19 +137,17 @@ fn image_names(images: &Path) -> std::io::Result<Vec<String>> {
 
 async fn send_image<S: AsyncWrite>(to: &mut Patient<'_, S>, images: &Path, name: &str) -> Result<u64, String> {
     let failed = |error: std::io::Error| format!("image {name}: {error}");
-    let mut file = std::fs::File::open(images.join(name)).map_err(failed)?;
+    let file = std::fs::File::open(images.join(name)).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
     let mut sent = 0;
     loop {
-        let mut part = vec![0; MAX_DATA_BYTES];
+        let room = (length - sent).min(MAX_DATA_BYTES as u64);
+        let mut part = Vec::with_capacity(room as usize);
         // The file is in memory, reading it does not block.
-        let read = file.read(&mut part).map_err(failed)?;
-        if read == 0 && sent > 0 {
-            return Ok(sent);
-        }
-        part.truncate(read);
+        let read = (&file).take(room).read_to_end(&mut part).map_err(failed)? as u64;
         to.send(&Frame::Image { name: name.into(), data: Bytes::from(part) }).await?;
-        sent += read as u64;
-        if read == 0 {
+        sent += read;
+        if sent == length || read == 0 {
             return Ok(sent);
         }
     }
