@@ -14,6 +14,7 @@ mod identity;
 mod inodes;
 mod locks;
 mod names;
+mod queue;
 #[cfg(test)]
 mod tests;
 mod watches;
@@ -33,6 +34,7 @@ use self::handles::Handles;
 use self::identity::{As, Identity};
 use self::inodes::Inodes;
 use self::locks::Locks;
+use self::queue::Queue;
 use self::watches::Watches;
 use super::settled::{Settled, unsettled};
 use super::wire::{Op, Reply, Request, WireError};
@@ -61,7 +63,7 @@ pub enum ServerError {
 /// Serves home's tree to one guest.
 pub struct FileServer {
     tree: Arc<Tree>,
-    queue: crossbeam_channel::Sender<Job>,
+    queue: Arc<Queue<Job>>,
 }
 
 /// A request and where its reply goes.
@@ -107,16 +109,17 @@ impl FileServer {
             watches,
             at_work: AtomicUsize::new(0),
         });
-        let (queue, jobs) = crossbeam_channel::bounded(MAX_IN_FLIGHT);
+        // From here on the workers end with the server.
+        let server = Self { tree, queue: Arc::new(Queue::new(MAX_IN_FLIGHT)) };
         for number in 0..WORKERS {
-            let (tree, jobs) = (tree.clone(), jobs.clone());
+            let (tree, queue) = (server.tree.clone(), server.queue.clone());
             let (started, start) = std::sync::mpsc::sync_channel(1);
             std::thread::Builder::new()
                 .name(format!("files-{number}"))
                 .spawn(move || match Identity::take() {
                     Ok(identity) => {
                         let _ = started.send(Ok(()));
-                        work(&tree, &jobs, identity);
+                        work(&tree, &queue, identity);
                     }
                     Err(errno) => {
                         let _ = started.send(Err(errno));
@@ -126,7 +129,7 @@ impl FileServer {
             let outcome = start.recv().map_err(std::io::Error::other);
             outcome.and_then(|outcome| Ok(outcome?)).map_err(ServerError::Thread)?;
         }
-        Ok(Self { tree, queue })
+        Ok(server)
     }
 
     /// Serves the guest: request frames come out of `incoming`, reply frames go into `outgoing`, both in order and without
@@ -143,8 +146,7 @@ impl FileServer {
             while let Some(frame) = incoming.recv().await {
                 let request = Request::decode(frame).map_err(ServerError::Protocol)?;
                 self.tree.at_work.fetch_add(1, Ordering::Relaxed);
-                // The workers end after this, so it can only be full.
-                let queued = self.queue.try_send(Job { request, outgoing: outgoing.clone() });
+                let queued = self.queue.push(Job { request, outgoing: outgoing.clone() });
                 queued.map_err(|_| ServerError::TooMany)?;
             }
             Ok(())
@@ -154,6 +156,12 @@ impl FileServer {
             () = pulse(&self.tree, &outgoing) => Ok(()),
             () = push(&self.tree, &outgoing) => Ok(()),
         }
+    }
+}
+
+impl Drop for FileServer {
+    fn drop(&mut self) {
+        self.queue.close();
     }
 }
 
@@ -205,8 +213,8 @@ async fn push(tree: &Tree, outgoing: &mpsc::Sender<Bytes>) {
 }
 
 /// What a worker thread does until the server ends.
-fn work(tree: &Tree, jobs: &crossbeam_channel::Receiver<Job>, mut identity: Identity) {
-    for Job { request, outgoing } in jobs {
+fn work(tree: &Tree, queue: &Queue<Job>, mut identity: Identity) {
+    while let Some(Job { request, outgoing }) = queue.pop() {
         let reply = tree.perform(&mut identity, &request);
         let reply = if request.caller.uid == 0 { reply.and_then(unsettled) } else { reply };
         let reply = reply.unwrap_or_else(|errno| Reply::Error { errno: errno.raw_os_error() });
