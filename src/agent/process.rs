@@ -116,6 +116,15 @@ fn sealed_memfd(start: &AgentStart) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// The run time of an agent. It has a second thread only where there is a second CPU for it: on one, they would wake each other in turns.
+///
+/// # Errors
+/// No thread can be started.
+pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    tokio::runtime::Builder::new_multi_thread().worker_threads(cpus.min(2)).enable_all().build()
+}
+
 /// The first thing that an agent does, before it has threads: reads its start message and settles down.
 ///
 /// # Errors

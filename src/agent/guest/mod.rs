@@ -85,8 +85,7 @@ pub fn main() -> ExitCode {
 fn begin() -> Result<(), String> {
     let start = process::enter(StreamKind::Move).map_err(explain)?;
     world::own_mounts().map_err(|error| format!("cannot have mounts of its own: {error}"))?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(explain)?;
+    let runtime = process::runtime().map_err(explain)?;
     runtime.block_on(run(start))
 }
 

@@ -57,11 +57,7 @@ pub enum HomeError {
 /// If it could not begin; the job is not touched then.
 pub fn run() -> Result<(), HomeError> {
     let start = process::enter(StreamKind::Home)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(HomeError::Runtime)?;
+    let runtime = process::runtime().map_err(HomeError::Runtime)?;
     let result = runtime.block_on(serve(start));
     if let Err(error) = &result {
         tracing::error!(error = error as &dyn std::error::Error, "the home agent ends");
