@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep},
+};
 
 use super::{
     execs,
@@ -35,8 +38,12 @@ use crate::{
 /// The step of MOSIX's decays, and so of everything that follows from them.
 const STEP: Duration = Duration::from_secs(1);
 
-/// How often the hosts of this node's jobs are asked how these are, and jobs here whether they could move.
+/// How often the hosts of this node's jobs are asked how these are.
 const SLOW_STEPS: u32 = 3;
+
+/// Between two looks whether jobs here could move there is a pause, so long that looks take this share of the time or less, within bounds.
+const LOOK_SHARE: f64 = 0.02;
+const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(2_500), Duration::from_secs(10));
 
 /// The cgroup below which all guests of this node live.
 pub const GUESTS_CGROUP: &str = "scx_mosix";
@@ -47,6 +54,7 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
     steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut summing = Summing::default();
     let mut hinted = Hinted::new();
+    let mut looking: Option<JoinHandle<()>> = None;
     let mut count: u32 = 0;
     // Whoever does not hear of this node for seconds takes it for dead, so it waits for no program.
     let own_pid = std::process::id();
@@ -105,8 +113,10 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
         if let Some(hints) = &hints {
             give_hints(hints, &state, &agents, &mut hinted);
         }
+        if looking.as_ref().is_none_or(JoinHandle::is_finished) {
+            looking = Some(tokio::spawn(look_at_movability(state.clone())));
+        }
         if count.is_multiple_of(SLOW_STEPS) {
-            tokio::spawn(look_at_movability(state.clone()));
             tokio::spawn(ask_hosts(state.clone(), agents.homes.values().map(|home| home.runs_on.clone()).collect()));
         }
         show(&state, &agents);
@@ -295,7 +305,7 @@ fn write(path: &Path, text: &str) {
     }
 }
 
-/// Looks whether the jobs that run at home could move.
+/// Looks whether the jobs that run at home could move, and rests.
 async fn look_at_movability(state: Arc<State>) {
     let jobs: Vec<Job> = state.jobs().iter().cloned().collect();
     let at_home = |job: &Job| {
@@ -307,6 +317,7 @@ async fn look_at_movability(state: Arc<State>) {
         state.measured().cannot_move.clear();
         return;
     }
+    let began = Instant::now();
     let looked = tokio::task::spawn_blocking(move || {
         let holders = descriptors::Holders::look();
         let reason = |job: Job| {
@@ -324,6 +335,7 @@ async fn look_at_movability(state: Arc<State>) {
     if let Ok(cannot_move) = looked.await {
         state.measured().cannot_move = cannot_move;
     }
+    sleep(began.elapsed().div_f64(LOOK_SHARE).clamp(LOOK_PAUSE.0, LOOK_PAUSE.1)).await;
 }
 
 fn procs_of(cgroup: &Path) -> Vec<i32> {
