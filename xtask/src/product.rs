@@ -57,9 +57,7 @@ pub fn own_cargo(subcommand: &str) -> Command {
 pub enum Profile {
     /// As tests want it: our own code not optimised, as that takes four times as long.
     Test,
-    /// As measurements want it: our own code optimised, the dependencies as for tests.
-    Measure,
-    /// As users want it.
+    /// As users want it, and so measurements.
     Release,
 }
 
@@ -72,7 +70,6 @@ pub fn build(profile: Profile) -> Result<PathBuf> {
     command.args(["--package", "scx_mosix", "--bin", "scx_mosix"]);
     match profile {
         Profile::Test => {}
-        Profile::Measure => optimise(&mut command),
         Profile::Release => drop(command.arg("--release")),
     }
     cmd::run(&mut command).context("cannot build scx_mosix")?;
@@ -80,15 +77,11 @@ pub fn build(profile: Profile) -> Result<PathBuf> {
     Ok(target_dir().join(TARGET).join(directory).join("scx_mosix"))
 }
 
-/// Our own code is optimised by this call of cargo; the dependencies are, and stay, what they are for tests.
-fn optimise(command: &mut Command) {
-    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "3");
-}
-
 /// Becomes the simulator.
 pub fn simulate(arguments: &[String]) -> Result<()> {
     let mut command = cargo("run");
     command.args(["--package", "scx_mosix", "--example", "sim", "--"]).args(arguments);
-    optimise(&mut command);
+    // Our own code is optimised; the dependencies are, and stay, what they are for tests.
+    command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "3");
     Err(command.exec()).context("cannot start cargo")
 }

@@ -52,8 +52,8 @@ use guests::Guests;
 /// Memory of each node: a program of 256 MiB, its images on tmpfs, and both once more before the copy is let go.
 const MEMORY_MIB: u32 = 1_536;
 
-/// Users' programs are optimised.
-const PROFILE: Profile = Profile::Measure;
+/// What users have.
+const PROFILE: Profile = Profile::Release;
 
 /// What `cargo xtask bench` is asked for.
 #[derive(Args)]
