@@ -26,8 +26,8 @@ use super::backoff::Backoff;
 use super::hints::{HintTarget, Hints, start_time_of};
 use super::{SchedulerError, State, Tier, check};
 
-/// How often the attachment is looked at for an ejection. The check reads one word of memory.
-const POLL: Duration = Duration::from_millis(100);
+/// How often the attachment is looked at for an ejection: the kernel schedules meanwhile.
+const POLL: Duration = Duration::from_secs(1);
 /// How often hints of processes that have ended are removed.
 const PRUNE: Duration = Duration::from_secs(10);
 
