@@ -180,8 +180,8 @@ impl<'a> Balancer<'a> {
         Some(Reason::Settling { node: here.clone(), since_ms, settle_ms: self.config.settle_ms })
     }
 
-    /// Why a move of a job that wanted to leave for so long may come too late: an imbalance that has not lasted for as long as it takes to cure is likely to pass by itself, as
-    /// what has lasted for some time lasts about as long again. Not if memory is short.
+    /// Why a move of a job that has wanted to leave for so long may come too late: an imbalance that has not lasted for as long as it takes
+    /// to cure is likely to pass by itself, as what has lasted for some time lasts about as long again. Not if memory is short.
     fn passing(&self, verdict: &Verdict, wanted_ms: u64) -> Option<Reason> {
         let Choice { downtime_ms, .. } = *verdict.proposal.as_ref().filter(|_| self.shortage.is_none())?;
         // What is seen for the first time was so since the last look.
