@@ -2,8 +2,9 @@
 
 /// How much less each move counts than the one after it.
 const FADING: f64 = 0.9;
-/// What is assumed before the first move: that a program stands still for so long without memory, in seconds …
-const FREEZE_S: f64 = 0.3;
+/// What is assumed before the first move: that a program stands still for so long without memory, in seconds, measured beside moves of
+/// 70 MiB, which took seven times as long …
+const FREEZE_S: f64 = 0.1;
 /// … and that its memory crosses at so many bytes per second: 1 Gb/s.
 const RATE: f64 = 1e9 / 8.0;
 /// How much each of the two moves counts that stand for the assumption, beside one that was made …
@@ -119,23 +120,23 @@ mod tests {
     #[test]
     fn the_assumption_stands_until_moves_say_otherwise() {
         let mut times = MoveTimes::on_a_machine(1.0);
-        assert!((299..=300).contains(&times.freeze_ms()) && times.bytes_per_s() / 1_000 >= 124_999, "{times:?}");
+        assert!((99..=100).contains(&times.freeze_ms()) && times.bytes_per_s() / 1_000 >= 124_999, "{times:?}");
         let slow = MoveTimes::on_a_machine(20.0);
         assert!(
-            (5_999..=6_000).contains(&slow.freeze_ms()) && (6_249..=6_250).contains(&(slow.bytes_per_s() / 1_000)),
+            (1_999..=2_000).contains(&slow.freeze_ms()) && (6_249..=6_250).contains(&(slow.bytes_per_s() / 1_000)),
             "{slow:?}"
         );
         let mut one = times.clone();
         one.note(16 << 20, 9_000);
         let downtime_ms = |bytes: u64| one.freeze_ms() + bytes * 1_000 / one.bytes_per_s();
         assert!((8_990..9_010).contains(&downtime_ms(16 << 20)), "the first move says all: {one:?}");
-        assert!((6_000..6_300).contains(&downtime_ms(0)), "of others it says how slow moves are here: {one:?}");
-        assert!((11_500..12_000).contains(&downtime_ms(32 << 20)), "{one:?}");
+        assert!((3_800..3_900).contains(&downtime_ms(0)), "of others it says how slow moves are here: {one:?}");
+        assert!((14_000..14_300).contains(&downtime_ms(32 << 20)), "{one:?}");
         for _ in 0..40 {
             times.note(16 << 20, 2_800);
             times.note(256 << 20, 22_000);
         }
-        assert!((1_500..1_600).contains(&times.freeze_ms()), "{times:?}");
+        assert!((1_450..1_600).contains(&times.freeze_ms()), "{times:?}");
         assert!((13_000_000..13_200_000).contains(&times.bytes_per_s()), "{times:?}");
     }
 
