@@ -107,12 +107,15 @@ impl<'a> Survey<'a> {
         for (index, known) in known.iter().enumerate() {
             named.entry(&known.node.name).and_modify(|at| *at = index);
         }
-        if named.values().any(|index| *index == usize::MAX) {
-            for node in &input.nodes {
-                if let Some(at) = named.get_mut(&*node.name).filter(|index| **index == usize::MAX) {
-                    *at = known.len();
-                    known.push(look(node));
-                }
+        let mut missing = named.values().filter(|index| **index == usize::MAX).count();
+        for node in &input.nodes {
+            if missing == 0 {
+                break;
+            }
+            if let Some(at) = named.get_mut(&*node.name).filter(|index| **index == usize::MAX) {
+                *at = known.len();
+                known.push(look(node));
+                missing -= 1;
             }
         }
         Self { input, config, state, cause, seed, known, common, named }
