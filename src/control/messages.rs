@@ -311,7 +311,7 @@ pub enum ExitStatus {
 }
 
 /// An agent's state as it tells it to its daemon.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "snake_case")]
 pub enum AgentState {
     /// Of a home agent.

@@ -1,7 +1,8 @@
 //! The deputies of a job: each has a task that carries its signals to the guest and the guest's news to it.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -130,8 +131,12 @@ impl Deputies {
 
 /// Whether /proc shows the process as stopped.
 fn is_stopped(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    // Read at once, as this is asked all the time. Its name, which may contain anything, has 64 bytes at most.
+    let mut stat = [0; 256];
+    let read = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut stat));
+    let stat = &stat[..read.unwrap_or(0)];
+    let state = stat.iter().rposition(|byte| *byte == b')').and_then(|end| stat.get(end + 2));
+    state == Some(&b'T')
 }
 
 /// How a deputy ends as its body did.

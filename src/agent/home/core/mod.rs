@@ -219,8 +219,7 @@ impl Core {
     fn publish(&self) {
         let now = Self::describe(&self.settings, &self.arbiter, &self.visited, self.ended);
         self.state.send_if_modified(|state| {
-            // Compared as the daemon would see it.
-            let is_news = serde_json::to_string(state).ok() != serde_json::to_string(&now).ok();
+            let is_news = *state != now;
             *state = now;
             is_news
         });
