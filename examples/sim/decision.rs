@@ -83,6 +83,8 @@ fn input(jobs: usize, nodes: usize) -> Input {
         running_on: "n0".into(),
         demand_milli: 300 + (index as u32 * 97 % 2_000),
         attained_ms: 2_000 + index as u64 * 1_009,
+        tree: Some(index as i32),
+        tree_attained_ms: 0,
         rss_bytes: (1 + index as u64 % 512) << 20,
         frozen_bytes: (1 + index as u64 % 512) << 20,
         age_ms: 10_000 + index as u64 * 2_003,

@@ -124,6 +124,12 @@ pub struct HomeRole {
 pub struct JobPast {
     /// CPU time that it had had, in ms.
     pub attained_ms: u64,
+    /// What its user started, of which it came, by the pid of its root at home.
+    #[serde(default)]
+    pub tree: Option<i32>,
+    /// CPU time that all of that had had, in ms.
+    #[serde(default)]
+    pub tree_attained_ms: u64,
     /// Time since it was started, in ms.
     pub age_ms: u64,
     /// CPU that it asked for lately, in thousandths of a CPU.

@@ -76,9 +76,17 @@ pub struct Job {
     pub began_ms: u64,
     /// Whether its owner wants it to stay at home.
     pub stay: bool,
+    /// The root of the job that its user started, if it is a descendant of that.
+    #[serde(default)]
+    pub part_of: Option<i32>,
 }
 
 impl Job {
+    /// The root of the job that its user started: this one, or one that it is a descendant of.
+    pub fn tree(&self) -> i32 {
+        self.part_of.unwrap_or(self.root_pid)
+    }
+
     /// Whether any process of the job, or a deputy of it, is left.
     pub fn is_alive(&self) -> bool {
         populated(&self.cgroup)
@@ -140,7 +148,7 @@ impl Jobs {
         let beside = unified_cgroup(&process).filter(|current| *current == of.cgroup);
         let beside = beside.as_deref().and_then(Path::parent).ok_or(RegisterError::NoCgroup { pid })?;
         let cgroup = beside.join(format!("{CGROUP_PREFIX}{pid}"));
-        let job = Job { cgroup, ..describe(&process, of.uid, of.stay)? };
+        let job = Job { cgroup, part_of: Some(of.tree()), ..describe(&process, of.uid, of.stay)? };
         self.enter(job, &of.cgroup)
     }
 
@@ -224,6 +232,7 @@ fn describe(process: &procfs::process::Process, uid: u32, stay: bool) -> Result<
         cgroup: PathBuf::new(),
         began_ms: super::now_ms().saturating_sub(age_ms(stat.starttime)),
         stay,
+        part_of: None,
     })
 }
 
@@ -279,6 +288,7 @@ mod tests {
             cgroup: dir.path().join("no-such-cgroup"),
             began_ms: 4,
             stay: false,
+            part_of: None,
         };
         Jobs::load(dir.path()).unwrap().store(&job).unwrap();
         fs::write(dir.path().join("jobs/9.json"), "not json").unwrap();

@@ -135,6 +135,8 @@ impl State {
         let job = self.job_views().into_iter().find(|job| *job.id == *name);
         job.map_or_else(JobPast::default, |job| JobPast {
             attained_ms: job.attained_ms,
+            tree: job.tree,
+            tree_attained_ms: job.tree_attained_ms,
             age_ms: job.age_ms,
             demand_milli: job.demand_milli,
         })

@@ -27,6 +27,7 @@ mod settings;
 mod start;
 pub mod state;
 pub mod tick;
+mod trees;
 
 pub use settings::{Settings, SettingsError};
 pub use start::{DaemonError, run};

@@ -20,6 +20,7 @@ use super::{
     peers::Peers,
     placing::Placing,
     rows::AgentView,
+    trees::Trees,
 };
 use crate::{
     api::{
@@ -79,6 +80,8 @@ pub struct Measured {
     pub cannot_move: HashMap<SessionId, String>,
     /// What hosting nodes say of jobs of this node, and when they said it.
     pub away: HashMap<i32, (Instant, ProcessSummary)>,
+    /// CPU time by what users of this node started.
+    pub trees: Trees,
     /// When guests arrived, by migration.
     pub arrived: HashMap<SessionId, Instant>,
     /// How busy this node's CPUs are, in percent.
@@ -198,6 +201,8 @@ impl State {
                 running_on: here.clone(),
                 demand_milli: figures.demand_milli,
                 attained_ms: figures.cpu_time_ms,
+                tree: Some(job.tree()),
+                tree_attained_ms: measured.trees.attained_ms(job.tree()),
                 rss_bytes: figures.resident_bytes,
                 // All of its memory crosses while it stands still.
                 frozen_bytes: figures.resident_bytes,
@@ -217,6 +222,8 @@ impl State {
                 running_on: here.clone(),
                 demand_milli: figures.demand_milli,
                 attained_ms: guest.past.attained_ms + figures.cpu_time_ms,
+                tree: guest.past.tree,
+                tree_attained_ms: guest.past.tree_attained_ms + figures.cpu_time_ms,
                 rss_bytes: figures.resident_bytes,
                 frozen_bytes: figures.resident_bytes,
                 age_ms: guest.past.age_ms + since,
@@ -237,6 +244,8 @@ impl State {
             running_on: guest.source_node.as_str().into(),
             demand_milli: guest.past.demand_milli,
             attained_ms: guest.past.attained_ms,
+            tree: guest.past.tree,
+            tree_attained_ms: guest.past.tree_attained_ms,
             rss_bytes: guest.body.resident_bytes,
             frozen_bytes: guest.body.resident_bytes,
             age_ms: guest.past.age_ms,

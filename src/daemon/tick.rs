@@ -19,7 +19,7 @@ use super::{
     jobs::{CGROUP_ROOT, Job, cgroup_directory},
     launch::Whereabouts,
     rows::{AWAY_ROWS_VALID, AgentView, Own, RowContext, nodes, users},
-    state::State,
+    state::{Measured, State},
 };
 use crate::{
     agent::process::AGENTS_CGROUP,
@@ -96,6 +96,7 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
                 let busy: u64 = snapshot.tasks.iter().map(|task| task.cpu_now_milli).sum();
                 let mut measured = state.measured();
                 measured.figures = figures;
+                note_trees(&state, &mut measured);
                 measured.others_weight.step(others_weight);
                 measured.own_load.step(own_milli);
                 measured.memory_falls.step(free_bytes, snapshot.interval_ms, arrives);
@@ -125,6 +126,17 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
         }
         count = count.wrapping_add(1);
     }
+}
+
+/// Counts what the jobs of this node have had, here or elsewhere.
+fn note_trees(state: &State, measured: &mut Measured) {
+    let jobs = state.jobs();
+    let Measured { figures, away, trees, .. } = measured;
+    trees.update(jobs.iter().map(|job| {
+        let here_ms = figures.get(&job.cgroup).map_or(0, |figures| figures.cpu_time_ms);
+        let away_ms = away.get(&job.root_pid).map_or(0, |(_, row)| row.cpu_time_ms);
+        (job.tree(), job.root_pid, here_ms.max(away_ms))
+    }));
 }
 
 fn agents_cgroup() -> PathBuf {

@@ -142,6 +142,8 @@ struct Balancer<'a> {
     /// This node without what is on its way out, and with memory as it will be when something could have left.
     occupancy: Occupancy,
     shortage: Option<Reason>,
+    /// The busiest job of a tree that has the CPUs here to itself, but for hardly anything, and how many CPUs that tree would keep busy.
+    sole_tree: Option<(&'a JobView, f64)>,
 }
 
 impl<'a> Balancer<'a> {
@@ -165,7 +167,23 @@ impl<'a> Balancer<'a> {
             }
         });
         let shortage = how.map(|how| Reason::MemoryShort { node: here.name.clone(), how });
-        Self { input, config, state, here, survey, occupancy, shortage }
+        // Whoever else is busy here belongs to that tree as well, or it would not have the CPUs to itself.
+        let busiest = input.jobs.iter().max_by_key(|job| job.demand_milli);
+        let tree = busiest.map(|busiest| {
+            let demands = input.jobs.iter().filter(|job| job.is_of_the_tree_of(busiest)).map(|job| job.demand_milli);
+            (busiest, demands.map(cost::demand).sum::<f64>())
+        });
+        let little = cost::demand(config.min_demand_milli);
+        let sole_tree = tree.filter(|(_, demand)| occupancy.demand - demand < little);
+        Self { input, config, state, here, survey, occupancy, shortage, sole_tree }
+    }
+
+    /// Whether the job shares the CPUs here with others of its tree, and with hardly anything else.
+    fn among_its_own(&self, job: &JobView) -> bool {
+        self.sole_tree.is_some_and(|(busiest, demand)| {
+            let others = demand - cost::demand(job.demand_milli);
+            job.is_of_the_tree_of(busiest) && others >= cost::demand(self.config.min_demand_milli)
+        })
     }
 
     /// Why no job at all may leave now.
@@ -234,7 +252,8 @@ impl<'a> Balancer<'a> {
             }
             only_home = Some(&*job.home);
         }
-        let scales = Scales::new(job, &self.input.here, &self.occupancy, self.config);
+        let among_its_own = self.shortage.is_none() && self.among_its_own(job);
+        let scales = Scales::new(job, &self.input.here, &self.occupancy, self.config).among_its_own(among_its_own);
         if figures {
             reasons.extend(self.survey.list(&scales, only_home));
         }

@@ -13,7 +13,8 @@
 //!   here  = stretch here + others + away   what the cluster is relieved of if it leaves; more if memory is exhausted
 //! ```
 //!
-//! A job goes where `there < here`. After the move the two sides have changed places, so that the way back is never better.
+//! A job goes where `there < here`. After the move the two sides have changed places, so that the way back is never better. Among its own
+//! (a tree that one user waits for, with the node to itself) a job goes only where a CPU is free: from its brothers it takes nothing.
 
 use super::{
     config::Config,
@@ -138,6 +139,8 @@ pub(super) struct Scales<'a> {
     price_per_s: f64,
     /// How long, in seconds, the job would probably stay here, if that matters; it does not if a user asked or memory is short.
     stays_s: f64,
+    /// Whether it shares the CPUs here with its own tree only.
+    among_its_own: bool,
 }
 
 impl<'a> Scales<'a> {
@@ -193,11 +196,22 @@ impl<'a> Scales<'a> {
             least_gain_by_age: 0.0,
             price_per_s: 0.0,
             stays_s: f64::INFINITY,
+            among_its_own: false,
         }
     }
 
-    /// Whether a move to a place is worth its while: [`Config::move_worth`].
+    /// The same for a job that may share the CPUs here with its own tree only. What it would get elsewhere its tree has here, unless a CPU is
+    /// free there.
+    pub(super) fn among_its_own(self, among_its_own: bool) -> Self {
+        Self { among_its_own, ..self }
+    }
+
+    /// Whether a move to a place is worth its while: [`Config::move_worth`], and for a job among its own whether a CPU is free there.
     pub(super) fn is_worth(&self, place: &Place, config: &Config) -> Result<(), Exclusion> {
+        let free = place.occupancy.cpus - place.occupancy.demand;
+        if self.among_its_own && free < self.load.demand.min(1.0) - demand(config.min_demand_milli) {
+            return Err(Exclusion::NoFreeCpu);
+        }
         let downtime_s = place.downtime_s(self.job.frozen_bytes);
         if config.is_worth(downtime_s, self.stays_s) {
             return Ok(());
@@ -246,6 +260,11 @@ impl<'a> Scales<'a> {
             here: self.here,
         }
     }
+}
+
+/// Thousandths of a CPU in CPUs.
+pub(super) fn demand(milli: u32) -> f64 {
+    f64::from(milli) / 1_000.0
 }
 
 /// A percentage as a share.

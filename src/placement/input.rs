@@ -85,6 +85,11 @@ pub struct JobView {
     pub demand_milli: u32,
     /// CPU time that it has had since it was started, wherever it was, in milliseconds.
     pub attained_ms: u64,
+    /// What its user started, of which it came, by the pid of its root at home: jobs of one tree are waited for together. `None`: alone.
+    pub tree: Option<i32>,
+    /// CPU time that all jobs of its tree have had, in milliseconds; less than `attained_ms` counts as that. Who waits for one of them waits
+    /// for all, so a second matters as much to each.
+    pub tree_attained_ms: u64,
     /// Its resident memory, in bytes, shared pages counted once.
     pub rss_bytes: u64,
     /// What would have to cross while it stands still, in bytes.
@@ -108,6 +113,12 @@ impl JobView {
         self.home != self.running_on
     }
 
+    /// Whether it came of the same command as `other`, or is that.
+    #[must_use]
+    pub fn is_of_the_tree_of(&self, other: &Self) -> bool {
+        self.tree.is_some() && self.tree == other.tree && self.home == other.home
+    }
+
     /// Whether its user lets it run at `node`.
     #[must_use]
     pub fn allows(&self, node: &str) -> bool {
@@ -119,7 +130,8 @@ impl JobView {
     #[must_use]
     pub fn load(&self, young_ms: u64) -> slowdown::Load {
         let demand = f64::from(self.demand_milli.max(1)) / 1_000.0;
-        let weight = slowdown::weight(demand, self.attained_ms as f64 / 1_000.0, young_ms as f64 / 1_000.0);
+        let attained_s = self.attained_ms.max(self.tree_attained_ms) as f64 / 1_000.0;
+        let weight = slowdown::weight(demand, attained_s, young_ms as f64 / 1_000.0);
         slowdown::Load { demand, weight, memory: self.rss_bytes as f64 }
     }
 

@@ -156,6 +156,9 @@ pub enum Exclusion {
         /// How long it would probably stay, in milliseconds.
         stays_ms: u64,
     },
+    /// Its CPUs are busy, and all that the job shares those here with came of the same command.
+    #[error("no CPU is free there, and those here are shared with the job's own tree only")]
+    NoFreeCpu,
     /// It refused somebody lately, as it had its hands full.
     #[error("it had its hands full {} ago; asked again after {}", Seconds(*ago_ms), Seconds(*retry_ms))]
     BusyLately {

@@ -40,6 +40,8 @@ pub(super) fn job(id: &str, home: &str, running_on: &str) -> JobView {
         running_on: running_on.into(),
         demand_milli: 1_000,
         attained_ms: ATTAINED_MS,
+        tree: None,
+        tree_attained_ms: 0,
         rss_bytes: 20 * MIB,
         frozen_bytes: 20 * MIB,
         age_ms: 60_000,

@@ -94,6 +94,8 @@ impl From<&GuestReservation> for peer::ReserveGuestRequest {
                 hostname: body.hostname.clone(),
                 stay: reservation.stay,
                 attained_ms: reservation.past.attained_ms,
+                tree: reservation.past.tree,
+                tree_attained_ms: reservation.past.tree_attained_ms,
                 age_ms: reservation.past.age_ms,
                 demand_milli: reservation.past.demand_milli,
             }),
@@ -130,7 +132,13 @@ impl TryFrom<peer::ReserveGuestRequest> for GuestReservation {
             root_pid: home.root_pid,
             comm: body.comm,
             stay: body.stay,
-            past: JobPast { attained_ms: body.attained_ms, age_ms: body.age_ms, demand_milli: body.demand_milli },
+            past: JobPast {
+                attained_ms: body.attained_ms,
+                tree: body.tree,
+                tree_attained_ms: body.tree_attained_ms,
+                age_ms: body.age_ms,
+                demand_milli: body.demand_milli,
+            },
             by_request: request.by_request,
             limit_milli: request.limit_milli,
             body: BodyFacts {
@@ -193,7 +201,13 @@ mod tests {
             root_pid: 4711,
             comm: "xz".into(),
             stay: true,
-            past: JobPast { attained_ms: 61_000, age_ms: 120_000, demand_milli: 1_900 },
+            past: JobPast {
+                attained_ms: 61_000,
+                tree: Some(4_000),
+                tree_attained_ms: 90_000,
+                age_ms: 120_000,
+                demand_milli: 1_900,
+            },
             by_request: false,
             limit_milli: Some(2_500),
             body: BodyFacts {

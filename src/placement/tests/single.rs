@@ -131,3 +131,29 @@ fn a_target_looks_again_at_what_the_source_compared() {
     assert_eq!(refusal.to_string(), "n1: it would cost 7.40 there by now, and must stay below 4.00");
     assert_eq!(admit(3_000, None), Ok(()));
 }
+
+#[test]
+fn whoever_waits_for_one_program_of_a_tree_waits_for_all() {
+    let young_ms = Config::default().young_ms;
+    let weight = |attained_ms, tree_attained_ms| {
+        JobView { attained_ms, tree_attained_ms, ..job("n1/1", "n1", "n1") }.load(young_ms).weight
+    };
+    assert_eq!(weight(500_000, 700_000).to_bits(), weight(0, 700_000).to_bits());
+    assert!(weight(500_000, 0) < weight(0, 0));
+    assert_eq!(weight(500_000, 0).to_bits(), weight(500_000, 500_000).to_bits());
+}
+
+#[test]
+fn what_shares_a_node_with_its_own_tree_leaves_only_for_a_free_cpu() {
+    let of = |tree, id: &str| JobView { tree, ..job(id, "n1", "n1") };
+    let jobs = |tree| vec![of(tree, "n1/1"), of(tree, "n1/2"), of(tree, "n1/3")];
+    let somebody_leaves = |n1_milli, n2_milli, jobs| {
+        let input = input(vec![node("n1", n1_milli), node("n2", n2_milli)], jobs);
+        placement().decide(&input, 1).iter().any(|decision| decision.target().is_some())
+    };
+    assert!(somebody_leaves(4_000, 1_000, jobs(None)), "strangers");
+    assert!(!somebody_leaves(3_000, 1_000, jobs(Some(9))));
+    assert!(somebody_leaves(3_000, 100, jobs(Some(9))), "a CPU is free there");
+    assert!(somebody_leaves(5_000, 1_000, jobs(Some(9))), "two strangers are here as well");
+    assert!(somebody_leaves(3_000, 1_000, vec![of(Some(1), "n1/1"), of(Some(2), "n1/2"), of(Some(3), "n1/3")]));
+}

@@ -77,6 +77,8 @@ impl ScxMosix {
             running_on: self.names[here].clone(),
             demand_milli: 1_000,
             attained_ms: (running.attained_s * 1e3) as u64,
+            tree: None,
+            tree_attained_ms: 0,
             rss_bytes: bytes(running.memory_mib),
             frozen_bytes: bytes(frozen),
             age_ms: since_ms(running.began_s),
