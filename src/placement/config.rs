@@ -70,6 +70,10 @@ pub struct Config {
     /// How many times as long as a move, or a start elsewhere, stops it a program must probably go on where it is, with all who share its
     /// CPUs, to be moved for the sake of load. Ours: 2, as moves take longer where much is going on.
     pub move_worth: u32,
+    /// The same of a program that shares the CPUs where it is with its own tree only, and would find none free elsewhere. What it gained its
+    /// tree would lose, and whoever waits for all of them gains nothing; but they may be waited for one by one. Ours: 50, so that at most a
+    /// fiftieth of the time goes into it.
+    pub tree_move_worth: u32,
     /// Nodes that are compared in one decision; of more, as many at random, and the jobs' homes. Bounds the time of a decision in large
     /// clusters: the best of 64 at random is among the best 5 % of all with a probability of 96 %.
     pub surveyed_nodes: usize,
@@ -103,6 +107,7 @@ impl Default for Config {
             start_bytes: 1 << 20,
             start_elsewhere: true,
             move_worth: 2,
+            tree_move_worth: 50,
             surveyed_nodes: 64,
             listed_nodes: 8,
         }
@@ -131,19 +136,13 @@ impl Config {
         Self { young_ms: self.young_ms.max(age_ms), ..self }
     }
 
-    /// Whether a move, or a start elsewhere, that stops a program for so long is worth its while if the program would go on for so long where
-    /// it is, both in the same unit: [`Config::move_worth`].
-    pub(super) fn is_worth(&self, stops: f64, goes_on: f64) -> bool {
-        stops * f64::from(self.move_worth) <= goes_on
-    }
-
     /// Checks every bound.
     ///
     /// # Errors
     /// The first setting that is out of bounds, with its bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
         const HOUR_MS: u64 = 3_600_000;
-        let bounds: [(&'static str, u64, u64, u64); 20] = [
+        let bounds: [(&'static str, u64, u64, u64); 21] = [
             ("home_threshold_milli", u64::from(self.home_threshold_milli), 0, 1_000_000),
             ("away_percent", u64::from(self.away_percent), 0, 1_000),
             ("least_gain_percent", u64::from(self.least_gain_percent), 0, 100),
@@ -159,6 +158,7 @@ impl Config {
             ("usher_below_percent", u64::from(self.usher_below_percent), 0, 50),
             ("usher_stall_percent", u64::from(self.usher_stall_percent), 1, 100),
             ("move_worth", u64::from(self.move_worth), 0, 1_000),
+            ("tree_move_worth", u64::from(self.tree_move_worth), 0, 1_000_000),
             ("moves_per_source", u64::from(self.moves_per_source), 1, 64),
             ("moves_per_target", u64::from(self.moves_per_target), 1, 64),
             ("starts_per_target", u64::from(self.starts_per_target), 1, 64),
@@ -172,6 +172,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Whether a move, or a start elsewhere, that stops a program for so long is worth its while if the program would go on for so long where
+/// it is, both in the same unit; `worth` is [`Config::move_worth`] or [`Config::tree_move_worth`].
+pub(super) fn is_worth(worth: u32, stops: f64, goes_on: f64) -> bool {
+    stops * f64::from(worth) <= goes_on
 }
 
 #[cfg(test)]

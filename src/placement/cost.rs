@@ -14,10 +14,10 @@
 //! ```
 //!
 //! A job goes where `there < here`. After the move the two sides have changed places, so that the way back is never better. Among its own
-//! (a tree that one user waits for, with the node to itself) a job goes only where a CPU is free: from its brothers it takes nothing.
+//! (a tree that one user waits for, with the node to itself) it goes where a CPU is free; to elsewhere only if the move takes next to nothing.
 
 use super::{
-    config::Config,
+    config::{Config, is_worth},
     input::{JobView, NodeName, NodeView},
     reason::{Comparison, Exclusion},
     slowdown::{Load, Occupancy},
@@ -200,24 +200,24 @@ impl<'a> Scales<'a> {
         }
     }
 
-    /// The same for a job that may share the CPUs here with its own tree only. What it would get elsewhere its tree has here, unless a CPU is
-    /// free there.
+    /// The same for a job that may share the CPUs here with its own tree only.
     pub(super) fn among_its_own(self, among_its_own: bool) -> Self {
         Self { among_its_own, ..self }
     }
 
-    /// Whether a move to a place is worth its while: [`Config::move_worth`], and for a job among its own whether a CPU is free there.
+    /// Whether a move to a place is worth its while: [`Config::move_worth`], [`Config::tree_move_worth`].
     pub(super) fn is_worth(&self, place: &Place, config: &Config) -> Result<(), Exclusion> {
         let free = place.occupancy.cpus - place.occupancy.demand;
-        if self.among_its_own && free < self.load.demand.min(1.0) - demand(config.min_demand_milli) {
-            return Err(Exclusion::NoFreeCpu);
-        }
+        let is_free = free >= self.load.demand.min(1.0) - demand(config.min_demand_milli);
+        let for_itself = self.among_its_own && !is_free;
         let downtime_s = place.downtime_s(self.job.frozen_bytes);
-        if config.is_worth(downtime_s, self.stays_s) {
+        let worth = if for_itself { config.tree_move_worth } else { config.move_worth };
+        if is_worth(worth, downtime_s, self.stays_s) {
             return Ok(());
         }
         let milli = |seconds: f64| (seconds * 1_000.0) as u64;
-        Err(Exclusion::NotWorthIt { downtime_ms: milli(downtime_s), stays_ms: milli(self.stays_s) })
+        let (downtime_ms, stays_ms) = (milli(downtime_s), milli(self.stays_s));
+        Err(Exclusion::NotWorthIt { downtime_ms, stays_ms, for_itself })
     }
 
     /// What the job would cost at a place.

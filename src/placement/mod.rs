@@ -112,9 +112,9 @@ impl Placement {
     /// [`Config::move_worth`] says.
     #[must_use]
     pub fn prospect(&self, expected_ms: Option<u64>, start_ms: u64, tasks_per_cpu: f64) -> Prospect {
-        let Config { start_elsewhere, min_age_ms, .. } = self.config;
-        let is_long =
-            |ms: &u64| *ms >= min_age_ms && self.config.is_worth(start_ms as f64, *ms as f64 * tasks_per_cpu.max(1.0));
+        let Config { start_elsewhere, min_age_ms, move_worth, .. } = self.config;
+        let goes_on = |ms: u64| ms as f64 * tasks_per_cpu.max(1.0);
+        let is_long = |ms: &u64| *ms >= min_age_ms && config::is_worth(move_worth, start_ms as f64, goes_on(*ms));
         expected_ms.filter(|_| start_elsewhere).filter(is_long).map_or(Prospect::Short, Prospect::Long)
     }
 

@@ -149,16 +149,16 @@ pub enum Exclusion {
         limit_milli: u32,
     },
     /// A move takes too long for what is left to gain.
-    #[error("a move stops it for {}, but it will probably be here for {} only", Seconds(*downtime_ms), Seconds(*stays_ms))]
+    #[error("a move stops it for {}, but it will probably be here for {} only{}", Seconds(*downtime_ms), Seconds(*stays_ms),
+        if *for_itself { ", with its own tree; no CPU is free there" } else { "" })]
     NotWorthIt {
         /// How long it would stand still, in milliseconds.
         downtime_ms: u64,
         /// How long it would probably stay, in milliseconds.
         stays_ms: u64,
+        /// Whether its own tree would lose what it gained.
+        for_itself: bool,
     },
-    /// Its CPUs are busy, and all that the job shares those here with came of the same command.
-    #[error("no CPU is free there, and those here are shared with the job's own tree only")]
-    NoFreeCpu,
     /// It refused somebody lately, as it had its hands full.
     #[error("it had its hands full {} ago; asked again after {}", Seconds(*ago_ms), Seconds(*retry_ms))]
     BusyLately {

@@ -144,16 +144,23 @@ fn whoever_waits_for_one_program_of_a_tree_waits_for_all() {
 }
 
 #[test]
-fn what_shares_a_node_with_its_own_tree_leaves_only_for_a_free_cpu() {
-    let of = |tree, id: &str| JobView { tree, ..job(id, "n1", "n1") };
-    let jobs = |tree| vec![of(tree, "n1/1"), of(tree, "n1/2"), of(tree, "n1/3")];
-    let somebody_leaves = |n1_milli, n2_milli, jobs| {
-        let input = input(vec![node("n1", n1_milli), node("n2", n2_milli)], jobs);
-        placement().decide(&input, 1).iter().any(|decision| decision.target().is_some())
+fn what_shares_a_node_with_its_own_tree_leaves_for_a_free_cpu_or_if_that_takes_next_to_nothing() {
+    let of = |tree, attained_ms, id: &str| JobView {
+        tree,
+        attained_ms,
+        tree_attained_ms: ATTAINED_MS,
+        ..job(id, "n1", "n1")
     };
-    assert!(somebody_leaves(4_000, 1_000, jobs(None)), "strangers");
-    assert!(!somebody_leaves(3_000, 1_000, jobs(Some(9))));
-    assert!(somebody_leaves(3_000, 100, jobs(Some(9))), "a CPU is free there");
-    assert!(somebody_leaves(5_000, 1_000, jobs(Some(9))), "two strangers are here as well");
-    assert!(somebody_leaves(3_000, 1_000, vec![of(Some(1), "n1/1"), of(Some(2), "n1/2"), of(Some(3), "n1/3")]));
+    let jobs = |tree, attained_ms| vec![of(tree, attained_ms, "n1/1"), of(tree, attained_ms, "n1/2")];
+    let look = |n1_milli, n2_milli, jobs| {
+        let input = input(vec![node("n1", n1_milli), node("n2", n2_milli)], jobs);
+        let decisions = decide(&mut placement(), &input);
+        (decisions.iter().any(|decision| decision.target().is_some()), lines(&decisions[0]).join("\n"))
+    };
+    assert!(look(3_000, 1_000, jobs(None, 10_000)).0, "strangers");
+    let (leaves, why) = look(2_000, 300, jobs(Some(9), 10_000));
+    assert!(!leaves && why.contains("with its own tree; no CPU is free there"), "{why}");
+    assert!(look(2_000, 100, jobs(Some(9), 10_000)).0, "a CPU is free there");
+    assert!(look(4_000, 1_000, jobs(Some(9), 10_000)).0, "two strangers are here as well");
+    assert!(look(2_000, 300, jobs(Some(9), ATTAINED_MS)).0, "it takes half a second, and two minutes are to come");
 }
