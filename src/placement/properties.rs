@@ -52,7 +52,7 @@ fn any_node(name: &'static str) -> impl Strategy<Value = NodeView> {
 
 fn any_job(id: usize) -> impl Strategy<Value = JobView> {
     let whereabouts = (any_name(), prop_oneof![9 => Just(NodeName::from("n1")), 1 => any_name()]);
-    let times = (0_u64..30_000, prop::option::of(0_u64..30_000), 0_u64..60_000);
+    let times = (0_u64..30_000, prop::option::of(0_u64..30_000), 0_u64..60_000, prop::option::of(1..3));
     let limits = (
         prop::bool::weighted(0.8),
         prop::bool::weighted(0.1),
@@ -66,6 +66,7 @@ fn any_job(id: usize) -> impl Strategy<Value = JobView> {
             rss_bytes,
             frozen_bytes: rss_bytes,
             attained_ms: times.0,
+            tree: times.3,
             tree_attained_ms: times.2,
             age_ms: times.0,
             since_last_move_ms: times.1,
