@@ -65,6 +65,7 @@ fn input(jobs: usize, nodes: usize) -> Input {
         speed_milli: 500 + (index * 37 % 1_500) as u32,
         load_milli: if index == 0 { 20_000 } else { (index * 211 % 6_000) as u32 },
         weight_nano: (index as u64 * 7_919 % 1_000) * 10_000_000,
+        owners: None,
         free_memory_bytes: (1 + index as u64 % 64) << 30,
         total_memory_bytes: 64 << 30,
         swapped_bytes: 0,

@@ -121,18 +121,22 @@ impl Smoothed {
     }
 }
 
-/// The part of a node's load that moves and the daemon make. It is no reason to move others: it ends by itself, and what a move costs is
-/// part of its price.
+/// A part of a node's load, measured by its tasks.
 #[derive(Default)]
-pub struct OwnLoad {
+pub struct PartOfLoad {
     tasks_milli: u64,
 }
 
-impl OwnLoad {
+impl PartOfLoad {
     /// Takes how much of a CPU was used or waited for in the last second, in thousandths; folded as the load is ([`LoadTracker`](crate::node::LoadTracker)).
     pub fn step(&mut self, new_milli: u64) {
         let old = self.tasks_milli;
         self.tasks_milli = if new_milli > old { (5 * old + 3 * new_milli) / 8 } else { new_milli };
+    }
+
+    /// What these tasks use or wait for, in thousandths of a CPU.
+    pub fn tasks_milli(&self) -> u32 {
+        milli(self.tasks_milli)
     }
 
     /// Of a load, in thousandths per standard CPU, what belongs to others.
@@ -190,7 +194,7 @@ mod tests {
 
     #[test]
     fn what_scx_mosix_does_is_no_load() {
-        let mut own = OwnLoad::default();
+        let mut own = PartOfLoad::default();
         assert_eq!(own.taken_from(1_500, 2, 500), 1_500);
         own.step(800);
         assert_eq!(own.taken_from(1_500, 2, 500), 1_200);

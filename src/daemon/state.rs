@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     agents::Agents,
     execs::Execs,
-    figures::{Figures, MemoryFalls, OwnLoad, Smoothed},
+    figures::{Figures, MemoryFalls, PartOfLoad, Smoothed},
     host::{AgentSettings, Host},
     jobs::Jobs,
     moves::Moves,
@@ -27,10 +27,11 @@ use crate::{
         backend::{GuestReservation, Requirements, Views},
         view::ProcessSummary,
     },
-    cluster::ClusterHandle,
+    cluster::{ClusterHandle, NodeEntry, NodeState},
     control::SessionId,
-    node::NodeInfo,
-    placement::{InFlight, JobView, NodeView, cost::tasks_per_cpu},
+    keys::NodeName,
+    node::{NodeInfo, SchedExtState},
+    placement::{InFlight, JobView, NodeView, Owners},
 };
 
 /// The daemon's parts and what they know.
@@ -88,8 +89,11 @@ pub struct Measured {
     pub cpu_busy_percent: f64,
     /// The weights of all that belongs neither to a job nor to scx_mosix, in 1/s.
     pub others_weight: Smoothed,
-    /// How much of the load is what scx_mosix itself does.
-    pub own_load: OwnLoad,
+    /// The part of the load that moves and the daemon make. It is no reason to move others: it ends by itself, and what a move costs is part
+    /// of its price.
+    pub own_load: PartOfLoad,
+    /// The part that belongs to this node's own users.
+    pub owners_load: PartOfLoad,
     /// By how much free memory gets less.
     pub memory_falls: MemoryFalls,
 }
@@ -128,59 +132,76 @@ impl State {
         view.my_entry().and_then(|entry| entry.report.as_ref()).map_or(0, |report| report.load.memory_free_bytes)
     }
 
-    /// The runnable tasks that share each CPU of this node, as last sampled.
+    /// The runnable tasks that share each CPU of this node with a program of its own users, as last sampled.
     pub fn tasks_per_cpu(&self) -> f64 {
-        let view = self.cluster.view();
-        let report = view.my_entry().and_then(|entry| entry.report.as_ref());
-        report.map_or(0.0, |report| tasks_per_cpu(report.load.load_milli, report.summary.speed_permille))
+        self.node_view().map_or(0.0, |node| node.tasks_per_cpu(true))
     }
 
-    /// The sum of the weights of all that runs here, in thousand-millionths per second.
-    pub fn weight_nano(&self) -> u64 {
+    /// The sum of the weights of all that runs here, in thousand-millionths per second; and what this node's own users' programs are of all.
+    pub fn weights(&self) -> (u64, Owners) {
         let young_ms = self.placing.young_ms();
         let views = self.job_views();
-        let jobs: f64 = views.iter().filter(|job| job.demand_milli > 0).map(|job| job.load(young_ms).weight).sum();
-        ((jobs + self.measured().others_weight.get()) * 1e9) as u64
+        let weight = |guests: bool| -> f64 {
+            let busy = views.iter().filter(|job| job.demand_milli > 0 && job.is_guest() == guests);
+            busy.map(|job| job.load(young_ms).weight).sum()
+        };
+        let measured = self.measured();
+        let owners = weight(false) + measured.others_weight.get();
+        let nano = |weight: f64| (weight * 1e9) as u64;
+        let demand_milli = measured.owners_load.tasks_milli();
+        (nano(owners + weight(true)), Owners { demand_milli, weight_nano: nano(owners) })
     }
 
     /// The nodes as placement sees them.
     pub fn node_views(&self) -> Vec<NodeView> {
         let view = self.cluster.view();
-        let own = view.my_entry().and_then(|entry| entry.report.clone());
-        let of = |entry: &crate::cluster::NodeEntry| {
-            let report = entry.report.as_ref()?;
-            let (summary, load) = (&report.summary, &report.load);
-            let differs = own.as_ref().is_some_and(|own| own.summary.protocol_version != summary.protocol_version);
-            let features_ok = if !summary.can_migrate {
-                Err("something that hosting needs is missing there (`scx_mosix check` says what)".into())
-            } else if differs {
-                Err(format!("it speaks version {} with its peers", summary.protocol_version).into())
-            } else {
-                Ok(())
-            };
-            let is_here = entry.name == view.me;
-            let times = self.placing.times(entry.name.as_str());
-            Some(NodeView {
-                name: entry.name.as_str().into(),
-                cpus: summary.cpus,
-                speed_milli: summary.speed_permille,
-                load_milli: load.load_milli,
-                weight_nano: if is_here { self.weight_nano() } else { load.weight_nano },
-                // What is reserved here placement knows by itself.
-                free_memory_bytes: load.memory_free_bytes + if is_here { self.host.reserved_bytes() } else { 0 },
-                total_memory_bytes: summary.memory_total_bytes,
-                swapped_bytes: load.swapped_bytes,
-                memory_falls_bytes_per_s: if is_here { self.measured().memory_falls.bytes_per_s() } else { 0 },
-                memory_stall_centi: load.pressure.map_or(0, |pressure| pressure.memory_full_centi),
-                link_bytes_per_s: times.bytes_per_s(),
-                freeze_ms: times.freeze_ms(),
-                age_ms: if is_here { 0 } else { report.age_ms },
-                accepting: load.accepting,
-                alive: entry.state == crate::cluster::NodeState::Alive,
-                features_ok,
-            })
+        let weights = self.weights();
+        view.entries.iter().filter_map(|entry| self.view_of(entry, &view.me, weights)).collect()
+    }
+
+    /// This node as placement sees it.
+    fn node_view(&self) -> Option<NodeView> {
+        let view = self.cluster.view();
+        self.view_of(view.my_entry()?, &view.me, self.weights())
+    }
+
+    /// A node as placement at `me` sees it, which has such weights itself.
+    fn view_of(&self, entry: &NodeEntry, me: &NodeName, weights: (u64, Owners)) -> Option<NodeView> {
+        let report = entry.report.as_ref()?;
+        let (summary, load) = (&report.summary, &report.load);
+        let differs = self.info.protocol_version != summary.protocol_version;
+        let features_ok = if !summary.can_migrate {
+            Err("something that hosting needs is missing there (`scx_mosix check` says what)".into())
+        } else if differs {
+            Err(format!("it speaks version {} with its peers", summary.protocol_version).into())
+        } else {
+            Ok(())
         };
-        view.entries.iter().filter_map(of).collect()
+        let is_here = entry.name == *me;
+        let times = self.placing.times(entry.name.as_str());
+        Some(NodeView {
+            name: entry.name.as_str().into(),
+            cpus: summary.cpus,
+            speed_milli: summary.speed_permille,
+            load_milli: load.load_milli,
+            weight_nano: if is_here { weights.0 } else { load.weight_nano },
+            owners: (summary.sched_ext == SchedExtState::Attached).then(|| {
+                let said = Owners { demand_milli: load.owners_milli, weight_nano: load.owners_weight_nano };
+                if is_here { weights.1 } else { said }
+            }),
+            // What is reserved here placement knows by itself.
+            free_memory_bytes: load.memory_free_bytes + if is_here { self.host.reserved_bytes() } else { 0 },
+            total_memory_bytes: summary.memory_total_bytes,
+            swapped_bytes: load.swapped_bytes,
+            memory_falls_bytes_per_s: if is_here { self.measured().memory_falls.bytes_per_s() } else { 0 },
+            memory_stall_centi: load.pressure.map_or(0, |pressure| pressure.memory_full_centi),
+            link_bytes_per_s: times.bytes_per_s(),
+            freeze_ms: times.freeze_ms(),
+            age_ms: if is_here { 0 } else { report.age_ms },
+            accepting: load.accepting,
+            alive: entry.state == NodeState::Alive,
+            features_ok,
+        })
     }
 
     /// The jobs that run here as placement sees them: this node's own and guests.

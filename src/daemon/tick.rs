@@ -82,23 +82,16 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
                     execs::promote_grown(&state, &snapshot.tasks);
                 }
                 let figures = summing.update(&snapshot, wanted);
-                // Nobody waits for what agents do but the programs that they move, whose cost it is.
-                let hosted: Vec<PathBuf> = state.agent_view().guests.into_values().map(|guest| guest.cgroup).collect();
-                let is_agent = |task: &&TaskLoad| is_own(task, own_pid, &hosted);
-                let young_s = state.placing.young_ms() as f64 / 1_000.0;
-                let is_other = |task: &&TaskLoad| !is_agent(task) && !wanted(&cgroup_directory(&task.cgroup));
-                let others_weight = snapshot.tasks.iter().filter(is_other).map(|task| weight(task, young_s)).sum();
-                let own_milli =
-                    snapshot.tasks.iter().filter(is_agent).map(|task| task.cpu_now_milli + task.wait_now_milli);
-                let own_milli = own_milli.sum();
+                let load = LoadByOwner::of(&snapshot.tasks, &state, wanted);
                 let free_bytes = state.available_bytes() + state.host.reserved_bytes();
                 let arrives = !state.host.arriving().is_empty();
                 let busy: u64 = snapshot.tasks.iter().map(|task| task.cpu_now_milli).sum();
                 let mut measured = state.measured();
                 measured.figures = figures;
                 note_trees(&state, &mut measured);
-                measured.others_weight.step(others_weight);
-                measured.own_load.step(own_milli);
+                measured.others_weight.step(load.others_weight);
+                measured.own_load.step(load.own_milli);
+                measured.owners_load.step(load.owners_milli);
                 measured.memory_falls.step(free_bytes, snapshot.interval_ms, arrives);
                 measured.cpu_busy_percent = busy as f64 / 10.0 / f64::from(state.info.cpus.max(1));
             }
@@ -143,11 +136,42 @@ fn agents_cgroup() -> PathBuf {
     Path::new(CGROUP_ROOT).join(AGENTS_CGROUP)
 }
 
-/// Whether the process is the daemon, an agent, or in a guest that does not run yet, which makes it CRIU; `hosted` are those that run.
-fn is_own(task: &TaskLoad, own_pid: u32, hosted: &[PathBuf]) -> bool {
-    let cgroup = cgroup_directory(&task.cgroup);
-    let arrives = || cgroup.starts_with(Path::new(CGROUP_ROOT).join(GUESTS_CGROUP)) && !hosted.contains(&cgroup);
-    task.pid == own_pid || cgroup.starts_with(agents_cgroup()) || arrives()
+/// What tasks used or waited for in the last second, by whose they are.
+#[derive(Default)]
+struct LoadByOwner {
+    /// scx_mosix's own, in thousandths of a CPU. Nobody waits for what agents do but the programs that they move, whose cost it is.
+    own_milli: u64,
+    /// This node's own users', in thousandths of a CPU.
+    owners_milli: u64,
+    /// The weights of those of the latter that belong to no job, in 1/s.
+    others_weight: f64,
+}
+
+impl LoadByOwner {
+    /// `is_job` knows the cgroups of jobs and guests.
+    fn of(tasks: &[TaskLoad], state: &State, is_job: impl Fn(&Path) -> bool) -> Self {
+        let young_s = state.placing.young_ms() as f64 / 1_000.0;
+        let (own_pid, agents, guests) =
+            (std::process::id(), agents_cgroup(), Path::new(CGROUP_ROOT).join(GUESTS_CGROUP));
+        // Of those that run; in one that does not run yet is CRIU.
+        let hosted: HashMap<PathBuf, String> =
+            state.agent_view().guests.into_values().map(|guest| (guest.cgroup, guest.home)).collect();
+        let mut load = Self::default();
+        for task in tasks {
+            let cgroup = cgroup_directory(&task.cgroup);
+            let asked_milli = task.cpu_now_milli + task.wait_now_milli;
+            let home = hosted.get(&cgroup);
+            if task.pid == own_pid || cgroup.starts_with(&agents) || (home.is_none() && cgroup.starts_with(&guests)) {
+                load.own_milli += asked_milli;
+            } else if home.is_none_or(|home| *home == state.node) {
+                load.owners_milli += asked_milli;
+                if !is_job(&cgroup) {
+                    load.others_weight += weight(task, young_s);
+                }
+            }
+        }
+        load
+    }
 }
 
 /// What a second matters to a process that belongs to no job, in 1/s.
@@ -241,7 +265,10 @@ fn give_hints(hints: &TierHints, state: &State, agents: &AgentView, known: &mut 
     let jobs: Vec<_> =
         state.jobs().iter().map(|job| (job.cgroup.clone(), tier(&state.node, job.root_pid, None), true)).collect();
     let guests = agents.guests.values();
-    let guests = guests.map(|guest| (guest.cgroup.clone(), tier(&guest.home, guest.root_pid, Some(Tier::Guest)), true));
+    // Who has come back is no guest.
+    let by_home = |home: &str| if home == state.node { Tier::Home } else { Tier::Guest };
+    let guests =
+        guests.map(|guest| (guest.cgroup.clone(), tier(&guest.home, guest.root_pid, Some(by_home(&guest.home))), true));
     let arriving = Path::new(CGROUP_ROOT).join(GUESTS_CGROUP);
     let own = [agents_cgroup(), arriving].map(|cgroup| (cgroup, Some(Tier::Agent), false));
     let mut present = HashMap::new();

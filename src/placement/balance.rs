@@ -10,10 +10,11 @@ use super::candidates::{Choice, Found, Survey};
 use super::config::Config;
 use super::cost::{self, Scales};
 use super::decision::{Cause, Decision};
-use super::input::{Input, JobView, NodeView};
+use super::input::{Input, JobView, NodeView, Owners};
 use super::reason::{Reason, Shortage};
-use super::slowdown::Occupancy;
+use super::slowdown::{Load, Occupancy};
 use super::state::State;
+use super::tiers::Tiers;
 use super::wanting::Wanting;
 
 /// What was found out about one job.
@@ -140,7 +141,7 @@ struct Balancer<'a> {
     here: &'a NodeView,
     survey: Survey<'a>,
     /// This node without what is on its way out, and with memory as it will be when something could have left.
-    occupancy: Occupancy,
+    tiers: Tiers,
     shortage: Option<Reason>,
     /// The busiest job of a tree that has the CPUs here to itself, but for hardly anything, and how many CPUs that tree would keep busy.
     sole_tree: Option<(&'a JobView, f64)>,
@@ -150,16 +151,19 @@ impl<'a> Balancer<'a> {
     fn new(input: &'a Input, config: &'a Config, state: &'a State, here: &'a NodeView, seed: u64) -> Self {
         let homes = input.jobs.iter().filter(|job| job.is_guest()).map(|job| &job.home);
         let survey = Survey::new(input, homes, config, state, Cause::Load, seed);
-        let leaving = state.leaving(&input.here, input.now_ms).map(|lease| lease.load);
-        let now = leaving.fold(cost::occupancy(here, config, state), Occupancy::without);
+        let leaving = state.leaving(&input.here, input.now_ms);
+        let shown = Tiers::new(here, config, state);
+        let now = leaving.fold(shown, |tiers, lease| tiers.without(lease.load, lease.is_from_home()));
+        let was_exhausted = now.of(true).is_exhausted();
         let ahead_s = cost::ahead_s(&input.jobs, survey.targets());
-        let occupancy = Occupancy { used: now.used + here.memory_falls_bytes_per_s as f64 * ahead_s, ..now };
+        let falls = Load { memory: here.memory_falls_bytes_per_s as f64 * ahead_s, ..Load::NONE };
+        let tiers = now.with(falls, true);
         let below_bytes = cost::usher_below_bytes(here, config);
         let free_bytes = here.free_memory_bytes;
-        let how = occupancy.is_exhausted().then(|| {
+        let how = tiers.of(true).is_exhausted().then(|| {
             if cost::is_stalled(here, config) {
                 Shortage::Stall { stall_centi: here.memory_stall_centi, limit_percent: config.usher_stall_percent }
-            } else if now.is_exhausted() {
+            } else if was_exhausted {
                 Shortage::Now { free_bytes, below_bytes }
             } else {
                 let ahead_ms = (ahead_s * 1_000.0) as u64;
@@ -174,8 +178,8 @@ impl<'a> Balancer<'a> {
             (busiest, demands.map(cost::demand).sum::<f64>())
         });
         let little = cost::demand(config.min_demand_milli);
-        let sole_tree = tree.filter(|(_, demand)| occupancy.demand - demand < little);
-        Self { input, config, state, here, survey, occupancy, shortage, sole_tree }
+        let sole_tree = tree.filter(|(busiest, demand)| tiers.of(!busiest.is_guest()).demand - demand < little);
+        Self { input, config, state, here, survey, tiers, shortage, sole_tree }
     }
 
     /// Whether the job shares the CPUs here with others of its tree, and with hardly anything else.
@@ -230,6 +234,7 @@ impl<'a> Balancer<'a> {
             return Verdict::stays(Reason::Pinned);
         }
         let mut reasons = Vec::from_iter(self.shortage.clone());
+        reasons.extend(self.owners_first(job));
         let mut only_home = None;
         let (rss_bytes, min_bytes) = (job.rss_bytes, self.config.usher_min_bytes);
         if self.shortage.is_some() && rss_bytes >= min_bytes {
@@ -240,12 +245,9 @@ impl<'a> Balancer<'a> {
         } else if let Some(reason) = self.restless(job) {
             reasons.push(reason);
             return Verdict { reasons, proposal: None };
-        } else if let Some(reason) = below_threshold(
-            job,
-            self.here,
-            cost::tasks_per_cpu(self.here.load_milli, self.here.speed_milli),
-            self.config,
-        ) {
+        } else if let Some(reason) =
+            below_threshold(job, self.here, self.here.tasks_per_cpu(!job.is_guest()), self.config)
+        {
             reasons.push(reason);
             if !job.is_guest() {
                 return Verdict { reasons, proposal: None };
@@ -253,7 +255,8 @@ impl<'a> Balancer<'a> {
             only_home = Some(&*job.home);
         }
         let among_its_own = self.shortage.is_none() && self.among_its_own(job);
-        let scales = Scales::new(job, &self.input.here, &self.occupancy, self.config).among_its_own(among_its_own);
+        let occupancy = self.tiers.of(!job.is_guest());
+        let scales = Scales::new(job, &self.input.here, &occupancy, self.config).among_its_own(among_its_own);
         if figures {
             reasons.extend(self.survey.list(&scales, only_home));
         }
@@ -273,13 +276,22 @@ impl<'a> Balancer<'a> {
 
     /// Where costs say nothing, what counts is how much memory a move frees of what is missing, and how little the job itself loses.
     fn by_relief(&self, job: &JobView, choice: Choice) -> Choice {
-        let missing = (self.occupancy.used - self.occupancy.memory).max(1.0);
+        let Occupancy { used, memory, .. } = self.tiers.of(true);
+        let missing = (used - memory).max(1.0);
         let freed = (job.rss_bytes as f64).min(missing);
         // Of those that free as much, the smallest.
         Choice {
             gain_per_s: freed / (1.0 + job.load(self.config.young_ms).weight) - job.rss_bytes as f64 / 1e6,
             ..choice
         }
+    }
+
+    /// What a guest has to reckon with where its host's own users come first.
+    fn owners_first(&self, job: &JobView) -> Option<Reason> {
+        let NodeView { ref name, cpus, owners, .. } = *self.here;
+        let Owners { demand_milli, .. } = owners.filter(|_| job.is_guest())?;
+        let is_much = demand_milli >= self.config.min_demand_milli;
+        is_much.then(|| Reason::OwnersFirst { node: name.clone(), demand_milli, cpus })
     }
 
     /// Why a job is not to be disturbed for the sake of load.

@@ -99,7 +99,7 @@ impl<'a> Survey<'a> {
                 }
             }
         }
-        let emptier = |a: &Known, b: &Known| a.place.stretch().total_cmp(&b.place.stretch());
+        let emptier = |a: &Known, b: &Known| a.place.stretch(false).total_cmp(&b.place.stretch(false));
         known.sort_unstable_by(|a, b| emptier(a, b).then_with(|| a.node.name.cmp(&b.node.name)));
         let common = known.len();
         let must = must.filter(|name| **name != input.here);
@@ -153,7 +153,7 @@ impl<'a> Survey<'a> {
         // What costs more than this is not chosen. No place costs less than its stretch, so most need not be looked at.
         let mut bound = if any { f64::INFINITY } else { scales.here };
         for (index, known, is_home) in self.compared(scales.job, only) {
-            let is_dear = known.place.stretch() > bound;
+            let is_dear = known.place.stretch(is_home) > bound;
             if (is_dear && is_open) || self.check(known, scales.job).is_err() {
                 continue;
             }
@@ -162,7 +162,7 @@ impl<'a> Survey<'a> {
                 continue;
             }
             let total = scales.there(&known.place, is_home).total();
-            if any || (total < scales.here && scales.is_worth(&known.place, self.config).is_ok()) {
+            if any || (total < scales.here && scales.is_worth(&known.place, is_home, self.config).is_ok()) {
                 bound = bound.min(self.near(total));
                 offers.push(Offer { known: index, is_home, total });
             }
@@ -178,7 +178,7 @@ impl<'a> Survey<'a> {
     pub(super) fn list(&self, scales: &Scales, only: Option<&str>) -> Vec<Reason> {
         let (mut offers, mut closed) = (Vec::new(), Vec::new());
         for (_, known, is_home) in self.compared(scales.job, only) {
-            match self.check(known, scales.job).and_then(|()| scales.is_worth(&known.place, self.config)) {
+            match self.check(known, scales.job).and_then(|()| scales.is_worth(&known.place, is_home, self.config)) {
                 Ok(()) => offers.push(scales.comparison(known.node, &known.place, is_home)),
                 Err(why) => closed.push(Reason::Excluded { node: known.node.name.clone(), why }),
             }

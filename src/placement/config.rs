@@ -15,6 +15,9 @@ pub struct Config {
     pub home_threshold_milli: u32,
     /// By how much a job away from home is taken to be slowed down, in percent: its files, terminal and sockets are at home. Ours: 10.
     pub away_percent: u32,
+    /// Of a node's CPUs, what guests have in any case where owners' programs come first, in percent: what our scheduler owes them
+    /// (`bpf/tiers.bpf.h`). 5.
+    pub guest_share_percent: u32,
     /// The least that a move must gain, in percent of the cost here: less than this is noise of measured loads. Ours: 5.
     pub least_gain_percent: u32,
     /// The same where a node would be no better if all jobs mattered alike, so that nothing but ages speaks for the move: how long a job will
@@ -86,6 +89,7 @@ impl Default for Config {
         Self {
             home_threshold_milli: HOME_THRESHOLD_MILLI,
             away_percent: 10,
+            guest_share_percent: 5,
             least_gain_percent: 5,
             least_gain_by_age_percent: 30,
             young_ms: 1_000,
@@ -142,9 +146,10 @@ impl Config {
     /// The first setting that is out of bounds, with its bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
         const HOUR_MS: u64 = 3_600_000;
-        let bounds: [(&'static str, u64, u64, u64); 21] = [
+        let bounds: [(&'static str, u64, u64, u64); 22] = [
             ("home_threshold_milli", u64::from(self.home_threshold_milli), 0, 1_000_000),
             ("away_percent", u64::from(self.away_percent), 0, 1_000),
+            ("guest_share_percent", u64::from(self.guest_share_percent), 1, 100),
             ("least_gain_percent", u64::from(self.least_gain_percent), 0, 100),
             ("least_gain_by_age_percent", u64::from(self.least_gain_by_age_percent), 0, 100),
             ("young_ms", self.young_ms, 1, HOUR_MS),

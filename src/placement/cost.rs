@@ -22,6 +22,7 @@ use super::{
     reason::{Comparison, Exclusion},
     slowdown::{Load, Occupancy},
     state::State,
+    tiers::Tiers,
 };
 
 /// How long it takes from a need to a decision, in seconds: decisions are made once a second.
@@ -45,26 +46,22 @@ pub fn is_stalled(node: &NodeView, config: &Config) -> bool {
     u32::from(node.memory_stall_centi) >= 100 * config.usher_stall_percent
 }
 
-/// A node as its figures show it, with what was sent there and may not show yet, and without what is on its way out.
-pub(super) fn occupancy(node: &NodeView, config: &Config, state: &State) -> Occupancy {
-    let cpus = f64::from(node.cpus);
-    let limit_bytes = node.total_memory_bytes - usher_below_bytes(node, config);
-    let shown = Occupancy {
-        cpus,
-        speed: f64::from(node.speed_milli) / 1_000.0,
-        memory: limit_bytes as f64,
-        demand: tasks_per_cpu(node.load_milli, node.speed_milli) * cpus,
-        weight: node.weight_nano as f64 / 1e9,
-        used: node.total_memory_bytes.saturating_sub(node.free_memory_bytes) as f64 + node.swapped_bytes as f64,
-    };
-    let charged = state.unseen(node).fold(shown, Occupancy::with);
-    if is_stalled(node, config) { Occupancy { used: charged.used.max(charged.memory), ..charged } } else { charged }
+/// A node as jobs of one tier find it.
+struct Spot {
+    occupancy: Occupancy,
+    stretch: f64,
+}
+
+impl Spot {
+    fn new(occupancy: Occupancy) -> Self {
+        Self { occupancy, stretch: occupancy.stretch() }
+    }
 }
 
 /// A node as a place for jobs, with all of a cost there that depends on no job.
 pub(super) struct Place {
-    occupancy: Occupancy,
-    stretch: f64,
+    owners: Spot,
+    guests: Spot,
     /// What a second of one CPU matters to those who are there, in 1/s.
     weight_per_cpu: f64,
     freeze_s: f64,
@@ -74,19 +71,24 @@ pub(super) struct Place {
 impl Place {
     /// A node as its figures and the charges show it.
     pub(super) fn new(node: &NodeView, config: &Config, state: &State) -> Self {
-        let occupancy = occupancy(node, config, state);
+        let tiers = Tiers::new(node, config, state);
         Self {
-            occupancy,
-            stretch: occupancy.stretch(),
-            weight_per_cpu: occupancy.weight / occupancy.cpus,
+            owners: Spot::new(tiers.of(true)),
+            guests: Spot::new(tiers.of(false)),
+            weight_per_cpu: tiers.weight() / f64::from(node.cpus),
             freeze_s: node.freeze_ms as f64 / 1_000.0,
             s_per_byte: 1.0 / node.link_bytes_per_s.max(1) as f64,
         }
     }
 
-    /// What a second of CPU time takes there now, in seconds: the least that any job costs.
-    pub(super) fn stretch(&self) -> f64 {
-        self.stretch
+    /// As a job finds it that is at home there, or a guest.
+    fn spot(&self, is_home: bool) -> &Spot {
+        if is_home { &self.owners } else { &self.guests }
+    }
+
+    /// What a second of CPU time takes there now, in seconds: the least that any job costs that is at home there, or a guest.
+    pub(super) fn stretch(&self, is_home: bool) -> f64 {
+        self.spot(is_home).stretch
     }
 
     /// How long a move to it stops a program of which so much must cross meanwhile, in seconds.
@@ -206,8 +208,9 @@ impl<'a> Scales<'a> {
     }
 
     /// Whether a move to a place is worth its while: [`Config::move_worth`], [`Config::tree_move_worth`].
-    pub(super) fn is_worth(&self, place: &Place, config: &Config) -> Result<(), Exclusion> {
-        let free = place.occupancy.cpus - place.occupancy.demand;
+    pub(super) fn is_worth(&self, place: &Place, is_home: bool, config: &Config) -> Result<(), Exclusion> {
+        let Occupancy { left, demand: taken, .. } = place.spot(is_home).occupancy;
+        let free = left - taken;
         let is_free = free >= self.load.demand.min(1.0) - demand(config.min_demand_milli);
         let for_itself = self.among_its_own && !is_free;
         let downtime_s = place.downtime_s(self.job.frozen_bytes);
@@ -222,9 +225,10 @@ impl<'a> Scales<'a> {
 
     /// What the job would cost at a place.
     pub(super) fn there(&self, place: &Place, is_home: bool) -> Costs {
-        let Occupancy { demand, weight, .. } = place.occupancy;
-        let stretch = place.occupancy.with(self.load).stretch();
-        let added = stretch - place.stretch;
+        let spot = place.spot(is_home);
+        let Occupancy { demand, weight, .. } = spot.occupancy;
+        let stretch = spot.occupancy.with(self.load).stretch();
+        let added = stretch - spot.stretch;
         let away = if is_home { 0.0 } else { stretch * self.away };
         let busy = 1.0 + self.others + place.weight_per_cpu * self.per_weight;
         let price = self.price_per_s * place.downtime_s(self.job.frozen_bytes) * busy;

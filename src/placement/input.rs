@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::cost::{self, tasks_per_cpu};
 use super::slowdown;
 
 /// A node's name, unique in the cluster.
@@ -47,6 +48,8 @@ pub struct NodeView {
     pub load_milli: u32,
     /// The sum of its tasks' weights ([`slowdown::weight`]), in thousand-millionths per second.
     pub weight_nano: u64,
+    /// What its owners' programs are of that, if they come before guests there; `None` where all share alike.
+    pub owners: Option<Owners>,
     /// Memory that programs could still get, in bytes (`MemAvailable`).
     pub free_memory_bytes: u64,
     /// Its memory, in bytes.
@@ -69,6 +72,27 @@ pub struct NodeView {
     pub alive: bool,
     /// Why programs from here cannot run there (CPU or kernel features, CRIU missing), if so.
     pub features_ok: Result<(), Arc<str>>,
+}
+
+impl NodeView {
+    /// The runnable tasks that share each of its CPUs with a job that is at home there, or with a guest.
+    #[must_use]
+    pub fn tasks_per_cpu(&self, is_home: bool) -> f64 {
+        let all = tasks_per_cpu(self.load_milli, self.speed_milli);
+        match self.owners {
+            Some(owners) if is_home => all.min(cost::demand(owners.demand_milli) / f64::from(self.cpus.max(1))),
+            _ => all,
+        }
+    }
+}
+
+/// What the programs of a node's own users ask for, guests not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owners {
+    /// CPU that they use or wait for, in thousandths of one CPU.
+    pub demand_milli: u32,
+    /// The sum of their weights, in thousand-millionths per second.
+    pub weight_nano: u64,
 }
 
 /// One job that runs here: a program started by `scx_mosix run` with all its descendants, which move together.

@@ -29,6 +29,7 @@ fn any_node(name: &'static str) -> impl Strategy<Value = NodeView> {
         prop::bool::weighted(0.8),
         prop::bool::weighted(0.9),
         prop_oneof![9 => Just(0_u16), 1 => any::<u16>()],
+        prop::option::of((figure(0..8_000), 0_u64..80_000_000)),
     );
     (capacity, bytes(), bytes(), 0_u64..14_000, flags).prop_map(move |(capacity, free, total, age_ms, flags)| {
         NodeView {
@@ -36,6 +37,7 @@ fn any_node(name: &'static str) -> impl Strategy<Value = NodeView> {
             speed_milli: capacity.1,
             load_milli: capacity.2,
             weight_nano: u64::from(capacity.2) * 10_000,
+            owners: flags.4.map(|(demand_milli, weight_nano)| Owners { demand_milli, weight_nano }),
             swapped_bytes: total / 8,
             memory_falls_bytes_per_s: free / 64,
             memory_stall_centi: flags.3,
@@ -146,7 +148,7 @@ proptest! {
                 continue;
             }
             prop_assert!(job.demand_milli >= config.min_demand_milli && job.age_ms >= config.min_age_ms);
-            prop_assert!(cost::tasks_per_cpu(here.load_milli, here.speed_milli) >= 1.0 || *target == job.home, "the home threshold");
+            prop_assert!(here.tasks_per_cpu(!job.is_guest()) >= 1.0 || *target == job.home, "the home threshold");
             if *cause == Cause::Memory {
                 continue;
             }
@@ -232,6 +234,7 @@ proptest! {
         sizes in ((1_u32..65, 100_u32..5_000), (1_u32..65, 100_u32..5_000)),
         loads in (0_u32..8_000, 0_u32..8_000),
         weights in (0_u64..4_000_000_000, 0_u64..4_000_000_000),
+        owned in prop::option::of((0_u32..1_001, 0_u32..1_001)),
         demand_milli in 250_u32..16_000,
         attained_ms in 0_u64..1_000_000,
         home in prop::sample::select(&["n1", "n2", "n3"][..]),
@@ -241,15 +244,28 @@ proptest! {
         let guest = JobView { demand_milli, attained_ms, since_last_move_ms: Some(60_000), ..job("j", home, "n1") };
         let weight = (guest.load(Config::default().young_ms).weight * 1e9) as u64;
         // Here the job is part of the load.
+        // Owners' programs, this job not counted, are a part of what is there, in thousandths.
+        let owners = |name: &str, part_milli: u32, view: NodeView, is_there: bool| {
+            let of = |all: u64| all * u64::from(part_milli) / 1_000;
+            let (load_milli, weight_nano) = if name == "n1" { (loads.0, weights.0) } else { (loads.1, weights.1) };
+            let asked_milli = of(u64::from(load_milli) * u64::from(view.speed_milli) * u64::from(view.cpus) / 1_000) as u32;
+            let (more_milli, more_nano) = if is_there && home == name { (demand_milli, weight) } else { (0, 0) };
+            let owners = Owners { demand_milli: asked_milli + more_milli, weight_nano: of(weight_nano) + more_nano };
+            NodeView { owners: owned.map(|_| owners), ..view }
+        };
+        let parts = owned.unwrap_or_default();
         let n1 = NodeView { cpus: cpus_1, speed_milli: speed_1, weight_nano: weights.0 + weight, ..node("n1", loads.0 + share(cpus_1, speed_1)) };
+        let n1 = owners("n1", parts.0, n1, true);
         let n2 = NodeView { cpus: cpus_2, speed_milli: speed_2, weight_nano: weights.1, ..node("n2", loads.1) };
+        let n2 = owners("n2", parts.1, n2, false);
         let there = Input { here: "n1".into(), now_ms: 0, nodes: vec![n1.clone(), n2.clone()], jobs: vec![guest.clone()], in_flight: vec![] };
         let first = Placement::new(Config::default()).unwrap().decide(&there, 0).remove(0);
         if first.target().is_none() {
             return Ok(());
         }
-        let n1 = NodeView { load_milli: loads.0, weight_nano: weights.0, ..n1 };
+        let n1 = owners("n1", parts.0, NodeView { load_milli: loads.0, weight_nano: weights.0, ..n1 }, false);
         let n2 = NodeView { load_milli: loads.1 + share(cpus_2, speed_2), weight_nano: weights.1 + weight, ..n2 };
+        let n2 = owners("n2", parts.1, n2, true);
         let moved = JobView { running_on: "n2".into(), ..guest };
         let back = Input { here: "n2".into(), now_ms: 100_000, nodes: vec![n1, n2], jobs: vec![moved], in_flight: vec![] };
         let second = Placement::new(Config::default()).unwrap().decide(&back, 0).remove(0);

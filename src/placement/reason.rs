@@ -247,6 +247,16 @@ pub enum Reason {
         /// Whether the job is a guest here.
         guest: bool,
     },
+    /// This node's own users want its CPUs.
+    #[error("{node}: programs of its own users come first and ask for {:.2} of {cpus} CPUs: guests get the rest", Milli(*demand_milli))]
+    OwnersFirst {
+        /// This node.
+        node: NodeName,
+        /// CPU that those use or wait for, in thousandths of one CPU.
+        demand_milli: u32,
+        /// Its CPUs.
+        cpus: u32,
+    },
     /// Memory runs out here.
     #[error("{node}: {how}: something must leave")]
     MemoryShort {
@@ -358,6 +368,7 @@ impl Reason {
             Self::TooYoung { .. } => "too_young",
             Self::LittleDemand { .. } => "little_demand",
             Self::BelowThreshold { .. } => "below_threshold",
+            Self::OwnersFirst { .. } => "owners_first",
             Self::MemoryShort { .. } => "memory_short",
             Self::TooSmall { .. } => "too_small",
             Self::NothingBetter => "nothing_better",
@@ -384,6 +395,7 @@ impl Reason {
             | Self::Moving { target: node }
             | Self::Elsewhere { node }
             | Self::BelowThreshold { node, .. }
+            | Self::OwnersFirst { node, .. }
             | Self::MemoryShort { node, .. }
             | Self::Busy { node, .. }
             | Self::Settling { node, .. }

@@ -11,6 +11,7 @@ use super::eligible::{self, Room};
 use super::input::{Input, JobId, JobView, NodeName};
 use super::reason::{Exclusion, Reason};
 use super::state::State;
+use super::tiers::Tiers;
 
 /// Where a user wants a job to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +55,7 @@ pub(super) fn assign(
     }
     // A program that has not run yet is one runnable task, and this node's load does not show it.
     let job = &JobView { demand_milli: job.demand_milli.max(1_000), ..job.clone() };
-    let occupancy = cost::occupancy(here, config, state);
+    let occupancy = Tiers::new(here, config, state).of(!job.is_guest());
     if let Some(reason) = below_threshold(job, here, occupancy.demand / occupancy.cpus, config) {
         state.grant(job, &input.here, input.now_ms, config);
         return Decision::stays(job, vec![reason, Reason::StartsHere { node: input.here.clone() }]);
@@ -98,7 +99,7 @@ pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &st
             return Decision::stays(job, vec![Reason::UnknownNode { node: node.clone() }]);
         }
     }
-    let occupancy = cost::occupancy(here, config, state);
+    let occupancy = Tiers::new(here, config, state).of(!job.is_guest());
     let scales = Scales::asked(job, Scales::new(job, &input.here, &occupancy, config).here, config);
     let must = iter::once(&job.home).chain(only);
     let survey = Survey::new(input, must, config, state, Cause::Request, seed);

@@ -9,7 +9,7 @@
 //!   size(job)     = 2 · CPU time so far     processes live about as long again as they have: Harchol-Balter and Downey, "Exploiting
 //!                                           process lifetime distributions for dynamic load balancing", ACM TOCS 15(3), 1997
 //!   weight(job)   = demand / size           demand: CPUs that it keeps busy, or would
-//!   stretch(node) = max(1, demand / CPUs) / speed;   without memory as if THRASHING tasks more were there
+//!   stretch(node) = max(1, demand / CPUs) / speed;   without memory as if THRASHING tasks more were there; CPUs: what those leave who come first
 //!   cost(node)    = stretch · Σ weight
 //! ```
 //!
@@ -50,6 +50,8 @@ impl Load {
 pub struct Occupancy {
     /// Its CPUs; above 0.
     pub cpus: f64,
+    /// Of them, what those leave who come first; above 0, and all where nobody does.
+    pub left: f64,
     /// The speed of one of them in terms of the standard CPU; above 0.
     pub speed: f64,
     /// Memory that can be used before it is exhausted, in bytes.
@@ -73,7 +75,7 @@ impl Occupancy {
     #[must_use]
     pub fn stretch(&self) -> f64 {
         let thrashing = if self.is_exhausted() { THRASHING } else { 0.0 };
-        ((self.demand + thrashing) / self.cpus).max(1.0) / self.speed
+        ((self.demand + thrashing) / self.left).max(1.0) / self.speed
     }
 
     /// Slowdown collected per second.
@@ -126,7 +128,8 @@ mod tests {
 
     use super::*;
 
-    const EMPTY: Occupancy = Occupancy { cpus: 1.0, speed: 1.0, memory: 100.0, demand: 0.0, weight: 0.0, used: 0.0 };
+    const EMPTY: Occupancy =
+        Occupancy { cpus: 1.0, left: 1.0, speed: 1.0, memory: 100.0, demand: 0.0, weight: 0.0, used: 0.0 };
 
     fn job(attained_s: f64) -> Load {
         Load { demand: 1.0, weight: weight(1.0, attained_s, 1.0), memory: 10.0 }
@@ -166,7 +169,7 @@ mod tests {
             jobs in prop::collection::vec((0.0..1e6_f64, 0.0..50.0_f64), 0..20),
             attained_s in 0.0..1e6_f64, memory in 0.0..50.0_f64, cpus in 1..64_u32, speed in 0.01..10.0_f64,
         ) {
-            let node = Occupancy { cpus: f64::from(cpus), speed, ..EMPTY };
+            let node = Occupancy { cpus: f64::from(cpus), left: f64::from(cpus), speed, ..EMPTY };
             let node = jobs.into_iter().fold(node, |node, (attained_s, memory)| node.with(Load { memory, ..job(attained_s) }));
             let load = Load { memory, ..job(attained_s) };
             let (added, saved) = (node.added_by(load), node.with(load).saved_by(load));

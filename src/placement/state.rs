@@ -22,6 +22,8 @@ const RISE: f64 = 5.0 / 8.0;
 pub struct Lease {
     /// The job.
     pub job: JobId,
+    /// Its home; `None` if this node knows it by a move only.
+    pub home: Option<NodeName>,
     /// The node that it leaves; the same as `target` for a new job that was assigned to the node where it started.
     pub source: NodeName,
     /// The node that is charged.
@@ -32,6 +34,13 @@ pub struct Lease {
     pub rss_bytes: u64,
     /// When it was granted or last seen under way, on the clock of [`Input::now_ms`].
     pub seen_ms: u64,
+}
+
+impl Lease {
+    /// Whether the node that it leaves is its home.
+    pub(super) fn is_from_home(&self) -> bool {
+        self.home.as_ref() == Some(&self.source)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +78,7 @@ impl State {
             let job = input.jobs.iter().find(|job| job.id == flight.job);
             self.leases.push(Lease {
                 job: flight.job.clone(),
+                home: job.map(|job| job.home.clone()),
                 source: flight.source.clone(),
                 target: flight.target.clone(),
                 load: job.map_or(Load::NONE, |job| job.load(config.young_ms)),
@@ -95,6 +105,7 @@ impl State {
         self.leases.retain(|lease| lease.job != job.id || lease.target != *target);
         self.leases.push(Lease {
             job: job.id.clone(),
+            home: Some(job.home.clone()),
             source: job.running_on.clone(),
             target: target.clone(),
             load: job.load(config.young_ms),
@@ -131,12 +142,15 @@ impl State {
             .map(|failure| (now_ms.saturating_sub(failure.at_ms), failure.hold_ms))
     }
 
-    /// What this view of a node does not show yet.
-    pub(super) fn unseen<'a>(&'a self, node: &'a NodeView) -> impl Iterator<Item = Load> + 'a {
+    /// What this view of a node does not show yet, each job with whether it is at home there.
+    pub(super) fn unseen<'a>(&'a self, node: &'a NodeView) -> impl Iterator<Item = (Load, bool)> + 'a {
         let said_ms = self.now_ms.saturating_sub(node.age_ms);
-        self.charges(&node.name).map(move |lease| match said_ms.saturating_sub(lease.seen_ms) {
-            0 => lease.load,
-            since_ms => Load { demand: lease.load.demand * RISE.powf(since_ms as f64 / 1_000.0), ..Load::NONE },
+        self.charges(&node.name).map(move |lease| {
+            let load = match said_ms.saturating_sub(lease.seen_ms) {
+                0 => lease.load,
+                since_ms => Load { demand: lease.load.demand * RISE.powf(since_ms as f64 / 1_000.0), ..Load::NONE },
+            };
+            (load, lease.home.as_ref() == Some(&node.name))
         })
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod owners;
 mod single;
 
 const MIB: u64 = 1 << 20;
@@ -18,6 +19,7 @@ pub(super) fn node(name: &str, load_milli: u32) -> NodeView {
         speed_milli: 1_000,
         load_milli,
         weight_nano: u64::from(load_milli) * WEIGHT_NANO / 1_000,
+        owners: None,
         free_memory_bytes: 512 * MIB,
         total_memory_bytes: 1_024 * MIB,
         swapped_bytes: 0,

@@ -54,6 +54,8 @@ impl ScxMosix {
             speed_milli: milli(speed),
             load_milli: milli(figures.load()),
             weight_nano: (weight * 1e9) as u64,
+            // Machines of a simulation share alike, as those of the papers.
+            owners: None,
             free_memory_bytes: bytes((memory_mib - used_mib).max(0.0)),
             total_memory_bytes: bytes(memory_mib),
             swapped_bytes: bytes((used_mib - memory_mib).max(0.0)),
