@@ -361,7 +361,7 @@ pub(super) mod tests {
 
     #[test]
     fn other_versions_and_trailing_bytes_are_refused() {
-        assert_eq!(Payload::decode(&[3, 1]), Err(WireError::Version(3)));
+        assert_eq!(Payload::decode(&[VERSION + 1, 1]), Err(WireError::Version(VERSION + 1)));
         let mut bytes = refusal(JoinRefusal::NameTaken);
         assert_eq!(Payload::decode(&bytes), Ok(Payload::Refusal(JoinRefusal::NameTaken)));
         bytes.push(0);
