@@ -80,7 +80,7 @@ fn run_becomes_the_program_under_its_own_pid() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((text(&output.stdout), text(&output.stderr)), (format!("{pid} a b\n"), String::new()));
     assert_eq!(output.status.code(), Some(7));
-    assert_eq!(*daemon.memory.calls.lock().unwrap(), [format!("register {pid} stay false")]);
+    assert_eq!(*daemon.memory.calls.lock().unwrap(), [format!("register {pid} stay false nodes [] class \"\"")]);
 }
 
 #[test]
@@ -199,6 +199,28 @@ fn migrate_says_what_came_of_it() {
         assert!(text(&output.stdout).contains(said), "{output:?}");
         assert_eq!(output.status.code(), Some(status));
     }
+}
+
+#[test]
+fn what_may_be_done_with_a_program_is_said_and_changed() {
+    let daemon = Daemon::start();
+    daemon.memory.job(4711, own_uid(), "xz");
+    assert_eq!(
+        daemon.says(&["lock", "4711"]),
+        "n1/4711 runs on n1, stays until someone asks for a move; allowed: any node\n"
+    );
+    assert!(daemon.says(&["ps"]).contains("(stays)"));
+    assert!(daemon.says(&["allow", "n1/4711", "n2"]).ends_with("allowed: n1, n2\n"));
+    assert!(daemon.says(&["ps", "-o", "wide"]).contains("n2"));
+    let json: serde_json::Value = serde_json::from_str(&daemon.says(&["unlock", "4711", "-o", "json"])).unwrap();
+    assert_eq!((&json["stay"], &json["allowed_nodes"][0]), (&false.into(), &"n2".into()));
+    assert!(daemon.says(&["allow", "4711", "any"]).ends_with("moves by itself; allowed: any node\n"));
+    let output = daemon.call(&["run", "--class", "unknown", "true"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stderr).contains("there is none of that name"), "{output:?}");
+    // Root's, or refused.
+    let drained = daemon.call(&["drain", "--wait"]);
+    assert_eq!(drained.status.success(), own_uid() == 0, "{drained:?}");
 }
 
 #[test]

@@ -100,6 +100,7 @@ fn input(jobs: usize, nodes: usize) -> Input {
         nodes: (0..nodes).map(node).collect(),
         jobs: (0..jobs).map(job).collect(),
         in_flight: Vec::new(),
+        draining: false,
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary, Trigger},
 };
 use crate::{
-    control::{BodyFacts, JobPast, SessionId},
+    control::{BodyFacts, Constraints, JobPast, SessionId},
     node::CpuFeatures,
 };
 
@@ -35,6 +35,37 @@ pub enum Destination {
     Best,
 }
 
+/// How a process is to be taken under management.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registration {
+    /// The process.
+    pub pid: i32,
+    /// What its user lets placement do with it.
+    pub constraints: Constraints,
+    /// The class of the node's settings whose constraints hold as well; may be empty.
+    pub class: String,
+}
+
+/// What is to change of a job's constraints; what is `None` stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConstraintsChange {
+    /// See [`Constraints::stay`].
+    pub stay: Option<bool>,
+    /// See [`Constraints::allowed_nodes`].
+    pub allowed_nodes: Option<Vec<String>>,
+}
+
+impl ConstraintsChange {
+    /// What it makes of `constraints`.
+    #[must_use]
+    pub fn applied_to(&self, constraints: &Constraints) -> Constraints {
+        Constraints {
+            stay: self.stay.unwrap_or(constraints.stay),
+            allowed_nodes: self.allowed_nodes.clone().unwrap_or_else(|| constraints.allowed_nodes.clone()),
+        }
+    }
+}
+
 /// The daemon behind the public API. The services have authorised the caller before they call; he is passed on for the log.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
@@ -47,8 +78,25 @@ pub trait Backend: Send + Sync + 'static {
     /// Takes a process of this machine under management; for one that is managed already, its job.
     ///
     /// # Errors
-    /// [`ApiError::ProcessUnknown`], [`ApiError::CannotRegister`].
-    async fn register(&self, caller: &Caller, pid: i32, stay: bool) -> Result<ProcessSummary, ApiError>;
+    /// [`ApiError::ProcessUnknown`], [`ApiError::CannotRegister`], [`ApiError::Invalid`] for an unknown class.
+    async fn register(&self, caller: &Caller, wanted: Registration) -> Result<ProcessSummary, ApiError>;
+
+    /// Sends the guests of this node away and takes no others, or ends that.
+    ///
+    /// # Errors
+    /// [`ApiError::Internal`].
+    async fn drain(&self, caller: &Caller, on: bool) -> Result<NodeSummary, ApiError>;
+
+    /// Changes what placement may do with a job.
+    ///
+    /// # Errors
+    /// As `ProcessService.ConstrainProcess` says.
+    async fn constrain(
+        &self,
+        caller: &Caller,
+        process: &ProcessName,
+        change: ConstraintsChange,
+    ) -> Result<ProcessSummary, ApiError>;
 
     /// Starts to move a job; returns when the migration has its id and record.
     ///
@@ -125,8 +173,8 @@ pub struct GuestReservation {
     pub root_pid: i32,
     /// The name of the program.
     pub comm: String,
-    /// Whether its owner wants it to stay where it is: it moves by hand only.
-    pub stay: bool,
+    /// What placement may do with it.
+    pub constraints: Constraints,
     /// What it did so far.
     pub past: JobPast,
     /// Whether a user asked for the move.
@@ -181,6 +229,12 @@ pub trait PeerBackend: Send + Sync + 'static {
     /// # Errors
     /// [`ApiError::NotHome`], and as [`Backend::migrate`].
     async fn request_move(&self, peer: &str, request: MoveRequest) -> Result<MigrationSummary, ApiError>;
+
+    /// Notes what placement may do with a guest; `peer` must be its home, which is for this method to check.
+    ///
+    /// # Errors
+    /// [`ApiError::ProcessUnknown`], [`ApiError::NotHome`], [`ApiError::AlreadyMoving`].
+    async fn constrain_guest(&self, peer: &str, session: SessionId, constraints: Constraints) -> Result<(), ApiError>;
 
     /// Notes how far a migration is of a job whose home is here. The service has checked that `peer` is its source and that the
     /// job's home is here.

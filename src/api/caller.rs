@@ -77,6 +77,17 @@ impl Caller {
         Err(ApiError::NotAllowed { what: "managing a process other than the caller".into(), who: self.to_string() })
     }
 
+    /// Whether this caller may do `what`, which concerns all users of the node.
+    ///
+    /// # Errors
+    /// [`ApiError::NotAllowed`].
+    pub fn may_administer(&self, what: &'static str) -> Result<(), ApiError> {
+        if self.is_privileged() {
+            return Ok(());
+        }
+        Err(ApiError::NotAllowed { what: what.into(), who: self.to_string() })
+    }
+
     /// The name of the node that calls, for the peer service.
     ///
     /// # Errors
@@ -108,6 +119,7 @@ mod tests {
         assert!(user.may_register(7).is_ok());
         assert!(user.may_register(8).is_err());
         assert!(Caller::Local { uid: 1000, pid: 0 }.may_register(7).is_err());
+        assert!(user.may_administer("draining a node").is_err());
     }
 
     #[test]
@@ -117,7 +129,7 @@ mod tests {
         let node = Caller::Node { name: "n2".into() };
         for caller in [&root, &client, &node] {
             assert!(caller.owns(&job(1000, "n2"), "n1"));
-            assert!(caller.may_register(8).is_ok());
+            assert!(caller.may_register(8).is_ok() && caller.may_administer("draining a node").is_ok());
         }
         assert!(root.node().is_err() && client.node().is_err());
         assert_eq!(node.node().unwrap(), "n2");

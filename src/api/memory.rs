@@ -10,14 +10,14 @@ use async_trait::async_trait;
 use scx_mosix::{
     api::{
         ApiError, Backend, Caller, PeerBackend,
-        backend::{Destination, GuestReservation, MoveRequest, NodeDetails, Views},
+        backend::{ConstraintsChange, Destination, GuestReservation, MoveRequest, NodeDetails, Registration, Views},
         name::ProcessName,
         view::{
             MigrationStep, MigrationSummary, NodeState, NodeSummary, PlacementDecision, PlacementReason,
             PlacementReasons, ProcessState, ProcessSummary, Trigger,
         },
     },
-    control::{MoveState, SessionId},
+    control::{Constraints, MoveState, SessionId},
 };
 
 /// Node `n1` of a cluster of two.
@@ -100,13 +100,41 @@ impl Backend for Memory {
         &self.views
     }
 
-    async fn register(&self, caller: &Caller, pid: i32, stay: bool) -> Result<ProcessSummary, ApiError> {
-        self.note(format!("register {pid} stay {stay}"));
+    async fn register(&self, caller: &Caller, wanted: Registration) -> Result<ProcessSummary, ApiError> {
+        let Registration { pid, constraints: Constraints { stay, allowed_nodes }, class } = wanted;
+        if class == "unknown" {
+            return Err(ApiError::invalid("class", "there is none of that name"));
+        }
+        self.note(format!("register {pid} stay {stay} nodes {allowed_nodes:?} class {class:?}"));
         let uid = if let Caller::Local { uid, .. } = caller { *uid } else { 0 };
         self.job(pid, uid, "registered");
         let name = ProcessName { node: "n1".into(), pid };
         let row = self.views.processes.get(&ProcessSummary::key_of(&name));
         row.map(|row| (*row).clone()).ok_or(ApiError::ProcessUnknown { process: name.to_string() })
+    }
+
+    async fn drain(&self, _: &Caller, on: bool) -> Result<NodeSummary, ApiError> {
+        self.note(format!("drain {on}"));
+        let row = self.views.nodes.get("n1").ok_or(ApiError::NodeUnknown { node: "n1".into() })?;
+        let node = NodeSummary { refuses_because: on.then(|| "it is being drained".into()), ..(*row).clone() };
+        self.views.nodes.put(node.clone());
+        Ok(node)
+    }
+
+    async fn constrain(
+        &self,
+        _: &Caller,
+        process: &ProcessName,
+        change: ConstraintsChange,
+    ) -> Result<ProcessSummary, ApiError> {
+        self.note(format!("constrain {process} {:?} {:?}", change.stay, change.allowed_nodes));
+        let row = self.views.processes.get(&ProcessSummary::key_of(process));
+        let mut row = row.map(|row| (*row).clone()).ok_or(ApiError::ProcessUnknown { process: process.to_string() })?;
+        let constraints = Constraints { stay: row.stay, allowed_nodes: row.allowed_nodes };
+        let Constraints { stay, allowed_nodes } = change.applied_to(&constraints);
+        (row.stay, row.allowed_nodes) = (stay, allowed_nodes);
+        self.views.processes.put(row.clone());
+        Ok(row)
     }
 
     async fn migrate(&self, _: &Caller, process: &ProcessName, to: Destination) -> Result<MigrationSummary, ApiError> {
@@ -186,6 +214,10 @@ impl PeerBackend for Memory {
     }
 
     async fn request_move(&self, peer: &str, _: MoveRequest) -> Result<MigrationSummary, ApiError> {
+        Err(ApiError::NotHome { node: peer.into() })
+    }
+
+    async fn constrain_guest(&self, peer: &str, _: SessionId, _: Constraints) -> Result<(), ApiError> {
         Err(ApiError::NotHome { node: peer.into() })
     }
 

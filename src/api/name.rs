@@ -66,6 +66,33 @@ pub fn parse_node(name: &str, field: &'static str) -> Result<String, ApiError> {
     }
 }
 
+/// The most nodes that may be named as those where a job may run.
+pub const MAX_ALLOWED_NODES: usize = 256;
+
+/// Reads the nodes where a job may run.
+///
+/// # Errors
+/// [`ApiError::Invalid`] if one is no name of a node, or there are too many.
+pub fn parse_nodes(names: &[String]) -> Result<Vec<String>, ApiError> {
+    const FIELD: &str = "allowed_nodes";
+    let read = |name: &String| match parse_node(name, FIELD)? {
+        any if any == ANY => Err(ApiError::invalid(FIELD, "name nodes, or none for any")),
+        node => Ok(node),
+    };
+    check_allowed(names.iter().map(read).collect::<Result<_, _>>()?)
+}
+
+/// Checks the names of nodes where a job may run.
+///
+/// # Errors
+/// [`ApiError::Invalid`] if there are too many.
+pub fn check_allowed(nodes: Vec<String>) -> Result<Vec<String>, ApiError> {
+    if nodes.len() > MAX_ALLOWED_NODES {
+        return Err(ApiError::invalid("allowed_nodes", format!("it names more than {MAX_ALLOWED_NODES} nodes")));
+    }
+    Ok(nodes)
+}
+
 /// The resource name of a migration.
 #[must_use]
 pub fn migration_resource(id: SessionId) -> String {
@@ -117,5 +144,10 @@ mod tests {
             assert!(parse_node(bad, "node").is_err(), "{bad}");
         }
         assert!(parse_migration("migrations/12").is_err());
+        for bad in
+            [vec!["nodes/-".to_owned()], vec!["n1".to_owned()], vec!["nodes/n1".to_owned(); MAX_ALLOWED_NODES + 1]]
+        {
+            assert!(parse_nodes(&bad).is_err(), "{bad:?}");
+        }
     }
 }

@@ -24,8 +24,8 @@ use super::{
     *,
 };
 use crate::{
-    api::backend::{Destination, GuestReservation, Requirements},
-    control::{BodyFacts, JobPast, MoveState, SessionId},
+    api::backend::{ConstraintsChange, Destination, GuestReservation, Registration, Requirements},
+    control::{BodyFacts, Constraints, JobPast, MoveState, SessionId},
     keys::{ClusterKey, NodeIdentity, TlsPurpose},
     proto::v1::{
         ListNodesRequest, RegisterProcessRequest, WatchNodesRequest, cluster_service_client::ClusterServiceClient,
@@ -100,7 +100,7 @@ fn reservation(source: &str, resident_bytes: u64) -> GuestReservation {
         home_address: "127.0.0.1:1".into(),
         root_pid: 7,
         comm: "xz".into(),
-        stay: false,
+        constraints: Constraints::default(),
         past: JobPast::default(),
         by_request: false,
         limit_milli: None,
@@ -124,7 +124,7 @@ async fn a_local_client_lists_registers_moves_and_asks_why() {
     assert_eq!(nodes, [("n1".to_owned(), true), ("n2".to_owned(), false)]);
 
     let pid = std::process::id() as i32;
-    let registered = client.register(pid, true, Duration::from_secs(5)).await.unwrap();
+    let registered = client.register(&registration(pid), Duration::from_secs(5)).await.unwrap();
     assert_eq!((registered.pid, registered.uid, registered.state), (pid, own_uid(), ProcessState::Running));
     assert_eq!(client.list_processes(Some("n1")).await.unwrap(), [registered]);
     assert_eq!(client.list_processes(Some("n2")).await.unwrap(), []);
@@ -152,8 +152,50 @@ async fn a_local_client_lists_registers_moves_and_asks_why() {
     assert_eq!(reasons.reasons[0].code, "BELOW_HOME_THRESHOLD");
     assert_eq!(
         *daemon.memory.calls.lock().unwrap(),
-        [format!("register {pid} stay true"), format!("migrate n1/{pid} Node(\"n2\")")]
+        [format!("register {pid} stay true nodes [\"n2\"] class \"render\""), format!("migrate n1/{pid} Node(\"n2\")")]
     );
+}
+
+fn registration(pid: i32) -> Registration {
+    let constraints = Constraints { stay: true, allowed_nodes: vec!["n2".into()] };
+    Registration { pid, constraints, class: "render".into() }
+}
+
+#[tokio::test]
+async fn a_job_is_constrained_and_a_node_drained() {
+    let daemon = Daemon::start().await;
+    daemon.memory.job(5, own_uid(), "xz");
+    let mut client = daemon.local();
+    let locked = ConstraintsChange { stay: Some(true), allowed_nodes: None };
+    assert!(client.constrain(&job(5), &locked).await.unwrap().stay);
+    let allowed = ConstraintsChange { stay: None, allowed_nodes: Some(vec!["n2".into()]) };
+    let now = client.constrain(&job(5), &allowed).await.unwrap();
+    assert_eq!((now.stay, now.allowed_nodes), (true, vec!["n2".to_owned()]));
+    let any = ConstraintsChange { stay: Some(false), allowed_nodes: Some(vec![]) };
+    let now = client.constrain(&job(5), &any).await.unwrap();
+    assert_eq!((now.stay, now.allowed_nodes), (false, vec![]));
+    let bad = ConstraintsChange { stay: None, allowed_nodes: Some(vec!["-".into()]) };
+    assert!(matches!(client.constrain(&job(5), &bad).await, Err(CallError::Refused(ApiError::Invalid { .. }))));
+    let gone = client.constrain(&job(6), &locked).await;
+    assert!(matches!(gone, Err(CallError::Refused(ApiError::ProcessUnknown { .. }))));
+    let unknown = Registration { class: "unknown".into(), ..registration(std::process::id() as i32) };
+    let refused = client.register(&unknown, Duration::from_secs(5)).await;
+    assert!(matches!(refused, Err(CallError::Refused(ApiError::Invalid { .. }))));
+
+    // By the service's own function: who runs the tests may be root, or not.
+    use crate::proto::v1::{DrainNodeRequest, cluster_service_server::ClusterService};
+    let service =
+        services::Cluster(services::Context { backend: daemon.memory.clone(), shutdown: CancellationToken::new() });
+    let drain = |uid, name: &str, undo| {
+        let mut request = Request::new(DrainNodeRequest { name: name.into(), undo });
+        request.extensions_mut().insert(Caller::Local { uid, pid: 1 });
+        service.drain_node(request)
+    };
+    assert_eq!(drain(1000, "nodes/-", false).await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(drain(0, "nodes/n2", false).await.unwrap_err().code(), Code::InvalidArgument);
+    let drained = drain(0, "nodes/n1", false).await.unwrap().into_inner().node.unwrap();
+    assert_eq!((drained.accepts_guests, &*drained.refuses_because), (false, "it is being drained"));
+    assert!(drain(0, "nodes/-", true).await.unwrap().into_inner().node.unwrap().accepts_guests);
 }
 
 #[tokio::test]

@@ -174,6 +174,8 @@ pub struct ProcessSummary {
     pub cannot_move: Option<String>,
     /// It is moved only when someone asks.
     pub stay: bool,
+    /// The only nodes beside home where it may run; empty for any.
+    pub allowed_nodes: Vec<String>,
     /// Its current or last migration.
     pub migration: Option<SessionId>,
     /// When its root process was started.

@@ -136,6 +136,37 @@ pub struct JobPast {
     pub demand_milli: u32,
 }
 
+/// What the user of a job lets placement do with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Constraints {
+    /// It stays where it is: it moves by hand only.
+    #[serde(default)]
+    pub stay: bool,
+    /// The only nodes beside home where it may run; empty for any.
+    #[serde(default)]
+    pub allowed_nodes: Vec<String>,
+}
+
+impl Constraints {
+    /// As tight as both.
+    #[must_use]
+    pub fn and(self, other: &Self, home: &str) -> Self {
+        let stay = self.stay || other.stay;
+        if self.allowed_nodes.is_empty() || other.allowed_nodes.is_empty() {
+            let allowed_nodes =
+                if self.allowed_nodes.is_empty() { other.allowed_nodes.clone() } else { self.allowed_nodes };
+            return Self { stay, allowed_nodes };
+        }
+        let mut allowed_nodes = self.allowed_nodes;
+        allowed_nodes.retain(|node| other.allowed_nodes.contains(node));
+        if allowed_nodes.is_empty() {
+            // Nowhere else; nothing would mean anywhere.
+            allowed_nodes.push(home.to_owned());
+        }
+        Self { stay, allowed_nodes }
+    }
+}
+
 /// What a guest agent is told at its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GuestRole {
@@ -151,9 +182,9 @@ pub struct GuestRole {
     pub root_pid: i32,
     /// The name of the program, for cgroup and log.
     pub comm: String,
-    /// Whether its owner wants it to stay where it is: this node's daemon moves it by hand only.
-    #[serde(default)]
-    pub stay: bool,
+    /// What placement may do with it.
+    #[serde(flatten)]
+    pub constraints: Constraints,
     /// What it did before.
     #[serde(default)]
     pub past: JobPast,
@@ -229,6 +260,11 @@ pub enum ToAgent {
     Signal {
         /// The signal's number.
         signal: i32,
+    },
+    /// To a guest agent: what placement may do with its guest from now on. It only keeps that, for this daemon and the next.
+    Constrain {
+        /// All of it.
+        constraints: Constraints,
     },
     /// End: a guest agent that has no body yet, or a home agent whose job has ended.
     Terminate {
@@ -357,9 +393,9 @@ pub enum AgentState {
         moving: Option<(SessionId, String)>,
         /// Why it cannot move now, if that is so.
         cannot_move: Option<String>,
-        /// Whether it moves by hand only.
-        #[serde(default)]
-        stay: bool,
+        /// What placement may do with it.
+        #[serde(flatten)]
+        constraints: Constraints,
         /// What it did before it came here.
         #[serde(default)]
         past: JobPast,
@@ -375,6 +411,27 @@ mod tests {
         let id = SessionId::random();
         assert_eq!(id.to_string().parse::<SessionId>(), Ok(id));
         assert!("zz".parse::<SessionId>().is_err());
+    }
+
+    #[test]
+    fn constraints_are_only_tightened() {
+        let of =
+            |stay, nodes: &[&str]| Constraints { stay, allowed_nodes: nodes.iter().map(|n| (*n).into()).collect() };
+        assert_eq!(of(false, &[]).and(&of(true, &["n2"]), "n1"), of(true, &["n2"]));
+        assert_eq!(of(true, &["n3", "n2"]).and(&of(false, &["n2", "n4"]), "n1"), of(true, &["n2"]));
+        assert_eq!(of(false, &["n3"]).and(&of(false, &["n2"]), "n1"), of(false, &["n1"]), "home only");
+    }
+
+    /// An agent outlives its daemon; what it says may be of the release before.
+    #[test]
+    fn a_guest_without_constraints_may_do_as_it_likes() {
+        let id = SessionId::random();
+        let text = format!(
+            r#"{{"role":"guest","migration":"{id}","session":"{id}","home_node":"n1","root_pid":7,"host_pid":null,
+                "cgroup":"/x","epoch":null,"moving":null,"cannot_move":null,"stay":true}}"#
+        );
+        let Ok(AgentState::Guest { constraints, .. }) = serde_json::from_str(&text) else { panic!("{text}") };
+        assert_eq!(constraints, Constraints { stay: true, allowed_nodes: vec![] });
     }
 
     #[test]

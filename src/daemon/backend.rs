@@ -5,19 +5,23 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
+    draining,
     jobs::RegisterError,
     launch::Whereabouts,
-    rows::{RowContext, users},
+    rows::{self, RowContext, users},
     state::State,
 };
 use crate::{
     api::{
         ApiError, Caller,
-        backend::{Backend, Destination, GuestReservation, MoveRequest, NodeDetails, PeerBackend, Views},
+        backend::{
+            Backend, ConstraintsChange, Destination, GuestReservation, MoveRequest, NodeDetails, PeerBackend,
+            Registration, Views,
+        },
         name::ProcessName,
-        view::{MigrationSummary, PlacementReasons, ProcessSummary},
+        view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary},
     },
-    control::SessionId,
+    control::{Constraints, SessionId, StreamKind, ToAgent},
     placement::Wish,
 };
 
@@ -37,13 +41,15 @@ impl Backend for Daemon {
         &self.0.views
     }
 
-    async fn register(&self, caller: &Caller, pid: i32, stay: bool) -> Result<ProcessSummary, ApiError> {
+    async fn register(&self, caller: &Caller, wanted: Registration) -> Result<ProcessSummary, ApiError> {
+        let Registration { pid, constraints, class } = wanted;
+        let constraints = self.of_class(constraints, &class)?;
         let uid = match caller {
             Caller::Local { uid, .. } => *uid,
             Caller::Client { .. } | Caller::Node { .. } => 0,
         };
         let state = &self.0;
-        let registered = state.jobs().register(pid, uid, stay);
+        let registered = state.jobs().register(pid, uid, constraints);
         let job = registered.map_err(|error| match &error {
             RegisterError::NoProcess { .. } => ApiError::ProcessUnknown { process: pid.to_string() },
             RegisterError::Io { source, .. } => ApiError::CannotRegister { pid, why: format!("{error}: {source}") },
@@ -58,6 +64,51 @@ impl Backend for Daemon {
             migrations: &Default::default(),
         }
         .job(&job, None, None, None);
+        state.views.processes.put(row.clone());
+        Ok(row)
+    }
+
+    async fn drain(&self, caller: &Caller, on: bool) -> Result<NodeSummary, ApiError> {
+        let state = &self.0;
+        state.draining.set(on).map_err(|error| {
+            tracing::error!(%error, "cannot note for the next daemon whether this node is being drained");
+            ApiError::Internal { what: "noting that for the next daemon".into() }
+        })?;
+        tracing::info!(on, %caller, "draining");
+        let row =
+            state.views.nodes.get(&state.node).ok_or_else(|| ApiError::NodeUnknown { node: state.node.clone() })?;
+        let refuses_because = on.then(|| draining::REFUSAL.to_owned());
+        let row = NodeSummary { refuses_because, ..NodeSummary::clone(&row) };
+        state.views.nodes.put(row.clone());
+        Ok(row)
+    }
+
+    async fn constrain(
+        &self,
+        caller: &Caller,
+        process: &ProcessName,
+        change: ConstraintsChange,
+    ) -> Result<ProcessSummary, ApiError> {
+        let state = &self.0;
+        let unknown = || ApiError::ProcessUnknown { process: process.to_string() };
+        let whereabouts = state.whereabouts(process).ok_or_else(unknown)?;
+        if process.node != state.node {
+            let what = "changing what may be done with a guest (ask its home)".into();
+            return Err(ApiError::NotAllowed { what, who: caller.to_string() });
+        }
+        let job = state.jobs().containing(process.pid).cloned().ok_or_else(unknown)?;
+        let constraints = change.applied_to(&job.constraints);
+        match whereabouts {
+            Whereabouts::Home(_) => self.not_moving(&state.node, job.root_pid)?,
+            Whereabouts::Guest(migration, _) => self.constrain_here(migration, &job.session, &constraints).await?,
+            Whereabouts::Away { session, node } => state.peers.constrain(&node, session, constraints.clone()).await?,
+        }
+        let noted = state.jobs().constrain(job.root_pid, constraints);
+        let job = noted.map_err(|error| ApiError::Internal { what: error.to_string() })?.ok_or_else(unknown)?;
+        tracing::info!(%process, constraints = ?job.constraints, %caller, "constrained");
+        let key = ProcessSummary::key_of(&ProcessName { node: state.node.clone(), pid: job.root_pid });
+        let mut row = ProcessSummary::clone(&*state.views.processes.get(&key).ok_or_else(unknown)?);
+        rows::constrained(&mut row, &job.constraints);
         state.views.processes.put(row.clone());
         Ok(row)
     }
@@ -118,6 +169,50 @@ impl Backend for Daemon {
         let of_it = records.iter().filter(|record| record.process == name);
         reasons.migrations = of_it.take(SHOWN_MIGRATIONS).map(|record| MigrationSummary::clone(record)).collect();
         Ok(reasons)
+    }
+}
+
+impl Daemon {
+    /// What holds for a job of a class; an empty name is none.
+    fn of_class(&self, constraints: Constraints, class: &str) -> Result<Constraints, ApiError> {
+        let state = &self.0;
+        if class.is_empty() {
+            return Ok(constraints);
+        }
+        let of_class = state.classes.get(class).ok_or_else(|| {
+            let known = state.classes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            let known = if known.is_empty() { "none".into() } else { known };
+            ApiError::invalid("class", format!("there is none of that name; this node's settings have: {known}"))
+        })?;
+        Ok(constraints.and(of_class, &state.node))
+    }
+
+    /// A job that moves takes along what held when the move began.
+    fn not_moving(&self, home: &str, root_pid: i32) -> Result<(), ApiError> {
+        let under_way = self.0.moves.under_way();
+        match under_way.iter().find(|(_, process, _)| process.node == home && process.pid == root_pid) {
+            Some((id, process, _)) => {
+                Err(ApiError::AlreadyMoving { process: process.to_string(), migration: id.to_string() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the agent of a guest that is here; it outlives this daemon.
+    async fn constrain_here(
+        &self,
+        migration: SessionId,
+        session: &SessionId,
+        constraints: &Constraints,
+    ) -> Result<(), ApiError> {
+        let state = &self.0;
+        let unknown = || ApiError::ProcessUnknown { process: session.to_string() };
+        let guest = state.agent_view().guests.remove(&migration).ok_or_else(unknown)?;
+        self.not_moving(&guest.home, guest.root_pid)?;
+        let agent = state.agents.get((StreamKind::Move, migration)).ok_or_else(unknown)?;
+        let request = ToAgent::Constrain { constraints: constraints.clone() };
+        let sent = agent.request(&request, None).await;
+        sent.map_err(|error| ApiError::Unreachable { node: state.node.clone(), why: error.to_string() })
     }
 }
 
@@ -183,6 +278,16 @@ impl PeerBackend for Daemon {
         let process = ProcessName { node: guest.home.clone(), pid: guest.root_pid };
         let wish = if request.target_node == guest.home { Wish::Home } else { Wish::from(&*request.target_node) };
         state.wish(&process, &wish, request.migration, Some(&request.reason))
+    }
+
+    async fn constrain_guest(&self, peer: &str, session: SessionId, constraints: Constraints) -> Result<(), ApiError> {
+        let agents = self.0.agent_view();
+        let guest = agents.guests.iter().find(|(_, guest)| guest.session == session);
+        let (migration, guest) = guest.ok_or_else(|| ApiError::ProcessUnknown { process: session.to_string() })?;
+        if guest.home != peer {
+            return Err(ApiError::NotHome { node: peer.into() });
+        }
+        self.constrain_here(*migration, &session, &constraints).await
     }
 
     async fn report_migration(&self, _: &str, migration: MigrationSummary) -> Result<(), ApiError> {

@@ -128,7 +128,7 @@ fn ended(state: &State, process: ProcessId, cpu_ms_total: u64) {
 
 /// Makes descendants that have needed long jobs of their own, so that the balancer can move them by themselves.
 pub fn promote_grown(state: &State, tasks: &[TaskLoad]) {
-    let jobs: Vec<Job> = state.jobs().iter().filter(|job| !job.stay).cloned().collect();
+    let jobs: Vec<Job> = state.jobs().iter().filter(|job| !job.constraints.stay).cloned().collect();
     let tasks_per_cpu = state.tasks_per_cpu();
     for task in tasks.iter().filter(|task| state.execs.knows(task.pid)) {
         let Prospect::Long(_) = state.placing.prospect_of(task.cpu_ms_total, tasks_per_cpu) else { continue };
@@ -180,7 +180,7 @@ pub fn place_again(state: &Arc<State>, process: &ProcessName) {
 
 /// Lets placement choose where a program that has just begun runs, and starts the move if that is elsewhere.
 fn place(state: &Arc<State>, pid: i32, of: &Job, expected_ms: u64) {
-    if of.stay || state.address.is_none() {
+    if of.constraints.stay || state.address.is_none() {
         return;
     }
     let Some(job) = promote(state, pid, of) else { return };

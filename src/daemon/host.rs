@@ -172,7 +172,7 @@ impl Host {
             home_address: want.home_address,
             root_pid: want.root_pid,
             comm: want.comm,
-            stay: want.stay,
+            constraints: want.constraints,
             past: want.past,
             monotonic_ns: want.body.monotonic_ns,
             boottime_ns: want.body.boottime_ns,

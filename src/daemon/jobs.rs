@@ -12,7 +12,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{control::SessionId, telemetry::boottime_ns};
+use crate::{
+    control::{Constraints, SessionId},
+    telemetry::boottime_ns,
+};
 
 /// Where the unified cgroup hierarchy is mounted.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -74,8 +77,9 @@ pub struct Job {
     pub cgroup: PathBuf,
     /// When its root process began, in ms since the epoch.
     pub began_ms: u64,
-    /// Whether its owner wants it to stay at home.
-    pub stay: bool,
+    /// What its user lets placement do with it.
+    #[serde(flatten)]
+    pub constraints: Constraints,
     /// The root of the job that its user started, if it is a descendant of that.
     #[serde(default)]
     pub part_of: Option<i32>,
@@ -125,7 +129,7 @@ impl Jobs {
     /// Makes `pid` and its future descendants a job. A process that is in a job already gives that job.
     ///
     /// `caller` is the uid that asks; 0 may register any process.
-    pub fn register(&mut self, pid: i32, caller: u32, stay: bool) -> Result<Job, RegisterError> {
+    pub fn register(&mut self, pid: i32, caller: u32, constraints: Constraints) -> Result<Job, RegisterError> {
         let no_process = |source| RegisterError::NoProcess { pid, source };
         let process = procfs::process::Process::new(pid).map_err(no_process)?;
         let owner = process.status().map_err(no_process)?.ruid;
@@ -137,7 +141,7 @@ impl Jobs {
             return Ok(job.clone());
         }
         let cgroup = current.join(format!("{CGROUP_PREFIX}{pid}"));
-        let job = Job { cgroup, ..describe(&process, owner, stay)? };
+        let job = Job { cgroup, ..describe(&process, owner, constraints)? };
         self.enter(job, &current)
     }
 
@@ -148,7 +152,7 @@ impl Jobs {
         let beside = unified_cgroup(&process).filter(|current| *current == of.cgroup);
         let beside = beside.as_deref().and_then(Path::parent).ok_or(RegisterError::NoCgroup { pid })?;
         let cgroup = beside.join(format!("{CGROUP_PREFIX}{pid}"));
-        let job = Job { cgroup, part_of: Some(of.tree()), ..describe(&process, of.uid, of.stay)? };
+        let job = Job { cgroup, part_of: Some(of.tree()), ..describe(&process, of.uid, of.constraints.clone())? };
         self.enter(job, &of.cgroup)
     }
 
@@ -172,6 +176,15 @@ impl Jobs {
         }
         self.by_pid.insert(pid, job.clone());
         Ok(job)
+    }
+
+    /// Changes what placement may do with the job whose root is `pid`; `None` if there is none.
+    pub fn constrain(&mut self, pid: i32, constraints: Constraints) -> Result<Option<Job>, RegisterError> {
+        let Some(job) = self.get(pid) else { return Ok(None) };
+        let job = Job { constraints, ..job.clone() };
+        self.store(&job)?;
+        self.by_pid.insert(pid, job.clone());
+        Ok(Some(job))
     }
 
     /// The job whose root is `pid`.
@@ -221,7 +234,7 @@ impl Jobs {
 }
 
 /// A process as a job, without its cgroup.
-fn describe(process: &procfs::process::Process, uid: u32, stay: bool) -> Result<Job, RegisterError> {
+fn describe(process: &procfs::process::Process, uid: u32, constraints: Constraints) -> Result<Job, RegisterError> {
     let pid = process.pid;
     let stat = process.stat().map_err(|source| RegisterError::NoProcess { pid, source })?;
     Ok(Job {
@@ -231,7 +244,7 @@ fn describe(process: &procfs::process::Process, uid: u32, stay: bool) -> Result<
         session: SessionId::random(),
         cgroup: PathBuf::new(),
         began_ms: super::now_ms().saturating_sub(age_ms(stat.starttime)),
-        stay,
+        constraints,
         part_of: None,
     })
 }
@@ -271,9 +284,9 @@ mod tests {
     fn a_missing_process_and_a_foreign_one_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let mut jobs = Jobs::load(dir.path()).unwrap();
-        assert!(matches!(jobs.register(i32::MAX, 0, false), Err(RegisterError::NoProcess { .. })));
+        assert!(matches!(jobs.register(i32::MAX, 0, Constraints::default()), Err(RegisterError::NoProcess { .. })));
         let own = std::process::id().cast_signed();
-        let result = jobs.register(own, 54_321, false);
+        let result = jobs.register(own, 54_321, Constraints::default());
         assert!(matches!(result, Err(RegisterError::NotYours { caller: 54_321, .. })), "{result:?}");
     }
 
@@ -287,10 +300,12 @@ mod tests {
             session: SessionId::random(),
             cgroup: dir.path().join("no-such-cgroup"),
             began_ms: 4,
-            stay: false,
+            constraints: Constraints { stay: true, allowed_nodes: vec!["n2".into()] },
             part_of: None,
         };
         Jobs::load(dir.path()).unwrap().store(&job).unwrap();
+        let text = fs::read(dir.path().join("jobs/1.json")).unwrap();
+        assert_eq!(serde_json::from_slice::<Job>(&text).unwrap(), job);
         fs::write(dir.path().join("jobs/9.json"), "not json").unwrap();
         assert_eq!(Jobs::load(dir.path()).unwrap().iter().count(), 0);
         assert!(!dir.path().join("jobs/1.json").exists());

@@ -96,18 +96,18 @@ impl State {
     ) -> Result<MigrationSummary, ApiError> {
         let unknown = || ApiError::ProcessUnknown { process: process.to_string() };
         let cannot = |why: &str| ApiError::CannotMove { process: process.to_string(), why: why.into() };
-        let (session, root, home_address, stay) = match self.whereabouts(process).ok_or_else(unknown)? {
+        let (session, root, home_address, constraints) = match self.whereabouts(process).ok_or_else(unknown)? {
             Whereabouts::Home(job) => {
                 let address = self.address.clone().ok_or_else(|| {
                     cannot("this node has no cluster key, so it has no peers: `scx_mosix key generate` makes one")
                 })?;
-                (job.session, job.root_pid, address, job.stay)
+                (job.session, job.root_pid, address, job.constraints)
             }
             Whereabouts::Guest(_, guest) => {
                 let view = self.cluster.view();
                 let name = NodeName::new(&guest.home).map_err(|error| cannot(&error.to_string()))?;
                 let home = view.get(&name).ok_or_else(|| cannot("its home node is not in the cluster now"))?;
-                (guest.session, guest.host_pid, home.addr.to_string(), guest.stay)
+                (guest.session, guest.host_pid, home.addr.to_string(), guest.constraints)
             }
             Whereabouts::Away { node, .. } => return Err(cannot(&format!("it runs on {node}"))),
         };
@@ -118,7 +118,7 @@ impl State {
             session,
             home_address,
             comm: comm.trim_end().to_owned(),
-            stay,
+            constraints,
             past: self.past(process),
             limit_milli,
             target: target.into(),

@@ -32,7 +32,7 @@ use crate::{
         name::ProcessName,
         view::{MigrationStep, MigrationSummary, Trigger},
     },
-    control::{BodyFacts, FromAgent, JobPast, MoveProgress, MoveState, SessionId, ToAgent},
+    control::{BodyFacts, Constraints, FromAgent, JobPast, MoveProgress, MoveState, SessionId, ToAgent},
     migration::hold::hold,
 };
 
@@ -58,8 +58,8 @@ pub struct Order {
     pub home_address: String,
     /// The name of the program.
     pub comm: String,
-    /// Whether its owner wants it to move by hand only.
-    pub stay: bool,
+    /// What placement may do with it.
+    pub constraints: Constraints,
     /// The target's name.
     pub target: String,
     /// What the job did so far.
@@ -370,7 +370,7 @@ impl Moves {
             home_address: order.home_address.clone(),
             root_pid: order.process.pid,
             comm: order.comm.clone(),
-            stay: order.stay,
+            constraints: order.constraints.clone(),
             past: order.past,
             by_request: order.trigger == Trigger::Request,
             limit_milli: order.limit_milli,

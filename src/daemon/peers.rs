@@ -18,7 +18,7 @@ use crate::{
         view::{MigrationSummary, PlacementReasons, ProcessSummary},
     },
     cluster::ClusterHandle,
-    control::SessionId,
+    control::{Constraints, SessionId},
     keys::NodeName,
 };
 
@@ -39,6 +39,9 @@ pub trait Peers: Send + Sync + 'static {
 
     /// As home: asks the hosting node why a job is there.
     async fn guest_reasons(&self, node: &str, session: SessionId) -> Result<PlacementReasons, ApiError>;
+
+    /// As home: says to the hosting node what placement may do with a job.
+    async fn constrain(&self, node: &str, session: SessionId, constraints: Constraints) -> Result<(), ApiError>;
 
     /// What a node says of the jobs that it hosts or owns.
     async fn processes(&self, node: &str) -> Result<Vec<ProcessSummary>, ApiError>;
@@ -130,6 +133,11 @@ impl Peers for GrpcPeers {
 
     async fn guest_reasons(&self, node: &str, session: SessionId) -> Result<PlacementReasons, ApiError> {
         self.client(node)?.guest_reasons(session).await.map_err(|error| error.into_api_error(node))
+    }
+
+    async fn constrain(&self, node: &str, session: SessionId, constraints: Constraints) -> Result<(), ApiError> {
+        let mut client = self.client(node)?;
+        client.constrain_guest(session, constraints).await.map_err(|error| error.into_api_error(node))
     }
 
     async fn processes(&self, node: &str) -> Result<Vec<ProcessSummary>, ApiError> {

@@ -84,8 +84,14 @@ impl Placing {
     }
 
     /// The decisions for all jobs that run here. Jobs that are no longer here are forgotten.
-    pub fn decide(&self, nodes: Vec<NodeView>, jobs: Vec<JobView>, in_flight: Vec<InFlight>) -> Vec<Decision> {
-        let input = self.input(nodes, jobs, in_flight);
+    pub fn decide(
+        &self,
+        nodes: Vec<NodeView>,
+        jobs: Vec<JobView>,
+        in_flight: Vec<InFlight>,
+        draining: bool,
+    ) -> Vec<Decision> {
+        let input = Input { draining, ..self.input(nodes, jobs, in_flight) };
         let mut inner = self.lock();
         let seed = inner.seeds.hash_one(input.now_ms);
         let before = inner.placement.clone();
@@ -232,7 +238,7 @@ impl Placing {
     }
 
     fn input(&self, nodes: Vec<NodeView>, jobs: Vec<JobView>, in_flight: Vec<InFlight>) -> Input {
-        Input { here: self.here.clone(), now_ms: self.now_ms(), nodes, jobs, in_flight }
+        Input { here: self.here.clone(), now_ms: self.now_ms(), nodes, jobs, in_flight, draining: false }
     }
 
     fn now_ms(&self) -> u64 {
@@ -279,6 +285,7 @@ pub fn trigger(cause: Cause) -> Trigger {
         Cause::Initial => Trigger::Initial,
         Cause::Request => Trigger::Request,
         Cause::Home => Trigger::Home,
+        Cause::Evacuate => Trigger::Evacuate,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         view::{NodeState, NodeSummary, Pressure, ProcessState, ProcessSummary, SchedExt},
     },
     cluster::{self, ClusterView, NodeEntry},
-    control::{AgentState, JobPast, SessionId},
+    control::{AgentState, Constraints, JobPast, SessionId},
     node::SchedExtState,
 };
 
@@ -61,8 +61,8 @@ pub struct GuestView {
     pub moving: bool,
     /// Why it cannot move.
     pub cannot_move: Option<String>,
-    /// Whether it moves by hand only.
-    pub stay: bool,
+    /// What placement may do with it.
+    pub constraints: Constraints,
     /// What it did before it came here.
     pub past: JobPast,
 }
@@ -92,7 +92,7 @@ impl AgentView {
                     epoch: Some(epoch),
                     moving,
                     cannot_move,
-                    stay,
+                    constraints,
                     past,
                 } => {
                     let guest = GuestView {
@@ -104,7 +104,7 @@ impl AgentView {
                         epoch,
                         moving: moving.is_some(),
                         cannot_move,
-                        stay,
+                        constraints,
                         past,
                     };
                     view.guests.insert(migration, guest);
@@ -162,7 +162,7 @@ impl RowContext<'_> {
             row.state = ProcessState::Ended;
         }
         row.cannot_move = cannot_move.or_else(|| away.and_then(|away| away.cannot_move.clone()));
-        row.stay = job.stay;
+        constrained(&mut row, &job.constraints);
         row.migration = self.migrations.get(&name).copied();
         row
     }
@@ -183,7 +183,7 @@ impl RowContext<'_> {
             row.state = ProcessState::Moving;
         }
         row.cannot_move.clone_from(&guest.cannot_move);
-        row.stay = guest.stay;
+        constrained(&mut row, &guest.constraints);
         // What it had before it came here is part of its life too.
         row.cpu_time_ms += guest.past.attained_ms;
         row.migration = self.migrations.get(&name).copied();
@@ -211,6 +211,12 @@ impl RowContext<'_> {
     fn user(&self, uid: u32) -> String {
         self.users.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
     }
+}
+
+/// Says in a row what placement may do with the job.
+pub fn constrained(row: &mut ProcessSummary, constraints: &Constraints) {
+    let Constraints { stay, allowed_nodes } = constraints.clone();
+    (row.stay, row.allowed_nodes) = (stay, allowed_nodes);
 }
 
 fn comm(pid: i32) -> String {
@@ -262,6 +268,8 @@ pub struct Own {
     pub cpu_busy_percent: f64,
     /// When the daemon was started, in ms since the epoch.
     pub start_time_ms: u64,
+    /// Why it takes no guests, if its administrator does not want any.
+    pub refuses_because: Option<String>,
 }
 
 /// The rows of all nodes.
@@ -331,6 +339,7 @@ fn node(entry: &NodeEntry, local: bool, own: &Own, has_port: bool) -> NodeSummar
         row.missing.clone_from(&own.missing);
         row.cpu_busy_percent = own.cpu_busy_percent;
         row.start_time_ms = Some(own.start_time_ms);
+        row.refuses_because = own.refuses_because.clone().or(row.refuses_because);
     }
     row
 }
@@ -343,9 +352,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_that_is_to_stay_is_known_as_such_to_its_host() {
+    fn what_may_be_done_with_a_guest_is_known_to_its_host() {
         let migration = SessionId::random();
-        let state = |stay| AgentState::Guest {
+        let state = |stay: bool| AgentState::Guest {
             migration,
             session: SessionId::random(),
             home_node: "n1".into(),
@@ -355,7 +364,7 @@ mod tests {
             epoch: Some(1),
             moving: None,
             cannot_move: None,
-            stay,
+            constraints: Constraints { stay, allowed_nodes: vec!["n2".into()] },
             past: JobPast::default(),
         };
         let (figures, users, migrations) = (HashMap::new(), HashMap::new(), HashMap::new());
@@ -363,8 +372,9 @@ mod tests {
             RowContext { node: "n2", memory_bytes: 1, figures: &figures, users: &users, migrations: &migrations };
         for stay in [true, false] {
             let view = AgentView::new([state(stay)]);
-            assert_eq!(view.guests[&migration].stay, stay);
-            assert_eq!(context.guest(&view.guests[&migration]).stay, stay);
+            assert_eq!(view.guests[&migration].constraints.stay, stay);
+            let row = context.guest(&view.guests[&migration]);
+            assert_eq!((row.stay, row.allowed_nodes), (stay, vec!["n2".to_owned()]));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a daemon is told at its start, from its command line and its settings file.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
@@ -9,6 +10,7 @@ use serde::Deserialize;
 
 use crate::{
     cluster::GossipConfig,
+    control::Constraints,
     keys::{ClusterKey, KeyError, NodeName},
     placement,
     scheduler::{self, AttainedService},
@@ -39,6 +41,8 @@ pub struct Settings {
     pub gossip: GossipConfig,
     /// How our scheduler shares the CPUs.
     pub scheduler: scheduler::Config,
+    /// What holds for jobs of a class, by its name.
+    pub classes: BTreeMap<String, Constraints>,
 }
 
 impl Settings {
@@ -81,6 +85,21 @@ struct SettingsFile {
     placement: placement::Config,
     gossip: GossipConfig,
     scheduler: scheduler::Config,
+    class: BTreeMap<String, Class>,
+}
+
+/// What holds for the jobs that users start with `--class NAME`.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Class {
+    stay: bool,
+    nodes: Vec<NodeName>,
+}
+
+impl From<Class> for Constraints {
+    fn from(class: Class) -> Self {
+        Self { stay: class.stay, allowed_nodes: class.nodes.iter().map(ToString::to_string).collect() }
+    }
 }
 
 impl TryFrom<DaemonArgs> for Settings {
@@ -109,6 +128,7 @@ impl TryFrom<DaemonArgs> for Settings {
             placement: file.placement,
             gossip: file.gossip,
             scheduler: file.scheduler,
+            classes: file.class.into_iter().map(|(name, class)| (name, class.into())).collect(),
         })
     }
 }
@@ -128,6 +148,19 @@ mod tests {
         let file: SettingsFile = toml::from_str("[gossip]\nwindow = 64\nexpected_age_ms = 20000\n").unwrap();
         assert_eq!((file.gossip.window, file.gossip.expected_age_ms), (64, Some(20_000)));
         assert_eq!(file.scheduler.attained_service, AttainedService::Jobs);
+    }
+
+    #[test]
+    fn classes_are_read() {
+        let file: SettingsFile =
+            toml::from_str("[class.render]\nnodes = [\"n2\", \"N3\"]\n[class.desk]\nstay = true\n").unwrap();
+        let classes: BTreeMap<String, Constraints> =
+            file.class.into_iter().map(|(n, class)| (n, class.into())).collect();
+        assert_eq!(classes["render"], Constraints { stay: false, allowed_nodes: vec!["n2".into(), "n3".into()] });
+        assert!(classes["desk"].stay);
+        for bad in ["[class.a]\nnodes = [\"a b\"]\n", "[class.a]\nnode = [\"n2\"]\n"] {
+            assert!(toml::from_str::<SettingsFile>(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::{
     acceptor::{self, Incoming},
     agents::{AgentKey, Agents},
     backend::Daemon,
+    draining::Draining,
     execs::{self, Execs},
     host::{AgentSettings, Host},
     jobs::{Jobs, RegisterError},
@@ -158,10 +159,12 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
         moves: Moves::new(&node, views.clone(), peers.clone(), settings.run_dir.clone(), ended_sender),
         views,
         jobs: Mutex::new(Jobs::load(&settings.run_dir)?),
+        classes: settings.classes.clone(),
         agents,
         peers,
         cluster: cluster.clone(),
         placing: Placing::new(&node, settings.placement_here(), criu_takes)?,
+        draining: Draining::load(&settings.run_dir),
         execs: Execs::default(),
         measured: Mutex::new(Measured::default()),
         scheduler: scheduler_state,
@@ -296,7 +299,7 @@ async fn watch_load(state: Arc<State>) {
         let state = state.clone();
         move |load: &mut NodeLoad| {
             load.guests = u32::try_from(state.agent_view().guests.len()).unwrap_or(u32::MAX);
-            load.accepting = !state.stop.is_cancelled();
+            load.accepting = !state.stop.is_cancelled() && !state.draining.is_on();
             load.memory_free_bytes = load.memory_free_bytes.saturating_sub(state.host.reserved_bytes());
             let (weight_nano, owners) = state.weights();
             load.weight_nano = weight_nano;

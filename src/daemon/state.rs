@@ -1,7 +1,7 @@
 //! What the parts of one daemon share.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     agents::Agents,
+    draining::Draining,
     execs::Execs,
     figures::{Figures, MemoryFalls, PartOfLoad, Smoothed},
     host::{AgentSettings, Host},
@@ -28,7 +29,7 @@ use crate::{
         view::ProcessSummary,
     },
     cluster::{ClusterHandle, NodeEntry, NodeState},
-    control::SessionId,
+    control::{Constraints, SessionId},
     keys::NodeName,
     node::{NodeInfo, SchedExtState},
     placement::{InFlight, JobView, NodeView, Owners},
@@ -48,6 +49,8 @@ pub struct State {
     pub views: Arc<Views>,
     /// The jobs whose home is here.
     pub jobs: Mutex<Jobs>,
+    /// What holds for jobs of a class, by its name.
+    pub classes: BTreeMap<String, Constraints>,
     /// The agents of this node.
     pub agents: Arc<Agents>,
     /// Moves out of here.
@@ -60,6 +63,8 @@ pub struct State {
     pub cluster: ClusterHandle,
     /// Decisions.
     pub placing: Placing,
+    /// Whether this node sends its guests away.
+    pub draining: Draining,
     /// The programs that jobs of this node run.
     pub execs: Execs,
     /// What was measured last.
@@ -198,7 +203,7 @@ impl State {
             link_bytes_per_s: times.bytes_per_s(),
             freeze_ms: times.freeze_ms(),
             age_ms: if is_here { 0 } else { report.age_ms },
-            accepting: load.accepting,
+            accepting: load.accepting && !(is_here && self.draining.is_on()),
             alive: entry.state == NodeState::Alive,
             features_ok,
         })
@@ -230,8 +235,8 @@ impl State {
                 age_ms: super::now_ms().saturating_sub(job.began_ms),
                 since_last_move_ms: None,
                 movable: cannot.map_or(Ok(()), |why| Err(why.into())),
-                pinned: job.stay,
-                allowed_nodes: None,
+                pinned: job.constraints.stay,
+                allowed_nodes: allowed(&job.constraints),
             });
         }
         for (migration, guest) in &agents.guests {
@@ -250,8 +255,8 @@ impl State {
                 age_ms: guest.past.age_ms + since,
                 since_last_move_ms: Some(since),
                 movable: guest.cannot_move.clone().map_or(Ok(()), |why| Err(why.into())),
-                pinned: guest.stay,
-                allowed_nodes: None,
+                pinned: guest.constraints.stay,
+                allowed_nodes: allowed(&guest.constraints),
             });
         }
         views
@@ -272,8 +277,8 @@ impl State {
             age_ms: guest.past.age_ms,
             since_last_move_ms: None,
             movable: Ok(()),
-            pinned: guest.stay,
-            allowed_nodes: None,
+            pinned: guest.constraints.stay,
+            allowed_nodes: allowed(&guest.constraints),
         }
     }
 
@@ -292,4 +297,10 @@ impl State {
         });
         leaving.chain(arriving).collect()
     }
+}
+
+/// The nodes where a job may run, as placement is told.
+fn allowed(constraints: &Constraints) -> Option<Vec<Arc<str>>> {
+    let nodes = &constraints.allowed_nodes;
+    (!nodes.is_empty()).then(|| nodes.iter().map(|node| node.as_str().into()).collect())
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    execs,
+    draining, execs,
     figures::Summing,
     jobs::{CGROUP_ROOT, Job, cgroup_directory},
     launch::Whereabouts,
@@ -114,8 +114,8 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
             tokio::spawn(ask_hosts(state.clone(), agents.homes.values().map(|home| home.runs_on.clone()).collect()));
         }
         show(&state, &agents);
-        if balance && state.address.is_some() {
-            decide(&state);
+        if state.address.is_some() && (balance || state.draining.is_on()) {
+            decide(&state, balance);
         }
         count = count.wrapping_add(1);
     }
@@ -180,9 +180,11 @@ fn weight(task: &TaskLoad, young_s: f64) -> f64 {
     slowdown::weight(demand, task.cpu_ms_total as f64 / 1_000.0, young_s)
 }
 
-/// Lets placement look at every job here and starts the moves that it wants.
-fn decide(state: &Arc<State>) {
-    let decisions = state.placing.decide(state.node_views(), state.job_views(), state.in_flight());
+/// Lets placement look at every job here, or without `balance` at guests, which this node wants to be rid of; and starts the moves that it wants.
+fn decide(state: &Arc<State>, balance: bool) {
+    let mut jobs = state.job_views();
+    jobs.retain(|job| balance || job.is_guest());
+    let decisions = state.placing.decide(state.node_views(), jobs, state.in_flight(), state.draining.is_on());
     for decision in decisions {
         let Action::Move { target, cause } = &decision.action else { continue };
         let Some(process) = parse_job(&decision.job) else { continue };
@@ -236,6 +238,7 @@ fn show(state: &State, agents: &AgentView) {
         missing: super::missing(&state.info),
         cpu_busy_percent: measured.cpu_busy_percent,
         start_time_ms: state.start_time_ms,
+        refuses_because: state.draining.is_on().then(|| draining::REFUSAL.into()),
     };
     drop(measured);
     state.views.nodes.replace_all(nodes(&state.cluster.view(), &own, state.address.is_some()));

@@ -3,7 +3,9 @@
 //! ```text
 //!   for each job:  guards ──> compare with other nodes ──> proposal (job, target)
 //!   memory short?  guards that are for the sake of load do not hold; if no cost is lower elsewhere, any node with room will do
-//!   then:          the proposal that gains most per second of its move is taken, its target charged; every other job stays, with the reason
+//!   must it leave? no guard holds but facts: the node is being drained, or its user does not allow it
+//!   then:          of those that must leave, or else of all, the proposal that gains most per second of its move is taken, its target charged;
+//!                  every other job stays, with the reason
 //! ```
 
 use super::candidates::{Choice, Found, Survey};
@@ -22,11 +24,17 @@ struct Verdict {
     reasons: Vec<Reason>,
     /// Where it could go.
     proposal: Option<Choice>,
+    /// Whether it may not be here.
+    must_leave: bool,
 }
 
 impl Verdict {
     fn stays(reason: Reason) -> Self {
-        Self { reasons: vec![reason], proposal: None }
+        Self::because(vec![reason])
+    }
+
+    fn because(reasons: Vec<Reason>) -> Self {
+        Self { reasons, proposal: None, must_leave: false }
     }
 
     /// Whether the job would be better off elsewhere, or may be: no node that could be better takes it just now.
@@ -64,7 +72,11 @@ pub(super) fn decide(
                 let chosen = Reason::Chosen { node: choice.node.clone(), among: choice.among };
                 let reasons = reasons.iter().cloned().chain([chosen]).collect();
                 state.grant(job, &choice.node, input.now_ms, config);
-                let cause = if cause == Cause::Load && choice.node == job.home { Cause::Home } else { cause };
+                let cause = match cause {
+                    _ if verdict.must_leave => Cause::Evacuate,
+                    Cause::Load if choice.node == job.home => Cause::Home,
+                    cause => cause,
+                };
                 Decision::moves(job, choice, cause, reasons)
             }
             (Some(_), Some(hold), _) => {
@@ -90,7 +102,7 @@ pub(super) fn explain(input: &Input, config: &Config, state: &State, decision: &
     let Some((job, here)) = job.zip(usable_here(input)) else { return decision.reasons.clone() };
     let balancer = Balancer::new(input, config, state, here, seed);
     let (any, _) = balancer.verdicts();
-    let Verdict { mut reasons, proposal } = balancer.judge(job, any, true);
+    let Verdict { mut reasons, proposal, .. } = balancer.judge(job, any, true);
     if proposal.is_some() {
         reasons.extend(decision.verdict().cloned());
     }
@@ -124,14 +136,15 @@ pub(super) fn below_threshold(job: &JobView, here: &NodeView, tasks_per_cpu: f64
     })
 }
 
-/// The proposal that gains most for each second that it takes, of those that may not pass; of equals the first.
+/// The proposal that gains most for each second that it takes, of those that may not pass; those that must leave first; of equals the first.
 fn first(verdicts: &[Verdict], passing: &[Option<Reason>]) -> Option<usize> {
     let gains = verdicts.iter().zip(passing).map(|(verdict, passing)| match passing {
-        None => verdict.proposal.as_ref().map(|choice| choice.gain_per_s),
+        None => verdict.proposal.as_ref().map(|choice| (verdict.must_leave, choice.gain_per_s)),
         Some(_) => None,
     });
     let proposed = gains.enumerate().filter_map(|(index, gain)| Some((index, gain?)));
-    proposed.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).map(|(index, _)| index)
+    let order = |a: (bool, f64), b: (bool, f64)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
+    proposed.max_by(|a, b| order(a.1, b.1).then(b.0.cmp(&a.0))).map(|(index, _)| index)
 }
 
 struct Balancer<'a> {
@@ -203,9 +216,10 @@ impl<'a> Balancer<'a> {
     }
 
     /// Why a move of a job that has wanted to leave for so long may come too late: an imbalance that has not lasted for as long as it takes
-    /// to cure is likely to pass by itself, as what has lasted for some time lasts about as long again. Not if memory is short.
+    /// to cure is likely to pass by itself, as what has lasted for some time lasts about as long again. Not if memory is short, or it must leave.
     fn passing(&self, verdict: &Verdict, wanted_ms: u64) -> Option<Reason> {
-        let Choice { downtime_ms, .. } = *verdict.proposal.as_ref().filter(|_| self.shortage.is_none())?;
+        let may_wait = self.shortage.is_none() && !verdict.must_leave;
+        let Choice { downtime_ms, .. } = *verdict.proposal.as_ref().filter(|_| may_wait)?;
         // What is seen for the first time was so since the last look.
         let lasted_ms = wanted_ms + (cost::STEP_S * 1_000.0) as u64;
         (lasted_ms < downtime_ms).then_some(Reason::Passing { lasted_ms, downtime_ms })
@@ -230,6 +244,9 @@ impl<'a> Balancer<'a> {
         if let Some(reason) = fixed(job, self.input, self.state) {
             return Verdict::stays(reason);
         }
+        if let Some(reason) = self.must_leave(job) {
+            return self.evicted(job, reason, figures);
+        }
         if job.pinned {
             return Verdict::stays(Reason::Pinned);
         }
@@ -241,16 +258,16 @@ impl<'a> Balancer<'a> {
             // It may go, however young it is and however little CPU it asks for.
         } else if any {
             reasons.push(Reason::TooSmall { rss_bytes, min_bytes });
-            return Verdict { reasons, proposal: None };
+            return Verdict::because(reasons);
         } else if let Some(reason) = self.restless(job) {
             reasons.push(reason);
-            return Verdict { reasons, proposal: None };
+            return Verdict::because(reasons);
         } else if let Some(reason) =
             below_threshold(job, self.here, self.here.tasks_per_cpu(!job.is_guest()), self.config)
         {
             reasons.push(reason);
             if !job.is_guest() {
-                return Verdict { reasons, proposal: None };
+                return Verdict::because(reasons);
             }
             only_home = Some(&*job.home);
         }
@@ -271,7 +288,34 @@ impl<'a> Balancer<'a> {
                 None
             }
         };
-        Verdict { reasons, proposal }
+        Verdict { reasons, proposal, must_leave: false }
+    }
+
+    /// Why a job may not be here, whatever it costs.
+    fn must_leave(&self, job: &JobView) -> Option<Reason> {
+        let Input { here, draining, .. } = self.input;
+        if !job.allows(here) {
+            return Some(Reason::NotAllowedHere { node: here.clone() });
+        }
+        (*draining && job.is_guest()).then(|| Reason::Draining { node: here.clone() })
+    }
+
+    /// Looks where a job could go that may not be here.
+    fn evicted(&self, job: &JobView, why: Reason, figures: bool) -> Verdict {
+        let mut reasons = vec![why];
+        let occupancy = self.tiers.of(!job.is_guest());
+        let scales = Scales::new(job, &self.input.here, &occupancy, self.config);
+        if figures {
+            reasons.extend(self.survey.list(&scales, None));
+        }
+        let proposal = match self.survey.find(&scales, None, true) {
+            Found::Choice(choice) => Some(choice),
+            Found::NothingBetter | Found::NoTarget => {
+                reasons.push(Reason::NoTarget);
+                None
+            }
+        };
+        Verdict { reasons, proposal, must_leave: true }
     }
 
     /// Where costs say nothing, what counts is how much memory a move frees of what is missing, and how little the job itself loses.

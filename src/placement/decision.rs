@@ -75,6 +75,8 @@ pub enum Cause {
     Request,
     /// Home has room for it again.
     Home,
+    /// It may not be here any more.
+    Evacuate,
 }
 
 impl fmt::Display for Cause {
@@ -85,6 +87,7 @@ impl fmt::Display for Cause {
             Self::Initial => "initial",
             Self::Request => "request",
             Self::Home => "home",
+            Self::Evacuate => "evacuate",
         })
     }
 }

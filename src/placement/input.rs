@@ -25,6 +25,8 @@ pub struct Input {
     pub jobs: Vec<JobView>,
     /// The moves from and to this node that are under way.
     pub in_flight: Vec<InFlight>,
+    /// Whether this node is to be rid of its guests.
+    pub draining: bool,
 }
 
 impl Input {

@@ -15,19 +15,20 @@
 //!
 //! A job goes where it adds least to the slowdown that all jobs of the cluster collect, its move counted ([`slowdown`], [`cost`]).
 //!
-//! 1. Jobs that cannot move, are pinned, too young to be known, or ask for next to no CPU, stay.
-//! 2. While a node has fewer runnable tasks than CPUs (the *home threshold*), its own jobs stay; its guests may go home only.
-//! 3. A job may go to a node that is alive, freshly heard of, accepting, able and roomy, if it costs less there: its own slowdown,
+//! 1. A job that may not be where it is, as its node is being drained of guests or its user does not allow it, goes to the best node that takes it.
+//! 2. Jobs that cannot move, are pinned, too young to be known, or ask for next to no CPU, stay.
+//! 3. While a node has fewer runnable tasks than CPUs (the *home threshold*), its own jobs stay; its guests may go home only.
+//! 4. A job may go to a node that is alive, freshly heard of, accepting, able and roomy, if it costs less there: its own slowdown,
 //!    the others', that of being away from home, and that of standing still while it is moved, against the time that it will probably live;
 //!    and if that has been so for as long as the move would stop it.
-//! 4. Of several jobs the one goes whose move gains most for each second that it takes; of several nodes within 5 % of the best, one
+//! 5. Of several jobs the one goes whose move gains most for each second that it takes; of several nodes within 5 % of the best, one
 //!    at random. One move at a time leaves a node.
-//! 5. The target is charged with the job at once, for a *lease*, so that the next choice sees it before the load does; and the
+//! 6. The target is charged with the job at once, for a *lease*, so that the next choice sees it before the load does; and the
 //!    target itself *admits* one arrival at a time, or a few that start, and only what still costs less there by its own figures, so that
 //!    many sources do not stampede.
-//! 6. A node whose memory will be exhausted before its largest job could have left costs as if ten more tasks ran there. If no cost is
+//! 7. A node whose memory will be exhausted before its largest job could have left costs as if ten more tasks ran there. If no cost is
 //!    lower elsewhere even so, the job goes that frees most of what is missing, to any node with room.
-//! 7. A program that begins is placed at once if those like it needed enough CPU time before ([`History`]): it has no memory yet.
+//! 8. A program that begins is placed at once if those like it needed enough CPU time before ([`History`]): it has no memory yet.
 //!
 //! The seam for other policies is [`Placement`]'s methods with [`Input`] and [`Decision`]; `balance`, `cost`, `slowdown` and `eligible` are the policy.
 

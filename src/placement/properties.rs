@@ -88,13 +88,14 @@ prop_compose! {
         count in 0_usize..7,
         flights in prop::collection::vec((0_usize..8, any_name(), any_name()), 0..3),
         now_ms in prop_oneof![Just(0_u64), 0_u64..1_000_000, Just(u64::MAX)],
+        draining in prop::bool::weighted(0.2),
     ) -> Input {
         let mut nodes = vec![a, b, c, d, e];
         nodes.truncate(known);
         let mut jobs = vec![jobs.0, jobs.1, jobs.2, jobs.3, jobs.4, jobs.5];
         jobs.truncate(count);
         let in_flight = flights.into_iter().map(|(id, source, target)| InFlight { job: format!("j{id}").into(), source, target }).collect();
-        Input { here: "n1".into(), now_ms, nodes, jobs, in_flight }
+        Input { here: "n1".into(), now_ms, nodes, jobs, in_flight, draining }
     }
 }
 
@@ -136,7 +137,9 @@ proptest! {
             }
             let Action::Move { target, cause } = &decision.action else { continue };
             facts_hold(&input, job, target)?;
-            prop_assert!(!job.pinned);
+            let must_leave = !job.allows("n1") || (input.draining && job.is_guest());
+            prop_assert_eq!(must_leave, *cause == Cause::Evacuate);
+            prop_assert!(must_leave || !job.pinned);
             let limit = if job.rss_bytes < config.start_bytes { config.starts_per_target } else { config.moves_per_target };
             let comes = |flight: &&InFlight| flight.target == *target && flight.source != *target && flight.job != job.id;
             let coming: BTreeSet<_> =
@@ -144,7 +147,7 @@ proptest! {
             prop_assert!(coming.len() < limit as usize);
             let here = input.node("n1").unwrap();
             prop_assert!(here.cpus > 0 && here.speed_milli > 0);
-            if *cause == Cause::Memory && job.rss_bytes >= config.usher_min_bytes {
+            if must_leave || (*cause == Cause::Memory && job.rss_bytes >= config.usher_min_bytes) {
                 continue;
             }
             prop_assert!(job.demand_milli >= config.min_demand_milli && job.age_ms >= config.min_age_ms);
@@ -153,6 +156,19 @@ proptest! {
                 continue;
             }
             prop_assert_eq!(*cause == Cause::Home, *target == job.home);
+        }
+    }
+
+    /// Nothing goes for the sake of load while something is here that may not be, and could go.
+    #[test]
+    fn who_must_leave_goes_first(input in any_input(), seed: u64) {
+        let decisions = Placement::new(Config::default()).unwrap().decide(&input, seed);
+        let must_leave = |job: &JobView| !job.allows("n1") || (input.draining && job.is_guest());
+        let held_up = |decision: &Decision| matches!(decision.verdict(), Some(Reason::Busy { moving, .. }) if *moving != decision.job);
+        let waits = input.jobs.iter().zip(&decisions).any(|(job, decision)| must_leave(job) && held_up(decision));
+        let goes = input.jobs.iter().zip(&decisions).find(|(_, decision)| decision.target().is_some());
+        if let Some((job, _)) = goes {
+            prop_assert!(must_leave(job) || !waits);
         }
     }
 
@@ -258,7 +274,7 @@ proptest! {
         let n1 = owners("n1", parts.0, n1, true);
         let n2 = NodeView { cpus: cpus_2, speed_milli: speed_2, weight_nano: weights.1, ..node("n2", loads.1) };
         let n2 = owners("n2", parts.1, n2, false);
-        let there = Input { here: "n1".into(), now_ms: 0, nodes: vec![n1.clone(), n2.clone()], jobs: vec![guest.clone()], in_flight: vec![] };
+        let there = Input { here: "n1".into(), now_ms: 0, nodes: vec![n1.clone(), n2.clone()], jobs: vec![guest.clone()], in_flight: vec![], draining: false };
         let first = Placement::new(Config::default()).unwrap().decide(&there, 0).remove(0);
         if first.target().is_none() {
             return Ok(());
@@ -267,7 +283,7 @@ proptest! {
         let n2 = NodeView { load_milli: loads.1 + share(cpus_2, speed_2), weight_nano: weights.1 + weight, ..n2 };
         let n2 = owners("n2", parts.1, n2, true);
         let moved = JobView { running_on: "n2".into(), ..guest };
-        let back = Input { here: "n2".into(), now_ms: 100_000, nodes: vec![n1, n2], jobs: vec![moved], in_flight: vec![] };
+        let back = Input { here: "n2".into(), now_ms: 100_000, nodes: vec![n1, n2], jobs: vec![moved], in_flight: vec![], draining: false };
         let second = Placement::new(Config::default()).unwrap().decide(&back, 0).remove(0);
         prop_assert_eq!(second.target(), None, "{:?} {:?}", first, second);
     }

@@ -247,6 +247,18 @@ pub enum Reason {
         /// Whether the job is a guest here.
         guest: bool,
     },
+    /// This node is to be rid of its guests.
+    #[error("{node} is being drained: guests must leave")]
+    Draining {
+        /// This node.
+        node: NodeName,
+    },
+    /// Its user does not let it run here.
+    #[error("{node} is not among the nodes allowed for this job: it must leave")]
+    NotAllowedHere {
+        /// This node.
+        node: NodeName,
+    },
     /// This node's own users want its CPUs.
     #[error("{node}: programs of its own users come first and ask for {:.2} of {cpus} CPUs: guests get the rest", Milli(*demand_milli))]
     OwnersFirst {
@@ -368,6 +380,8 @@ impl Reason {
             Self::TooYoung { .. } => "too_young",
             Self::LittleDemand { .. } => "little_demand",
             Self::BelowThreshold { .. } => "below_threshold",
+            Self::Draining { .. } => "draining",
+            Self::NotAllowedHere { .. } => "not_allowed_here",
             Self::OwnersFirst { .. } => "owners_first",
             Self::MemoryShort { .. } => "memory_short",
             Self::TooSmall { .. } => "too_small",
@@ -395,6 +409,8 @@ impl Reason {
             | Self::Moving { target: node }
             | Self::Elsewhere { node }
             | Self::BelowThreshold { node, .. }
+            | Self::Draining { node }
+            | Self::NotAllowedHere { node }
             | Self::OwnersFirst { node, .. }
             | Self::MemoryShort { node, .. }
             | Self::Busy { node, .. }

@@ -92,6 +92,7 @@ impl World {
             nodes,
             jobs: here_jobs.map(|job| job.view.clone()).collect(),
             in_flight: in_flight.collect(),
+            draining: false,
         }
     }
 

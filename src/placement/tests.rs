@@ -55,7 +55,7 @@ pub(super) fn job(id: &str, home: &str, running_on: &str) -> JobView {
 }
 
 fn input(nodes: Vec<NodeView>, jobs: Vec<JobView>) -> Input {
-    Input { here: "n1".into(), now_ms: 1_000_000, nodes, jobs, in_flight: Vec::new() }
+    Input { here: "n1".into(), now_ms: 1_000_000, nodes, jobs, in_flight: Vec::new(), draining: false }
 }
 
 fn placement() -> Placement {

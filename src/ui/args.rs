@@ -47,10 +47,18 @@ pub enum Command {
     Nodes(ListArgs),
     /// Move a program
     Migrate(MigrateArgs),
+    /// Move a program only if someone asks, from now on
+    Lock(ProcessArgs),
+    /// Let a program move by itself again
+    Unlock(ProcessArgs),
+    /// Say where a program may run
+    Allow(AllowArgs),
+    /// Send the guests of this machine away, and take no others (root)
+    Drain(DrainArgs),
     /// List the moves of programs, the newest first
     Migrations(ListArgs),
     /// Say why a program is where it is
-    Why(WhyArgs),
+    Why(ProcessArgs),
     /// Say what this machine can do and what is missing
     Check(ListArgs),
     /// Make the cluster's key, and certificates for clients
@@ -129,6 +137,12 @@ pub struct RunArgs {
     /// Never move it unless someone asks
     #[arg(long)]
     pub stay: bool,
+    /// The only machines beside this one where it may run
+    #[arg(long, value_name = "NODE,…", value_delimiter = ',')]
+    pub nodes: Vec<NodeName>,
+    /// Its class, of those in the daemon's settings: what holds for that holds for it
+    #[arg(long, value_name = "NAME")]
+    pub class: Option<String>,
     /// The daemon.
     #[command(flatten)]
     pub run_dir: RunDir,
@@ -187,12 +201,44 @@ pub struct MigrateArgs {
     pub list: ListArgs,
 }
 
-/// `why`.
+/// What commands about one program take.
 #[derive(Clone, Debug, Args)]
-pub struct WhyArgs {
+pub struct ProcessArgs {
     /// The program: its pid, or NODE/PID for a guest of another machine
     #[arg(value_name = "PID", value_parser = process)]
     pub process: ProcessName,
+    /// How to write it.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// `allow`.
+#[derive(Clone, Debug, Args)]
+pub struct AllowArgs {
+    /// The program: its pid, or NODE/PID for a guest of another machine
+    #[arg(value_name = "PID", value_parser = process)]
+    pub process: ProcessName,
+    /// The only machines beside its home where it may run, or `any`
+    #[arg(value_name = "NODE,…|any", value_parser = allowed)]
+    pub nodes: AllowedNodes,
+    /// How to write it.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// The nodes where a program may run; empty for any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllowedNodes(pub Vec<String>);
+
+/// `drain`.
+#[derive(Clone, Debug, Args)]
+pub struct DrainArgs {
+    /// Take guests again
+    #[arg(long, conflicts_with = "wait")]
+    pub undo: bool,
+    /// Wait until none is left
+    #[arg(long, short)]
+    pub wait: bool,
     /// How to write it.
     #[command(flatten)]
     pub list: ListArgs,
@@ -251,6 +297,14 @@ fn process(text: &str) -> Result<ProcessName, String> {
     pid.map(|pid| ProcessName { node: node.to_owned(), pid }).ok_or_else(|| "it must be PID or NODE/PID".to_owned())
 }
 
+fn allowed(text: &str) -> Result<AllowedNodes, String> {
+    if text == "any" {
+        return Ok(AllowedNodes(Vec::new()));
+    }
+    let read = |node: &str| NodeName::new(node).map(|node| node.to_string()).map_err(|error| error.to_string());
+    Ok(AllowedNodes(text.split(',').map(read).collect::<Result<_, _>>()?))
+}
+
 fn destination(text: &str) -> Result<Destination, String> {
     Ok(match text {
         "home" => Destination::Home,
@@ -297,6 +351,26 @@ mod tests {
         let args = run("mosrun --stay -- -odd --");
         assert_eq!((args.stay, args.command), (true, vec!["-odd".into(), "--".into()]));
         assert!(parse("mosrun").is_err());
+        let args = run("mosrun --nodes n2,N3 --class render xz --nodes n4");
+        let nodes: Vec<String> = args.nodes.iter().map(ToString::to_string).collect();
+        assert_eq!((nodes, args.class.as_deref()), (vec!["n2".into(), "n3".into()], Some("render")));
+        assert_eq!(args.command, ["xz", "--nodes", "n4"]);
+        assert!(parse("mosrun --nodes a_b/c xz").is_err());
+    }
+
+    #[test]
+    fn where_a_program_may_run_is_read() {
+        let allow = |line| match parse(line).map(|cli| cli.command) {
+            Ok(Some(Command::Allow(args))) => Ok(args.nodes.0),
+            Err(error) => Err(error.kind()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(allow("scx_mosix allow 7 n2,N3"), Ok(vec!["n2".into(), "n3".into()]));
+        assert_eq!(allow("scx_mosix allow 7 any"), Ok(vec![]));
+        for bad in ["scx_mosix allow 7", "scx_mosix allow 7 n2,,n3", "scx_mosix allow 7 n2 n3"] {
+            assert!(allow(bad).is_err(), "{bad}");
+        }
+        assert!(parse("scx_mosix drain --undo --wait").is_err());
     }
 
     #[test]

@@ -34,6 +34,12 @@ pub enum UiError {
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
+    /// What was waited for will not come about.
+    #[error("{node} takes guests again: somebody has ended its draining")]
+    Undone {
+        /// The node.
+        node: String,
+    },
     /// No asynchronous runtime.
     #[error("cannot start")]
     Runtime(#[source] io::Error),
@@ -54,7 +60,9 @@ impl UiError {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::NoDaemon { .. } => NO_DAEMON,
-            Self::Call(_) | Self::Key(_) | Self::Node(_) | Self::Output(_) | Self::Runtime(_) => FAILED,
+            Self::Call(_) | Self::Key(_) | Self::Node(_) | Self::Output(_) | Self::Undone { .. } | Self::Runtime(_) => {
+                FAILED
+            }
         })
     }
 }

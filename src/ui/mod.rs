@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   args ─► run      registers itself, then becomes the program: same pid, nothing in between
-//!        ├► ps, nodes, migrate, why ─► api::Client ─► views ─► table, wide or JSON (their serde form, stable)
+//!        ├► ps, nodes, migrate, why, … ─► api::Client ─► views ─► table, wide or JSON (their serde form, stable)
 //!        ├► check    this machine, daemon or not
 //!        └► key      files only
 //! ```
@@ -11,6 +11,8 @@
 
 pub mod args;
 mod check;
+mod constrain;
+mod drain;
 mod error;
 mod inherited;
 mod key;
@@ -37,6 +39,10 @@ pub fn client_command(command: &Command) -> Option<ExitCode> {
         Command::Ps(args) => block_on(ps::ps(args)),
         Command::Nodes(args) => block_on(nodes::nodes(args)),
         Command::Migrate(args) => block_on(migrate::migrate(args)),
+        Command::Lock(args) => block_on(constrain::lock(args, true)),
+        Command::Unlock(args) => block_on(constrain::lock(args, false)),
+        Command::Allow(args) => block_on(constrain::allow(args)),
+        Command::Drain(args) => block_on(drain::drain(args)),
         Command::Migrations(args) => block_on(migrations::migrations(args)),
         Command::Why(args) => block_on(why::why(args)),
         Command::Check(args) => block_on(check::check(args)),

@@ -99,6 +99,9 @@ fn command(process: &ProcessSummary) -> String {
     if process.stay {
         text.push_str("  (stays)");
     }
+    if !process.allowed_nodes.is_empty() {
+        text.push_str(&format!("  (only {})", process.allowed_nodes.join(",")));
+    }
     text
 }
 

@@ -14,6 +14,7 @@ use std::{
 use nix::{errno::Errno, unistd::execvp};
 
 use super::{UiError, args::RunArgs, block_on, client, error, inherited};
+use crate::{api::backend::Registration, control::Constraints};
 
 /// How long registering may hold up the program.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,7 +32,10 @@ pub fn run(args: RunArgs) -> ExitCode {
         let registered = block_on(async {
             let pid = i32::try_from(std::process::id()).unwrap_or_default();
             let failed = UiError::of_call(&args.run_dir);
-            client(&args.run_dir).register(pid, args.stay, REGISTER_TIMEOUT).await.map_err(failed)?;
+            let allowed_nodes = args.nodes.iter().map(ToString::to_string).collect();
+            let constraints = Constraints { stay: args.stay, allowed_nodes };
+            let wanted = Registration { pid, constraints, class: args.class.clone().unwrap_or_default() };
+            client(&args.run_dir).register(&wanted, REGISTER_TIMEOUT).await.map_err(failed)?;
             Ok(ExitCode::SUCCESS)
         });
         if let Err(error) = registered {

@@ -4,14 +4,14 @@ use std::process::ExitCode;
 
 use super::{
     UiError,
-    args::{Format, WhyArgs},
+    args::{Format, ProcessArgs},
     client,
     migrate::sentence,
     output,
 };
 use crate::api::view::{PlacementDecision, PlacementReasons};
 
-pub(super) async fn why(args: &WhyArgs) -> Result<ExitCode, UiError> {
+pub(super) async fn why(args: &ProcessArgs) -> Result<ExitCode, UiError> {
     let mut client = client(&args.list.run_dir);
     let reasons = client.placement_reasons(&args.process).await.map_err(UiError::of_call(&args.list.run_dir))?;
     output::print(&match args.list.output {

@@ -312,6 +312,12 @@ impl Hosting<'_> {
             ToAgent::Move { migration, target_address } => self.start_move(migration, target_address),
             ToAgent::Cancel { migration, reason } => self.cancel(migration, &reason).await,
             ToAgent::Signal { signal } => self.send(self.root_pid, signal, None).await,
+            ToAgent::Constrain { constraints: new } => self.agent.daemons.set_state(|state| {
+                if let AgentState::Guest { constraints, .. } = state {
+                    *constraints = new;
+                }
+                true
+            }),
             ToAgent::Stream { .. } | ToAgent::Terminate { .. } => {
                 tracing::warn!(?request, "ignored: a guest runs here");
             }

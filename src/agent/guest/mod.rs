@@ -151,7 +151,7 @@ fn first_state(role: &GuestRole) -> AgentState {
         epoch: None,
         moving: None,
         cannot_move: None,
-        stay: role.stay,
+        constraints: role.constraints.clone(),
         past: role.past,
     }
 }

@@ -15,7 +15,7 @@ use crate::{
         backend::{GuestReservation, MoveRequest, NodeDetails},
         view::{MigrationSummary, PlacementReasons},
     },
-    control::SessionId,
+    control::{Constraints, SessionId},
     keys::{NodeName, server_name},
     proto::peer::{self, peer_service_client::PeerServiceClient},
 };
@@ -106,6 +106,17 @@ impl PeerClient {
     pub async fn request_move(&mut self, request: &MoveRequest) -> Result<MigrationSummary, CallError> {
         let answer = self.peer.request_move(timed(request.into(), CALL_TIMEOUT)).await.map_err(self.api.failed())?;
         Ok(self.api.given(answer.into_inner().migration)?.try_into()?)
+    }
+
+    /// Says what placement may do with a guest of ours.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn constrain_guest(&mut self, session: SessionId, constraints: Constraints) -> Result<(), CallError> {
+        let Constraints { stay, allowed_nodes } = constraints;
+        let request = peer::ConstrainGuestRequest { session: session.to_string(), stay, allowed_nodes };
+        self.peer.constrain_guest(timed(request, CALL_TIMEOUT)).await.map_err(self.api.failed())?;
+        Ok(())
     }
 
     /// Tells the home of a job how far its migration is.

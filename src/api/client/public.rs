@@ -13,7 +13,7 @@ use tower::service_fn;
 use super::{CALL_TIMEOUT, CallError, MAX_ANSWER_BYTES, endpoint, timed};
 use crate::{
     api::{
-        backend::Destination,
+        backend::{ConstraintsChange, Destination, Registration},
         name::{ANY, ProcessName, migration_resource, node_resource},
         view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary},
     },
@@ -130,8 +130,15 @@ impl Client {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn register(&mut self, pid: i32, stay: bool, limit: Duration) -> Result<ProcessSummary, CallError> {
-        let request = timed(v1::RegisterProcessRequest { pid, stay, request_id: String::new() }, limit);
+    pub async fn register(&mut self, wanted: &Registration, limit: Duration) -> Result<ProcessSummary, CallError> {
+        let request = v1::RegisterProcessRequest {
+            pid: wanted.pid,
+            stay: wanted.constraints.stay,
+            request_id: String::new(),
+            allowed_nodes: wanted.constraints.allowed_nodes.iter().map(|node| node_resource(node)).collect(),
+            class: wanted.class.clone(),
+        };
+        let request = timed(request, limit);
         let answer = self.processes.register_process(request).await.map_err(self.failed())?.into_inner();
         Ok(self.given(answer.process)?.try_into()?)
     }
@@ -155,6 +162,35 @@ impl Client {
         let answer =
             self.processes.migrate_process(timed(request, CALL_TIMEOUT)).await.map_err(self.failed())?.into_inner();
         Ok(self.given(answer.migration)?.try_into()?)
+    }
+
+    /// Changes what placement may do with a job.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn constrain(
+        &mut self,
+        name: &ProcessName,
+        change: &ConstraintsChange,
+    ) -> Result<ProcessSummary, CallError> {
+        let nodes = |nodes: &Vec<String>| nodes.iter().map(|node| node_resource(node)).collect();
+        let request = v1::ConstrainProcessRequest {
+            name: name.resource(),
+            stay: change.stay,
+            allowed_nodes: change.allowed_nodes.as_ref().map(nodes).map(|nodes| v1::AllowedNodes { nodes }),
+        };
+        let answer = self.processes.constrain_process(timed(request, CALL_TIMEOUT)).await.map_err(self.failed())?;
+        Ok(self.given(answer.into_inner().process)?.try_into()?)
+    }
+
+    /// Lets the node that answers send its guests away and take no others, or ends that.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn drain(&mut self, on: bool) -> Result<NodeSummary, CallError> {
+        let request = timed(v1::DrainNodeRequest { name: node_resource(ANY), undo: !on }, CALL_TIMEOUT);
+        let answer = self.nodes.drain_node(request).await.map_err(self.failed())?.into_inner();
+        Ok(self.given(answer.node)?.try_into()?)
     }
 
     /// Why a job is where it is.

@@ -5,8 +5,9 @@ use crate::{
     api::{
         ApiError,
         backend::{GuestReservation, MoveRequest, NodeDetails, Requirements},
+        name::check_allowed,
     },
-    control::{BodyFacts, JobPast, SessionId},
+    control::{BodyFacts, Constraints, JobPast, SessionId},
     node::CpuFeatures,
     proto::{peer, v1::migration},
 };
@@ -92,7 +93,8 @@ impl From<&GuestReservation> for peer::ReserveGuestRequest {
                 monotonic_ns: body.monotonic_ns,
                 boottime_ns: body.boottime_ns,
                 hostname: body.hostname.clone(),
-                stay: reservation.stay,
+                stay: reservation.constraints.stay,
+                allowed_nodes: reservation.constraints.allowed_nodes.clone(),
                 attained_ms: reservation.past.attained_ms,
                 tree: reservation.past.tree,
                 tree_attained_ms: reservation.past.tree_attained_ms,
@@ -131,7 +133,7 @@ impl TryFrom<peer::ReserveGuestRequest> for GuestReservation {
             home_address: home.address,
             root_pid: home.root_pid,
             comm: body.comm,
-            stay: body.stay,
+            constraints: Constraints { stay: body.stay, allowed_nodes: check_allowed(body.allowed_nodes)? },
             past: JobPast {
                 attained_ms: body.attained_ms,
                 tree: body.tree,
@@ -200,7 +202,7 @@ mod tests {
             home_address: "10.0.0.1:7470".into(),
             root_pid: 4711,
             comm: "xz".into(),
-            stay: true,
+            constraints: Constraints { stay: true, allowed_nodes: vec!["n3".into()] },
             past: JobPast {
                 attained_ms: 61_000,
                 tree: Some(4_000),

@@ -1,9 +1,11 @@
 //! `ClusterService`.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status};
 
 use super::{
-    Context, page,
+    Context, caller, complete, page,
     watch::{Event, Watch, WatchStream},
 };
 use crate::{
@@ -13,8 +15,8 @@ use crate::{
         view::NodeSummary,
     },
     proto::v1::{
-        GetNodeRequest, GetNodeResponse, ListNodesRequest, ListNodesResponse, NodeEvent, WatchNodesRequest,
-        WatchNodesResponse, cluster_service_server::ClusterService, node_event,
+        DrainNodeRequest, DrainNodeResponse, GetNodeRequest, GetNodeResponse, ListNodesRequest, ListNodesResponse,
+        NodeEvent, WatchNodesRequest, WatchNodesResponse, cluster_service_server::ClusterService, node_event,
     },
 };
 
@@ -64,5 +66,18 @@ impl ClusterService for Cluster {
             },
         };
         Ok(Response::new(watch.start(&self.0)?))
+    }
+
+    async fn drain_node(&self, request: Request<DrainNodeRequest>) -> Result<Response<DrainNodeResponse>, Status> {
+        let caller = caller(&request)?;
+        caller.may_administer("draining a node")?;
+        let DrainNodeRequest { name, undo } = request.into_inner();
+        let (node, local) = (parse_node(&name, "name")?, self.0.backend.local_node());
+        if node != ANY && node != local {
+            return Err(ApiError::invalid("name", format!("this is {local}: ask {node} itself")).into());
+        }
+        let backend = Arc::clone(&self.0.backend);
+        let node = complete(async move { backend.drain(&caller, !undo).await }).await?;
+        Ok(Response::new(DrainNodeResponse { node: Some((&node).into()) }))
     }
 }

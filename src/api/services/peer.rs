@@ -10,12 +10,15 @@ use crate::{
         ApiError, PeerBackend,
         backend::{GuestReservation, MoveRequest},
         message::parse_session,
+        name::check_allowed,
         view::MigrationSummary,
     },
+    control::Constraints,
     proto::peer::{
-        GetGuestReasonsRequest, GetGuestReasonsResponse, GetNodeDetailsRequest, GetNodeDetailsResponse,
-        ReleaseGuestRequest, ReleaseGuestResponse, ReportMigrationRequest, ReportMigrationResponse, RequestMoveRequest,
-        RequestMoveResponse, ReserveGuestRequest, ReserveGuestResponse, peer_service_server::PeerService,
+        ConstrainGuestRequest, ConstrainGuestResponse, GetGuestReasonsRequest, GetGuestReasonsResponse,
+        GetNodeDetailsRequest, GetNodeDetailsResponse, ReleaseGuestRequest, ReleaseGuestResponse,
+        ReportMigrationRequest, ReportMigrationResponse, RequestMoveRequest, RequestMoveResponse, ReserveGuestRequest,
+        ReserveGuestResponse, peer_service_server::PeerService,
     },
 };
 
@@ -78,6 +81,18 @@ impl PeerService for Peers {
         let peers = Arc::clone(&self.peers);
         let migration = complete(async move { peers.request_move(&node, request).await }).await?;
         Ok(Response::new(RequestMoveResponse { migration: Some((&migration).into()) }))
+    }
+
+    async fn constrain_guest(
+        &self,
+        request: Request<ConstrainGuestRequest>,
+    ) -> Result<Response<ConstrainGuestResponse>, Status> {
+        let (node, ConstrainGuestRequest { session, stay, allowed_nodes }) = from_node(request)?;
+        let session = parse_session(&session, "session")?;
+        let constraints = Constraints { stay, allowed_nodes: check_allowed(allowed_nodes)? };
+        let peers = Arc::clone(&self.peers);
+        complete(async move { peers.constrain_guest(&node, session, constraints).await }).await?;
+        Ok(Response::new(ConstrainGuestResponse {}))
     }
 
     async fn report_migration(

@@ -13,15 +13,16 @@ use super::{
 use crate::{
     api::{
         ApiError, Caller,
-        backend::Destination,
-        name::{ANY, ProcessName, parse_node},
+        backend::{ConstraintsChange, Destination, Registration},
+        name::{ANY, ProcessName, parse_node, parse_nodes},
         view::ProcessSummary,
     },
-    control::SessionId,
+    control::{Constraints, SessionId},
     proto::v1::{
-        GetPlacementReasonsRequest, GetPlacementReasonsResponse, GetProcessRequest, GetProcessResponse,
-        ListProcessesRequest, ListProcessesResponse, MigrateProcessRequest, MigrateProcessResponse, ProcessEvent,
-        RegisterProcessRequest, RegisterProcessResponse, WatchProcessesRequest, WatchProcessesResponse,
+        ConstrainProcessRequest, ConstrainProcessResponse, GetPlacementReasonsRequest, GetPlacementReasonsResponse,
+        GetProcessRequest, GetProcessResponse, ListProcessesRequest, ListProcessesResponse, MigrateProcessRequest,
+        MigrateProcessResponse, ProcessEvent, RegisterProcessRequest, RegisterProcessResponse, WatchProcessesRequest,
+        WatchProcessesResponse,
         migrate_process_request::{self, Choice},
         process_event,
         process_service_server::ProcessService,
@@ -121,13 +122,15 @@ impl ProcessService for Processes {
         request: Request<RegisterProcessRequest>,
     ) -> Result<Response<RegisterProcessResponse>, Status> {
         let caller = caller(&request)?;
-        let RegisterProcessRequest { pid, stay, request_id: _ } = request.into_inner();
+        let RegisterProcessRequest { pid, stay, request_id: _, allowed_nodes, class } = request.into_inner();
         if pid <= 0 {
             return Err(ApiError::invalid("pid", "it must be above 0").into());
         }
         caller.may_register(pid)?;
+        let constraints = Constraints { stay, allowed_nodes: parse_nodes(&allowed_nodes)? };
+        let wanted = Registration { pid, constraints, class };
         let backend = Arc::clone(&self.context.backend);
-        let process = complete(async move { backend.register(&caller, pid, stay).await }).await?;
+        let process = complete(async move { backend.register(&caller, wanted).await }).await?;
         Ok(Response::new(RegisterProcessResponse { process: Some((&process).into()) }))
     }
 
@@ -156,6 +159,20 @@ impl ProcessService for Processes {
         })
         .await?;
         Ok(Response::new(MigrateProcessResponse { migration: Some((&migration).into()) }))
+    }
+
+    async fn constrain_process(
+        &self,
+        request: Request<ConstrainProcessRequest>,
+    ) -> Result<Response<ConstrainProcessResponse>, Status> {
+        let caller = caller(&request)?;
+        let ConstrainProcessRequest { name, stay, allowed_nodes } = request.into_inner();
+        let process = self.find(&caller, &name)?.name();
+        let allowed_nodes = allowed_nodes.map(|allowed| parse_nodes(&allowed.nodes)).transpose()?;
+        let change = ConstraintsChange { stay, allowed_nodes };
+        let backend = Arc::clone(&self.context.backend);
+        let process = complete(async move { backend.constrain(&caller, &process, change).await }).await?;
+        Ok(Response::new(ConstrainProcessResponse { process: Some((&process).into()) }))
     }
 
     async fn get_placement_reasons(

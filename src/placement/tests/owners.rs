@@ -1,4 +1,4 @@
-//! Owners' programs and guests at one node.
+//! Owners' programs and guests at one node, and jobs that may not be where they are.
 
 use super::*;
 
@@ -63,4 +63,39 @@ fn what_was_sent_counts_where_it_will_run() {
     assert!(there(&mut placement, guest("n2/1", "n2")).starts_with("n2 (home): 1.00 for itself"));
     let late = |id: &str| JobView { age_ms: 61_000, ..guest(id, "n3") };
     assert!(there(&mut placement, late("n3/1")).starts_with("n2: 20.00 for itself"), "n2/1 comes home");
+}
+
+#[test]
+fn who_drains_a_node_sends_its_guests_away_whatever_that_costs() {
+    let drained = |nodes, jobs| decide(&mut placement(), &Input { draining: true, ..input(nodes, jobs) });
+    // Below the threshold, idle, pinned, just started, and dearer there: it leaves all the same.
+    let idle = JobView { demand_milli: 10, pinned: true, age_ms: 10, ..guest("n2/1", "n2") };
+    let busy = || node("n2", 3_000);
+    let decision = drained(vec![node("n1", 0), busy()], vec![idle.clone()]).remove(0);
+    assert!(moves_to(&decision, "n2", Cause::Evacuate), "{decision:?}");
+    assert_eq!((lines(&decision)[0].as_str(), decision.limit_milli), ("n1 is being drained: guests must leave", None));
+    // This node's own stay, and wait while a guest leaves.
+    let own = job("n1/1", "n1", "n1");
+    let decisions = drained(vec![node("n1", 2_000), busy(), node("n3", 0)], vec![own.clone(), idle.clone()]);
+    assert!(moves_to(&decisions[1], "n3", Cause::Evacuate), "{decisions:?}");
+    assert_eq!(decisions[0].verdict().unwrap().to_string(), "stays: n2/1 leaves n1 first, 1 at a time");
+    assert_eq!(
+        drained(vec![node("n1", 900), busy()], vec![own]).remove(0).verdict().unwrap().rule(),
+        "below_threshold"
+    );
+    // Nobody has room.
+    let full = NodeView { free_memory_bytes: 0, ..busy() };
+    let decision = drained(vec![node("n1", 0), full], vec![idle]).remove(0);
+    assert_eq!(decision.verdict().unwrap().to_string(), "stays: no other node can take it");
+}
+
+#[test]
+fn a_job_leaves_a_node_that_its_user_does_not_allow() {
+    let only_n3 = JobView { allowed_nodes: Some(vec!["n3".into()]), ..guest("n2/1", "n2") };
+    let nodes = vec![node("n1", 0), node("n2", 1_500), node("n3", 400), node("n4", 0)];
+    let decision = one(nodes.clone(), only_n3.clone());
+    assert!(moves_to(&decision, "n3", Cause::Evacuate), "{decision:?}");
+    assert_eq!(lines(&decision)[0], "n1 is not among the nodes allowed for this job: it must leave");
+    let at_home = JobView { home: "n1".into(), ..only_n3 };
+    assert_eq!(one(nodes, at_home).verdict().unwrap().rule(), "below_threshold", "home is always allowed");
 }

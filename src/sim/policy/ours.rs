@@ -123,7 +123,14 @@ impl ScxMosix {
         });
         let in_flight = in_flight.collect();
         let nodes = cluster.seen(here, here).into_iter().map(|seen| self.node(cluster, seen)).collect();
-        Input { here: self.names[here].clone(), now_ms: cluster.now_ms(), nodes, jobs: Vec::new(), in_flight }
+        Input {
+            here: self.names[here].clone(),
+            now_ms: cluster.now_ms(),
+            nodes,
+            jobs: Vec::new(),
+            in_flight,
+            draining: false,
+        }
     }
 
     /// The number of the machine of that name.

@@ -43,6 +43,7 @@ impl Core {
                     tracing::info!(signal, error = %std::io::Error::last_os_error(), "a signal could not be sent");
                 }
             }
+            (ToAgent::Constrain { .. }, _) => tracing::warn!("ignored: the daemon keeps what holds for jobs at home"),
             (ToAgent::Terminate { reason }, _) => match (self.arbiter.owner(), self.arbiter.moving()) {
                 (Party::Home, None) => {
                     tracing::info!(reason, "the home agent of a job at home ends");
