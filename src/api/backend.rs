@@ -233,7 +233,7 @@ pub trait PeerBackend: Send + Sync + 'static {
     /// Notes what placement may do with a guest; `peer` must be its home, which is for this method to check.
     ///
     /// # Errors
-    /// [`ApiError::ProcessUnknown`], [`ApiError::NotHome`], [`ApiError::AlreadyMoving`].
+    /// [`ApiError::ProcessUnknown`], [`ApiError::NotHome`].
     async fn constrain_guest(&self, peer: &str, session: SessionId, constraints: Constraints) -> Result<(), ApiError>;
 
     /// Notes how far a migration is of a job whose home is here. The service has checked that `peer` is its source and that the

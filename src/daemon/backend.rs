@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
-    draining,
+    constraints, draining,
     jobs::RegisterError,
     launch::Whereabouts,
     rows::{self, RowContext, users},
@@ -21,7 +21,7 @@ use crate::{
         name::ProcessName,
         view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary},
     },
-    control::{Constraints, SessionId, StreamKind, ToAgent},
+    control::{Constraints, SessionId},
     placement::Wish,
 };
 
@@ -91,21 +91,16 @@ impl Backend for Daemon {
     ) -> Result<ProcessSummary, ApiError> {
         let state = &self.0;
         let unknown = || ApiError::ProcessUnknown { process: process.to_string() };
-        let whereabouts = state.whereabouts(process).ok_or_else(unknown)?;
         if process.node != state.node {
             let what = "changing what may be done with a guest (ask its home)".into();
             return Err(ApiError::NotAllowed { what, who: caller.to_string() });
         }
         let job = state.jobs().containing(process.pid).cloned().ok_or_else(unknown)?;
         let constraints = change.applied_to(&job.constraints);
-        match whereabouts {
-            Whereabouts::Home(_) => self.not_moving(&state.node, job.root_pid)?,
-            Whereabouts::Guest(migration, _) => self.constrain_here(migration, &job.session, &constraints).await?,
-            Whereabouts::Away { session, node } => state.peers.constrain(&node, session, constraints.clone()).await?,
-        }
         let noted = state.jobs().constrain(job.root_pid, constraints);
         let job = noted.map_err(|error| ApiError::Internal { what: error.to_string() })?.ok_or_else(unknown)?;
         tracing::info!(%process, constraints = ?job.constraints, %caller, "constrained");
+        constraints::tell(state, &job).await;
         let key = ProcessSummary::key_of(&ProcessName { node: state.node.clone(), pid: job.root_pid });
         let mut row = ProcessSummary::clone(&*state.views.processes.get(&key).ok_or_else(unknown)?);
         rows::constrained(&mut row, &job.constraints);
@@ -186,34 +181,6 @@ impl Daemon {
         })?;
         Ok(constraints.and(of_class, &state.node))
     }
-
-    /// A job that moves takes along what held when the move began.
-    fn not_moving(&self, home: &str, root_pid: i32) -> Result<(), ApiError> {
-        let under_way = self.0.moves.under_way();
-        match under_way.iter().find(|(_, process, _)| process.node == home && process.pid == root_pid) {
-            Some((id, process, _)) => {
-                Err(ApiError::AlreadyMoving { process: process.to_string(), migration: id.to_string() })
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// Tells the agent of a guest that is here; it outlives this daemon.
-    async fn constrain_here(
-        &self,
-        migration: SessionId,
-        session: &SessionId,
-        constraints: &Constraints,
-    ) -> Result<(), ApiError> {
-        let state = &self.0;
-        let unknown = || ApiError::ProcessUnknown { process: session.to_string() };
-        let guest = state.agent_view().guests.remove(&migration).ok_or_else(unknown)?;
-        self.not_moving(&guest.home, guest.root_pid)?;
-        let agent = state.agents.get((StreamKind::Move, migration)).ok_or_else(unknown)?;
-        let request = ToAgent::Constrain { constraints: constraints.clone() };
-        let sent = agent.request(&request, None).await;
-        sent.map_err(|error| ApiError::Unreachable { node: state.node.clone(), why: error.to_string() })
-    }
 }
 
 fn wish(to: Destination) -> Wish {
@@ -287,7 +254,7 @@ impl PeerBackend for Daemon {
         if guest.home != peer {
             return Err(ApiError::NotHome { node: peer.into() });
         }
-        self.constrain_here(*migration, &session, &constraints).await
+        constraints::tell_agent(&self.0, *migration, constraints).await
     }
 
     async fn report_migration(&self, _: &str, migration: MigrationSummary) -> Result<(), ApiError> {

@@ -14,6 +14,7 @@
 pub mod acceptor;
 pub mod agents;
 pub mod backend;
+mod constraints;
 mod draining;
 mod execs;
 pub mod figures;

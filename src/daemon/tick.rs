@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    draining, execs,
+    constraints, draining, execs,
     figures::Summing,
     jobs::{CGROUP_ROOT, Job, cgroup_directory},
     launch::Whereabouts,
@@ -385,17 +385,18 @@ fn procs_of(cgroup: &Path) -> Vec<i32> {
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-/// Asks the nodes that host jobs of this node how these are.
+/// Asks the nodes that host jobs of this node how these are, and tells them what may be done with these if they are wrong.
 async fn ask_hosts(state: Arc<State>, mut hosts: Vec<String>) {
+    constraints::correct_here(&state).await;
     hosts.sort();
     hosts.dedup();
     for host in hosts.into_iter().filter(|host| *host != state.node) {
         match state.peers.processes(&host).await {
-            Ok(rows) => {
+            Ok(mut rows) => {
+                rows.retain(|row| row.home == state.node && row.runs_on == host);
+                constraints::correct(&state, rows.iter()).await;
                 let mut measured = state.measured();
-                for row in rows.into_iter().filter(|row| row.home == state.node && row.runs_on == host) {
-                    measured.away.insert(row.pid, (Instant::now(), row));
-                }
+                measured.away.extend(rows.into_iter().map(|row| (row.pid, (Instant::now(), row))));
             }
             Err(error) => tracing::debug!(host, %error, "a host does not say how its guests are"),
         }

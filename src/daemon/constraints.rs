@@ -1,0 +1,62 @@
+//! What placement may do with the jobs of this node, as their hosts know it.
+//!
+//! ```text
+//!   `lock`, `allow` ──► the job's file here, which is right
+//!                         └─ told at once ──► agent of the guest (here, or by its host's daemon)
+//!                         └─ every 3 s: whoever says otherwise is told again; it may have been on its way, or out of reach
+//! ```
+
+use super::{jobs::Job, launch::Whereabouts, state::State};
+use crate::{
+    api::{ApiError, name::ProcessName, view::ProcessSummary},
+    control::{Constraints, SessionId, StreamKind, ToAgent},
+};
+
+/// Tells whoever hosts a job of this node.
+pub async fn tell(state: &State, job: &Job) {
+    let process = ProcessName { node: state.node.clone(), pid: job.root_pid };
+    let told = match state.whereabouts(&process) {
+        Some(Whereabouts::Guest(migration, _)) => tell_agent(state, migration, job.constraints.clone()).await,
+        Some(Whereabouts::Away { session, node }) => {
+            state.peers.constrain(&node, session, job.constraints.clone()).await
+        }
+        Some(Whereabouts::Home(_)) | None => Ok(()),
+    };
+    if let Err(error) = told {
+        tracing::info!(%process, %error, "its host does not know yet what may be done with it");
+    }
+}
+
+/// Tells the agent of a guest that is here.
+///
+/// # Errors
+/// [`ApiError::ProcessUnknown`], [`ApiError::Unreachable`].
+pub async fn tell_agent(state: &State, migration: SessionId, constraints: Constraints) -> Result<(), ApiError> {
+    let unknown = || ApiError::ProcessUnknown { process: migration.to_string() };
+    let agent = state.agents.get((StreamKind::Move, migration)).ok_or_else(unknown)?;
+    let sent = agent.request(&ToAgent::Constrain { constraints }, None).await;
+    sent.map_err(|error| ApiError::Unreachable { node: state.node.clone(), why: error.to_string() })
+}
+
+/// Tells the agents of jobs of this node that came back, if they are wrong.
+pub async fn correct_here(state: &State) {
+    let guests = state.agent_view().guests;
+    for guest in guests.values().filter(|guest| guest.home == state.node) {
+        let job = state.jobs().get(guest.root_pid).cloned();
+        if let Some(job) = job.filter(|job| job.constraints != guest.constraints) {
+            tell(state, &job).await;
+        }
+    }
+}
+
+/// Tells the host that said this of jobs of this node, if it is wrong about one.
+pub async fn correct(state: &State, rows: impl Iterator<Item = &ProcessSummary>) {
+    for row in rows.filter(|row| row.home == state.node) {
+        let job = state.jobs().get(row.pid).cloned();
+        let is_right =
+            |job: &Job| (row.stay, &row.allowed_nodes) == (job.constraints.stay, &job.constraints.allowed_nodes);
+        if let Some(job) = job.filter(|job| !is_right(job)) {
+            tell(state, &job).await;
+        }
+    }
+}
