@@ -19,6 +19,8 @@ pub struct Figures {
     pub cpu_time_ms: u64,
     /// Memory in use, in bytes.
     pub resident_bytes: u64,
+    /// What had to be fetched from a disk lately, in bytes, decayed.
+    fetched_bytes: u64,
     /// Processes.
     pub processes: u32,
     /// Threads of all of them.
@@ -39,6 +41,13 @@ struct Member {
 }
 
 impl Figures {
+    /// The memory that they work with, in bytes. What they touch within some seconds is their working set (Denning, "The working set model
+    /// for program behavior", CACM 11(5), 1968). What they had to fetch in that time is part of it, so if that is more than they have
+    /// in memory, it did not fit.
+    pub fn working_set_bytes(&self) -> u64 {
+        self.resident_bytes.max(self.fetched_bytes)
+    }
+
     /// What process `pid`, as this node numbers it, does, as `ps` shows it.
     pub fn root_state(&self, pid: i32) -> Option<char> {
         self.member(pid).map(|member| member.state)
@@ -59,16 +68,22 @@ impl Figures {
     }
 }
 
+/// Of what was fetched, what still counts a second later: about eight seconds are looked back on.
+const FETCHED_DECAY: f64 = 7.0 / 8.0;
+
 /// Sums up snapshot after snapshot.
 #[derive(Default)]
 pub struct Summing {
     demand_milli: HashMap<PathBuf, u64>,
+    fetched_bytes: HashMap<PathBuf, u64>,
 }
 
 impl Summing {
     /// The figures of every cgroup that `wanted` lets through.
     pub fn update(&mut self, snapshot: &Snapshot, wanted: impl Fn(&Path) -> bool) -> HashMap<PathBuf, Figures> {
         let now = now_ms();
+        let page_bytes = rustix::param::page_size() as u64;
+        let kept = FETCHED_DECAY.powf(snapshot.interval_ms as f64 / 1_000.0);
         let mut all: HashMap<PathBuf, Figures> = HashMap::new();
         let mut asked: HashMap<PathBuf, u64> = HashMap::new();
         for task in &snapshot.tasks {
@@ -81,6 +96,8 @@ impl Summing {
             figures.cpu_milli = figures.cpu_milli.saturating_add(milli(task.cpu_share_milli));
             figures.cpu_time_ms += task.cpu_ms_total;
             figures.resident_bytes += task.rss_bytes;
+            let fetched_pages = task.maj_flt_per_s.saturating_mul(snapshot.interval_ms) / 1_000;
+            figures.fetched_bytes = figures.fetched_bytes.saturating_add(fetched_pages.saturating_mul(page_bytes));
             figures.processes += 1;
             figures.threads += task.threads;
             figures.age_ms = figures.age_ms.max(task.age_ms);
@@ -99,7 +116,10 @@ impl Summing {
         let demand: HashMap<PathBuf, u64> = asked.into_iter().map(decay).collect();
         for (cgroup, figures) in &mut all {
             figures.demand_milli = milli(demand.get(cgroup).copied().unwrap_or(0));
+            let before_bytes = self.fetched_bytes.get(cgroup).copied().unwrap_or(0);
+            figures.fetched_bytes = figures.fetched_bytes.saturating_add((before_bytes as f64 * kept) as u64);
         }
+        self.fetched_bytes = all.iter().map(|(cgroup, figures)| (cgroup.clone(), figures.fetched_bytes)).collect();
         self.demand_milli = demand;
         all
     }
@@ -178,6 +198,7 @@ fn milli(value: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::{LoadDecay, Source, TaskLoad};
 
     #[test]
     fn memory_that_falls_is_seen_within_seconds_and_memory_that_comes_back_is_no_fall() {
@@ -190,6 +211,51 @@ mod tests {
             falls.step(900 << 20, 1_000, false);
         }
         assert!(falls.bytes_per_s() < 1 << 20);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_fetched_again_and_again() {
+        let mut summing = Summing::default();
+        let mut working_set_mib = |maj_flt_per_s| {
+            let task = TaskLoad {
+                pid: 7,
+                ppid: 1,
+                comm: "big".into(),
+                uid: 1000,
+                start_time_ticks: 1,
+                state: 'D',
+                threads: 1,
+                cpu_ms_total: 0,
+                cpu_share_milli: 0,
+                cpu_now_milli: 0,
+                wait_ms_total: 0,
+                wait_now_milli: 0,
+                rss_bytes: 40 << 20,
+                min_flt: 0,
+                maj_flt: 0,
+                min_flt_per_s: 0,
+                maj_flt_per_s,
+                switches: 0,
+                cgroup: "/x".into(),
+                age_ms: 60_000,
+            };
+            let load = LoadDecay::default();
+            let snapshot = Snapshot {
+                taken_ns: 0,
+                interval_ms: 1_000,
+                source: Source::Memory,
+                tasks: vec![task],
+                nr_running_milli: 0,
+                load,
+                lost_events: 0,
+            };
+            let figures = summing.update(&snapshot, |_| true);
+            figures.values().next().unwrap().working_set_bytes() >> 20
+        };
+        assert_eq!(working_set_mib(1_000), 40, "4 MiB are part of what it has");
+        let thrashing = (0..30).map(|_| working_set_mib(2_560)).last();
+        assert_eq!(thrashing, Some(78), "10 MiB a second for eight seconds");
+        assert_eq!((0..30).map(|_| working_set_mib(0)).last(), Some(40));
     }
 
     #[test]

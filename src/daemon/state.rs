@@ -229,7 +229,7 @@ impl State {
                 attained_ms: figures.cpu_time_ms,
                 tree: Some(job.tree()),
                 tree_attained_ms: measured.trees.attained_ms(job.tree()),
-                rss_bytes: figures.resident_bytes,
+                rss_bytes: figures.working_set_bytes(),
                 // All of its memory crosses while it stands still.
                 frozen_bytes: figures.resident_bytes,
                 age_ms: super::now_ms().saturating_sub(job.began_ms),
@@ -250,7 +250,7 @@ impl State {
                 attained_ms: guest.past.attained_ms + figures.cpu_time_ms,
                 tree: guest.past.tree,
                 tree_attained_ms: guest.past.tree_attained_ms + figures.cpu_time_ms,
-                rss_bytes: figures.resident_bytes,
+                rss_bytes: figures.working_set_bytes(),
                 frozen_bytes: figures.resident_bytes,
                 age_ms: guest.past.age_ms + since,
                 since_last_move_ms: Some(since),

@@ -116,7 +116,7 @@ pub struct JobView {
     /// CPU time that all jobs of its tree have had, in milliseconds; less than `attained_ms` counts as that. Who waits for one of them waits
     /// for all, so a second matters as much to each.
     pub tree_attained_ms: u64,
-    /// Its resident memory, in bytes, shared pages counted once.
+    /// The memory that it needs, in bytes: what is resident, or its working set if that is more.
     pub rss_bytes: u64,
     /// What would have to cross while it stands still, in bytes.
     pub frozen_bytes: u64,
