@@ -166,7 +166,7 @@ pub(super) const fn load_payloads(entries: usize) -> usize {
 
 const LOAD_HEAD_BYTES: usize = 2;
 /// The longest entry: name and texts of the greatest length, pressure known. Mostly they are little longer than half of it.
-const LARGEST_ENTRY_BYTES: usize = 1 + NodeName::MAX_BYTES + 96 + 1 + KERNEL_RELEASE_BYTES + 1 + SOFTWARE_VERSION_BYTES;
+const LARGEST_ENTRY_BYTES: usize = 1 + NodeName::MAX_BYTES + 94 + 1 + KERNEL_RELEASE_BYTES + 1 + SOFTWARE_VERSION_BYTES;
 
 const ACCEPTING: u8 = 1;
 const LEAVING: u8 = 2;
@@ -193,7 +193,7 @@ fn encode(entry: &LoadEntry, out: &mut Vec<u8>) {
     out.put_u32(load.load_upper_milli);
     out.put_u32(load.nr_running);
     out.put_u64(load.weight_nano);
-    out.put_u32(load.owners_milli);
+    out.put_u16(load.owners_permille);
     out.put_u64(load.owners_weight_nano);
     out.put_u32(in_mib(load.memory_free_bytes));
     out.put_u32(in_mib(load.swapped_bytes));
@@ -229,7 +229,7 @@ fn decode(buf: &mut &[u8]) -> Result<LoadEntry, WireError> {
         load_upper_milli: buf.try_get_u32()?,
         nr_running: buf.try_get_u32()?,
         weight_nano: buf.try_get_u64()?,
-        owners_milli: buf.try_get_u32()?,
+        owners_permille: buf.try_get_u16()?,
         owners_weight_nano: buf.try_get_u64()?,
         memory_free_bytes: u64::from(buf.try_get_u32()?) * MIB,
         swapped_bytes: u64::from(buf.try_get_u32()?) * MIB,
@@ -308,7 +308,7 @@ pub(super) mod tests {
                     },
                     load: NodeLoad {
                         load_milli: v[6], load_upper_milli: v[7], nr_running: v[8], memory_free_bytes: u64::from(v[9]) * MIB,
-                        weight_nano: weight_nano[0], owners_milli: v[12], owners_weight_nano: weight_nano[1], swapped_bytes: u64::from(v[11]) * MIB, pressure, guests: v[10], accepting: flags[2],
+                        weight_nano: weight_nano[0], owners_permille: v[12] as u16, owners_weight_nano: weight_nano[1], swapped_bytes: u64::from(v[11]) * MIB, pressure, guests: v[10], accepting: flags[2],
                     },
                 },
             }

@@ -154,9 +154,11 @@ impl PartOfLoad {
         self.tasks_milli = if new_milli > old { (5 * old + 3 * new_milli) / 8 } else { new_milli };
     }
 
-    /// What these tasks use or wait for, in thousandths of a CPU.
-    pub fn tasks_milli(&self) -> u32 {
-        milli(self.tasks_milli)
+    /// What share these tasks have of what they and `others` make, in thousandths; all of it if nobody does anything. Who lived only between
+    /// two looks is seen in the load, and not here: he is taken to belong to the two in the same proportion.
+    pub fn permille_beside(&self, others: &Self) -> u16 {
+        let all = self.tasks_milli + others.tasks_milli;
+        (self.tasks_milli * 1_000).checked_div(all).and_then(|share| u16::try_from(share).ok()).unwrap_or(1_000)
     }
 
     /// Of a load, in thousandths per standard CPU, what belongs to others.
@@ -264,6 +266,10 @@ mod tests {
         assert_eq!(own.taken_from(1_500, 2, 500), 1_500);
         own.step(800);
         assert_eq!(own.taken_from(1_500, 2, 500), 1_200);
+        let mut guests = PartOfLoad::default();
+        assert_eq!((guests.permille_beside(&guests), own.permille_beside(&guests)), (1_000, 1_000));
+        guests.step(2_400);
+        assert_eq!((own.permille_beside(&guests), guests.permille_beside(&own)), (250, 750));
         own.step(100);
         assert_eq!((own.taken_from(1_500, 2, 500), own.taken_from(50, 2, 500)), (1_400, 0));
     }

@@ -301,10 +301,8 @@ async fn watch_load(state: Arc<State>) {
             load.guests = u32::try_from(state.agent_view().guests.len()).unwrap_or(u32::MAX);
             load.accepting = !state.stop.is_cancelled() && !state.draining.is_on();
             load.memory_free_bytes = load.memory_free_bytes.saturating_sub(state.host.reserved_bytes());
-            let (weight_nano, owners) = state.weights();
-            load.weight_nano = weight_nano;
-            load.owners_milli = owners.demand_milli;
-            load.owners_weight_nano = owners.weight_nano;
+            (load.weight_nano, load.owners_weight_nano) = state.weights_nano();
+            load.owners_permille = state.owners_permille();
             let NodeInfo { cpus, speed_permille, .. } = state.info;
             load.load_milli = state.measured().own_load.taken_from(load.load_milli, cpus, speed_permille);
         }

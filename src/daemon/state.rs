@@ -32,7 +32,7 @@ use crate::{
     control::{Constraints, SessionId},
     keys::NodeName,
     node::{NodeInfo, SchedExtState},
-    placement::{InFlight, JobView, NodeView, Owners},
+    placement::{InFlight, JobView, NodeView, Owners, cost::tasks_per_cpu},
 };
 
 /// The daemon's parts and what they know.
@@ -99,6 +99,8 @@ pub struct Measured {
     pub own_load: PartOfLoad,
     /// The part that belongs to this node's own users.
     pub owners_load: PartOfLoad,
+    /// The part that belongs to its guests.
+    pub guests_load: PartOfLoad,
     /// By how much free memory gets less.
     pub memory_falls: MemoryFalls,
 }
@@ -142,36 +144,40 @@ impl State {
         self.node_view().map_or(0.0, |node| node.tasks_per_cpu(true))
     }
 
-    /// The sum of the weights of all that runs here, in thousand-millionths per second; and what this node's own users' programs are of all.
-    pub fn weights(&self) -> (u64, Owners) {
+    /// The sums of the weights, in thousand-millionths per second, of all that runs here, and of what belongs to this node's own users.
+    pub fn weights_nano(&self) -> (u64, u64) {
         let young_ms = self.placing.young_ms();
         let views = self.job_views();
         let weight = |guests: bool| -> f64 {
             let busy = views.iter().filter(|job| job.demand_milli > 0 && job.is_guest() == guests);
             busy.map(|job| job.load(young_ms).weight).sum()
         };
-        let measured = self.measured();
-        let owners = weight(false) + measured.others_weight.get();
+        let owners = weight(false) + self.measured().others_weight.get();
         let nano = |weight: f64| (weight * 1e9) as u64;
-        let demand_milli = measured.owners_load.tasks_milli();
-        (nano(owners + weight(true)), Owners { demand_milli, weight_nano: nano(owners) })
+        (nano(owners + weight(true)), nano(owners))
+    }
+
+    /// The share of the load that programs of this node's own users make, in thousandths.
+    pub fn owners_permille(&self) -> u16 {
+        let measured = self.measured();
+        measured.owners_load.permille_beside(&measured.guests_load)
     }
 
     /// The nodes as placement sees them.
     pub fn node_views(&self) -> Vec<NodeView> {
         let view = self.cluster.view();
-        let weights = self.weights();
+        let weights = self.weights_nano();
         view.entries.iter().filter_map(|entry| self.view_of(entry, &view.me, weights)).collect()
     }
 
     /// This node as placement sees it.
     fn node_view(&self) -> Option<NodeView> {
         let view = self.cluster.view();
-        self.view_of(view.my_entry()?, &view.me, self.weights())
+        self.view_of(view.my_entry()?, &view.me, self.weights_nano())
     }
 
     /// A node as placement at `me` sees it, which has such weights itself.
-    fn view_of(&self, entry: &NodeEntry, me: &NodeName, weights: (u64, Owners)) -> Option<NodeView> {
+    fn view_of(&self, entry: &NodeEntry, me: &NodeName, weights_nano: (u64, u64)) -> Option<NodeView> {
         let report = entry.report.as_ref()?;
         let (summary, load) = (&report.summary, &report.load);
         let differs = self.info.protocol_version != summary.protocol_version;
@@ -184,15 +190,19 @@ impl State {
         };
         let is_here = entry.name == *me;
         let times = self.placing.times(entry.name.as_str());
+        let (weight_nano, owners_weight_nano) =
+            if is_here { weights_nano } else { (load.weight_nano, load.owners_weight_nano) };
+        let tasks_milli = tasks_per_cpu(load.load_milli, summary.speed_permille) * f64::from(summary.cpus) * 1_000.0;
+        let owners_permille = if is_here { self.owners_permille() } else { load.owners_permille };
         Some(NodeView {
             name: entry.name.as_str().into(),
             cpus: summary.cpus,
             speed_milli: summary.speed_permille,
             load_milli: load.load_milli,
-            weight_nano: if is_here { weights.0 } else { load.weight_nano },
-            owners: (summary.sched_ext == SchedExtState::Attached).then(|| {
-                let said = Owners { demand_milli: load.owners_milli, weight_nano: load.owners_weight_nano };
-                if is_here { weights.1 } else { said }
+            weight_nano,
+            owners: (summary.sched_ext == SchedExtState::Attached).then(|| Owners {
+                demand_milli: (tasks_milli * f64::from(owners_permille) / 1_000.0) as u32,
+                weight_nano: owners_weight_nano,
             }),
             // What is reserved here placement knows by itself.
             free_memory_bytes: load.memory_free_bytes + if is_here { self.host.reserved_bytes() } else { 0 },

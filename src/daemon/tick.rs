@@ -92,6 +92,7 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
                 measured.others_weight.step(load.others_weight);
                 measured.own_load.step(load.own_milli);
                 measured.owners_load.step(load.owners_milli);
+                measured.guests_load.step(load.guests_milli);
                 measured.memory_falls.step(free_bytes, snapshot.interval_ms, arrives);
                 measured.cpu_busy_percent = busy as f64 / 10.0 / f64::from(state.info.cpus.max(1));
             }
@@ -143,7 +144,9 @@ struct LoadByOwner {
     own_milli: u64,
     /// This node's own users', in thousandths of a CPU.
     owners_milli: u64,
-    /// The weights of those of the latter that belong to no job, in 1/s.
+    /// Guests', in thousandths of a CPU.
+    guests_milli: u64,
+    /// The weights of the owners' that belong to no job, in 1/s.
     others_weight: f64,
 }
 
@@ -168,6 +171,8 @@ impl LoadByOwner {
                 if !is_job(&cgroup) {
                     load.others_weight += weight(task, young_s);
                 }
+            } else {
+                load.guests_milli += asked_milli;
             }
         }
         load

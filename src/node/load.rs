@@ -23,9 +23,9 @@ pub struct NodeLoad {
     pub nr_running: u32,
     /// The sum of its tasks' weights, in thousand-millionths per second: what a second matters to them. The daemon fills this in.
     pub weight_nano: u64,
-    /// What programs of this node's own users use or wait for, in thousandths of one CPU. The daemon fills this in.
-    pub owners_milli: u32,
-    /// The sum of their weights, in thousand-millionths per second. The daemon fills this in.
+    /// The share of the load that programs of this node's own users make, in thousandths. The daemon fills this in.
+    pub owners_permille: u16,
+    /// The sum of those programs' weights, in thousand-millionths per second. The daemon fills this in.
     pub owners_weight_nano: u64,
     /// Memory that programs can get without swapping (`MemAvailable`), in bytes.
     pub memory_free_bytes: u64,

@@ -53,7 +53,7 @@ impl Sampler {
             load_upper_milli: self.tracker.load_upper_milli(),
             nr_running,
             weight_nano: 0,
-            owners_milli: 0,
+            owners_permille: 0,
             owners_weight_nano: 0,
             memory_free_bytes,
             swapped_bytes,
