@@ -141,7 +141,12 @@ impl State {
 
     /// The runnable tasks that share each CPU of this node with a program of its own users, as last sampled.
     pub fn tasks_per_cpu(&self) -> f64 {
-        self.node_view().map_or(0.0, |node| node.tasks_per_cpu(true))
+        let view = self.cluster.view();
+        view.my_entry().and_then(|entry| entry.report.as_ref()).map_or(0.0, |report| {
+            let all = tasks_per_cpu(report.load.load_milli, report.summary.speed_permille);
+            let is_first = report.summary.sched_ext == SchedExtState::Attached;
+            if is_first { all * f64::from(self.owners_permille()) / 1_000.0 } else { all }
+        })
     }
 
     /// The sums of the weights, in thousand-millionths per second, of all that runs here, and of what belongs to this node's own users.
@@ -168,12 +173,6 @@ impl State {
         let view = self.cluster.view();
         let weights = self.weights_nano();
         view.entries.iter().filter_map(|entry| self.view_of(entry, &view.me, weights)).collect()
-    }
-
-    /// This node as placement sees it.
-    fn node_view(&self) -> Option<NodeView> {
-        let view = self.cluster.view();
-        self.view_of(view.my_entry()?, &view.me, self.weights_nano())
     }
 
     /// A node as placement at `me` sees it, which has such weights itself.
