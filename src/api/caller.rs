@@ -71,10 +71,10 @@ impl Caller {
     /// # Errors
     /// [`ApiError::NotAllowed`].
     pub fn may_register(&self, pid: i32) -> Result<(), ApiError> {
-        if self.is_privileged() || matches!(self, Self::Local { pid: own, .. } if *own == pid) {
+        if matches!(self, Self::Local { pid: own, .. } if *own == pid) {
             return Ok(());
         }
-        Err(ApiError::NotAllowed { what: "managing a process other than the caller".into(), who: self.to_string() })
+        self.may_administer("managing a process other than the caller")
     }
 
     /// Whether this caller may do `what`, which concerns all users of the node.

@@ -130,9 +130,7 @@ impl Backend for Memory {
         self.note(format!("constrain {process} {:?} {:?}", change.stay, change.allowed_nodes));
         let row = self.views.processes.get(&ProcessSummary::key_of(process));
         let mut row = row.map(|row| (*row).clone()).ok_or(ApiError::ProcessUnknown { process: process.to_string() })?;
-        let constraints = Constraints { stay: row.stay, allowed_nodes: row.allowed_nodes };
-        let Constraints { stay, allowed_nodes } = change.applied_to(&constraints);
-        (row.stay, row.allowed_nodes) = (stay, allowed_nodes);
+        row.constraints = change.applied_to(&row.constraints);
         self.views.processes.put(row.clone());
         Ok(row)
     }

@@ -55,6 +55,12 @@ pub fn node_resource(node: &str) -> String {
     format!("nodes/{node}")
 }
 
+/// The resource names of nodes.
+#[must_use]
+pub fn node_resources(nodes: &[String]) -> Vec<String> {
+    nodes.iter().map(|node| node_resource(node)).collect()
+}
+
 /// Reads `nodes/{node}`; `field` is where it stood. [`ANY`] is returned as it is.
 ///
 /// # Errors

@@ -167,12 +167,12 @@ async fn a_job_is_constrained_and_a_node_drained() {
     daemon.memory.job(5, own_uid(), "xz");
     let mut client = daemon.local();
     let locked = ConstraintsChange { stay: Some(true), allowed_nodes: None };
-    assert!(client.constrain(&job(5), &locked).await.unwrap().stay);
+    assert!(client.constrain(&job(5), &locked).await.unwrap().constraints.stay);
     let allowed = ConstraintsChange { stay: None, allowed_nodes: Some(vec!["n2".into()]) };
-    let now = client.constrain(&job(5), &allowed).await.unwrap();
+    let now = client.constrain(&job(5), &allowed).await.unwrap().constraints;
     assert_eq!((now.stay, now.allowed_nodes), (true, vec!["n2".to_owned()]));
     let any = ConstraintsChange { stay: Some(false), allowed_nodes: Some(vec![]) };
-    let now = client.constrain(&job(5), &any).await.unwrap();
+    let now = client.constrain(&job(5), &any).await.unwrap().constraints;
     assert_eq!((now.stay, now.allowed_nodes), (false, vec![]));
     let bad = ConstraintsChange { stay: None, allowed_nodes: Some(vec!["-".into()]) };
     assert!(matches!(client.constrain(&job(5), &bad).await, Err(CallError::Refused(ApiError::Invalid { .. }))));

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::{name::ProcessName, table::Row};
-use crate::control::{MoveState, SessionId};
+use crate::control::{Constraints, MoveState, SessionId};
 
 /// How membership sees a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -172,10 +172,9 @@ pub struct ProcessSummary {
     pub visited: Vec<String>,
     /// Why it cannot be moved now.
     pub cannot_move: Option<String>,
-    /// It is moved only when someone asks.
-    pub stay: bool,
-    /// The only nodes beside home where it may run; empty for any.
-    pub allowed_nodes: Vec<String>,
+    /// What placement may do with it.
+    #[serde(flatten)]
+    pub constraints: Constraints,
     /// Its current or last migration.
     pub migration: Option<SessionId>,
     /// When its root process was started.

@@ -8,7 +8,7 @@ use super::{
     constraints, draining,
     jobs::RegisterError,
     launch::Whereabouts,
-    rows::{self, RowContext, users},
+    rows::{GuestView, RowContext, users},
     state::State,
 };
 use crate::{
@@ -103,7 +103,7 @@ impl Backend for Daemon {
         constraints::tell(state, &job).await;
         let key = ProcessSummary::key_of(&ProcessName { node: state.node.clone(), pid: job.root_pid });
         let mut row = ProcessSummary::clone(&*state.views.processes.get(&key).ok_or_else(unknown)?);
-        rows::constrained(&mut row, &job.constraints);
+        row.constraints = job.constraints;
         state.views.processes.put(row.clone());
         Ok(row)
     }
@@ -181,6 +181,13 @@ impl Daemon {
         })?;
         Ok(constraints.and(of_class, &state.node))
     }
+
+    /// The guest of this session, by its migration, for its home, which must be `peer`.
+    fn guest_of(&self, peer: &str, session: SessionId) -> Result<(SessionId, GuestView), ApiError> {
+        let guest = self.0.agent_view().guests.into_iter().find(|(_, guest)| guest.session == session);
+        let guest = guest.ok_or_else(|| ApiError::ProcessUnknown { process: session.to_string() })?;
+        if guest.1.home == peer { Ok(guest) } else { Err(ApiError::NotHome { node: peer.into() }) }
+    }
 }
 
 fn wish(to: Destination) -> Wish {
@@ -233,12 +240,7 @@ impl PeerBackend for Daemon {
 
     async fn request_move(&self, peer: &str, request: MoveRequest) -> Result<MigrationSummary, ApiError> {
         let state = &self.0;
-        let agents = state.agent_view();
-        let guest = agents.guests.values().find(|guest| guest.session == request.session);
-        let guest = guest.ok_or_else(|| ApiError::ProcessUnknown { process: request.session.to_string() })?;
-        if guest.home != peer {
-            return Err(ApiError::NotHome { node: peer.into() });
-        }
+        let (_, guest) = self.guest_of(peer, request.session)?;
         if let Some(record) = state.moves.record(request.migration) {
             return Ok(record);
         }
@@ -248,13 +250,8 @@ impl PeerBackend for Daemon {
     }
 
     async fn constrain_guest(&self, peer: &str, session: SessionId, constraints: Constraints) -> Result<(), ApiError> {
-        let agents = self.0.agent_view();
-        let guest = agents.guests.iter().find(|(_, guest)| guest.session == session);
-        let (migration, guest) = guest.ok_or_else(|| ApiError::ProcessUnknown { process: session.to_string() })?;
-        if guest.home != peer {
-            return Err(ApiError::NotHome { node: peer.into() });
-        }
-        constraints::tell_agent(&self.0, *migration, constraints).await
+        let (migration, _) = self.guest_of(peer, session)?;
+        constraints::tell_agent(&self.0, migration, constraints).await
     }
 
     async fn report_migration(&self, _: &str, migration: MigrationSummary) -> Result<(), ApiError> {

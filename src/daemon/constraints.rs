@@ -8,7 +8,7 @@
 
 use super::{jobs::Job, launch::Whereabouts, state::State};
 use crate::{
-    api::{ApiError, name::ProcessName, view::ProcessSummary},
+    api::{ApiError, name::ProcessName},
     control::{Constraints, SessionId, StreamKind, ToAgent},
 };
 
@@ -38,24 +38,11 @@ pub async fn tell_agent(state: &State, migration: SessionId, constraints: Constr
     sent.map_err(|error| ApiError::Unreachable { node: state.node.clone(), why: error.to_string() })
 }
 
-/// Tells the agents of jobs of this node that came back, if they are wrong.
-pub async fn correct_here(state: &State) {
-    let guests = state.agent_view().guests;
-    for guest in guests.values().filter(|guest| guest.home == state.node) {
-        let job = state.jobs().get(guest.root_pid).cloned();
-        if let Some(job) = job.filter(|job| job.constraints != guest.constraints) {
-            tell(state, &job).await;
-        }
-    }
-}
-
-/// Tells the host that said this of jobs of this node, if it is wrong about one.
-pub async fn correct(state: &State, rows: impl Iterator<Item = &ProcessSummary>) {
-    for row in rows.filter(|row| row.home == state.node) {
-        let job = state.jobs().get(row.pid).cloned();
-        let is_right =
-            |job: &Job| (row.stay, &row.allowed_nodes) == (job.constraints.stay, &job.constraints.allowed_nodes);
-        if let Some(job) = job.filter(|job| !is_right(job)) {
+/// Tells whoever said this of jobs of this node, named by their root pids, and is wrong about one.
+pub async fn correct(state: &State, said: impl Iterator<Item = (i32, &Constraints)>) {
+    for (root_pid, constraints) in said {
+        let job = state.jobs().get(root_pid).cloned();
+        if let Some(job) = job.filter(|job| job.constraints != *constraints) {
             tell(state, &job).await;
         }
     }

@@ -162,7 +162,7 @@ impl RowContext<'_> {
             row.state = ProcessState::Ended;
         }
         row.cannot_move = cannot_move.or_else(|| away.and_then(|away| away.cannot_move.clone()));
-        constrained(&mut row, &job.constraints);
+        row.constraints = job.constraints.clone();
         row.migration = self.migrations.get(&name).copied();
         row
     }
@@ -183,7 +183,7 @@ impl RowContext<'_> {
             row.state = ProcessState::Moving;
         }
         row.cannot_move.clone_from(&guest.cannot_move);
-        constrained(&mut row, &guest.constraints);
+        row.constraints = guest.constraints.clone();
         // What it had before it came here is part of its life too.
         row.cpu_time_ms += guest.past.attained_ms;
         row.migration = self.migrations.get(&name).copied();
@@ -211,12 +211,6 @@ impl RowContext<'_> {
     fn user(&self, uid: u32) -> String {
         self.users.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
     }
-}
-
-/// Says in a row what placement may do with the job.
-pub fn constrained(row: &mut ProcessSummary, constraints: &Constraints) {
-    let Constraints { stay, allowed_nodes } = constraints.clone();
-    (row.stay, row.allowed_nodes) = (stay, allowed_nodes);
 }
 
 fn comm(pid: i32) -> String {
@@ -373,8 +367,8 @@ mod tests {
         for stay in [true, false] {
             let view = AgentView::new([state(stay)]);
             assert_eq!(view.guests[&migration].constraints.stay, stay);
-            let row = context.guest(&view.guests[&migration]);
-            assert_eq!((row.stay, row.allowed_nodes), (stay, vec!["n2".to_owned()]));
+            let Constraints { stay: shown, allowed_nodes } = context.guest(&view.guests[&migration]).constraints;
+            assert_eq!((shown, allowed_nodes), (stay, vec!["n2".to_owned()]));
         }
     }
 }

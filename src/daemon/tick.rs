@@ -392,14 +392,16 @@ fn procs_of(cgroup: &Path) -> Vec<i32> {
 
 /// Asks the nodes that host jobs of this node how these are, and tells them what may be done with these if they are wrong.
 async fn ask_hosts(state: Arc<State>, mut hosts: Vec<String>) {
-    constraints::correct_here(&state).await;
+    let guests = state.agent_view().guests;
+    let came_back = guests.values().filter(|guest| guest.home == state.node);
+    constraints::correct(&state, came_back.map(|guest| (guest.root_pid, &guest.constraints))).await;
     hosts.sort();
     hosts.dedup();
     for host in hosts.into_iter().filter(|host| *host != state.node) {
         match state.peers.processes(&host).await {
             Ok(mut rows) => {
                 rows.retain(|row| row.home == state.node && row.runs_on == host);
-                constraints::correct(&state, rows.iter()).await;
+                constraints::correct(&state, rows.iter().map(|row| (row.pid, &row.constraints))).await;
                 let mut measured = state.measured();
                 measured.away.extend(rows.into_iter().map(|row| (row.pid, (Instant::now(), row))));
             }

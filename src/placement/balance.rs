@@ -245,7 +245,8 @@ impl<'a> Balancer<'a> {
             return Verdict::stays(reason);
         }
         if let Some(reason) = self.must_leave(job) {
-            return self.evicted(job, reason, figures);
+            let (reasons, proposal) = self.compare(&self.scales(job), vec![reason], None, true, figures);
+            return Verdict { reasons, proposal, must_leave: true };
         }
         if job.pinned {
             return Verdict::stays(Reason::Pinned);
@@ -272,23 +273,36 @@ impl<'a> Balancer<'a> {
             only_home = Some(&*job.home);
         }
         let among_its_own = self.shortage.is_none() && self.among_its_own(job);
-        let occupancy = self.tiers.of(!job.is_guest());
-        let scales = Scales::new(job, &self.input.here, &occupancy, self.config).among_its_own(among_its_own);
-        if figures {
-            reasons.extend(self.survey.list(&scales, only_home));
-        }
-        let proposal = match self.survey.find(&scales, only_home, any) {
-            Found::Choice(choice) => Some(if any { self.by_relief(job, choice) } else { choice }),
-            Found::NothingBetter => {
-                reasons.push(Reason::NothingBetter);
-                None
-            }
-            Found::NoTarget => {
-                reasons.push(Reason::NoTarget);
-                None
-            }
-        };
+        let scales = self.scales(job).among_its_own(among_its_own);
+        let (reasons, choice) = self.compare(&scales, reasons, only_home, any, figures);
+        let proposal = choice.map(|choice| if any { self.by_relief(job, choice) } else { choice });
         Verdict { reasons, proposal, must_leave: false }
+    }
+
+    /// What is compared for a job.
+    fn scales<'j>(&self, job: &'j JobView) -> Scales<'j> {
+        Scales::new(job, &self.input.here, &self.tiers.of(!job.is_guest()), self.config)
+    }
+
+    /// Compares the nodes for a job, or `only` one; with `any`, for any place with room. What came of it is added to the reasons.
+    fn compare(
+        &self,
+        scales: &Scales,
+        mut reasons: Vec<Reason>,
+        only: Option<&str>,
+        any: bool,
+        figures: bool,
+    ) -> (Vec<Reason>, Option<Choice>) {
+        if figures {
+            reasons.extend(self.survey.list(scales, only));
+        }
+        let stays = match self.survey.find(scales, only, any) {
+            Found::Choice(choice) => return (reasons, Some(choice)),
+            Found::NothingBetter => Reason::NothingBetter,
+            Found::NoTarget => Reason::NoTarget,
+        };
+        reasons.push(stays);
+        (reasons, None)
     }
 
     /// Why a job may not be here, whatever it costs.
@@ -298,24 +312,6 @@ impl<'a> Balancer<'a> {
             return Some(Reason::NotAllowedHere { node: here.clone() });
         }
         (*draining && job.is_guest()).then(|| Reason::Draining { node: here.clone() })
-    }
-
-    /// Looks where a job could go that may not be here.
-    fn evicted(&self, job: &JobView, why: Reason, figures: bool) -> Verdict {
-        let mut reasons = vec![why];
-        let occupancy = self.tiers.of(!job.is_guest());
-        let scales = Scales::new(job, &self.input.here, &occupancy, self.config);
-        if figures {
-            reasons.extend(self.survey.list(&scales, None));
-        }
-        let proposal = match self.survey.find(&scales, None, true) {
-            Found::Choice(choice) => Some(choice),
-            Found::NothingBetter | Found::NoTarget => {
-                reasons.push(Reason::NoTarget);
-                None
-            }
-        };
-        Verdict { reasons, proposal, must_leave: true }
     }
 
     /// Where costs say nothing, what counts is how much memory a move frees of what is missing, and how little the job itself loses.

@@ -7,7 +7,10 @@ use super::{
     args::{AllowArgs, Format, ListArgs, ProcessArgs},
     client, output,
 };
-use crate::api::{backend::ConstraintsChange, name::ProcessName, view::ProcessSummary};
+use crate::{
+    api::{backend::ConstraintsChange, name::ProcessName, view::ProcessSummary},
+    control::Constraints,
+};
 
 pub(super) async fn lock(args: &ProcessArgs, stay: bool) -> Result<ExitCode, UiError> {
     constrain(&args.process, &args.list, ConstraintsChange { stay: Some(stay), allowed_nodes: None }).await
@@ -29,7 +32,7 @@ async fn constrain(process: &ProcessName, list: &ListArgs, change: ConstraintsCh
 
 /// What may be done with a program, in one line.
 fn sentence(process: &ProcessSummary) -> String {
-    let ProcessSummary { home, runs_on, stay, allowed_nodes, .. } = process;
+    let ProcessSummary { home, runs_on, constraints: Constraints { stay, allowed_nodes }, .. } = process;
     let moves = if *stay { "stays until someone asks for a move" } else { "moves by itself" };
     let beside: Vec<&str> = allowed_nodes.iter().map(String::as_str).filter(|node| node != home).collect();
     let allowed = match (allowed_nodes.is_empty(), beside.is_empty()) {
@@ -50,8 +53,7 @@ mod tests {
             pid: 7,
             home: "n1".into(),
             runs_on: "n2".into(),
-            stay,
-            allowed_nodes: allowed.iter().map(|node| (*node).into()).collect(),
+            constraints: Constraints { stay, allowed_nodes: allowed.iter().map(|node| (*node).into()).collect() },
             ..Default::default()
         };
         assert_eq!(sentence(&process(false, &[])), "n1/7 runs on n2, moves by itself; allowed: any node\n");

@@ -8,7 +8,10 @@ use super::{
     client,
     output::{self, Column, figures, words},
 };
-use crate::api::view::{ProcessState, ProcessSummary};
+use crate::{
+    api::view::{ProcessState, ProcessSummary},
+    control::Constraints,
+};
 
 const COLUMNS: [Column; 11] = [
     figures("PID"),
@@ -96,11 +99,12 @@ fn command(process: &ProcessSummary) -> String {
         true => one_line(&format!("[{}]", process.comm)),
         false => one_line(&process.command_line.join(" ")),
     };
-    if process.stay {
+    let Constraints { stay, allowed_nodes } = &process.constraints;
+    if *stay {
         text.push_str("  (stays)");
     }
-    if !process.allowed_nodes.is_empty() {
-        text.push_str(&format!("  (only {})", process.allowed_nodes.join(",")));
+    if !allowed_nodes.is_empty() {
+        text.push_str(&format!("  (only {})", allowed_nodes.join(",")));
     }
     text
 }

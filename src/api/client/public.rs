@@ -14,7 +14,7 @@ use super::{CALL_TIMEOUT, CallError, MAX_ANSWER_BYTES, endpoint, timed};
 use crate::{
     api::{
         backend::{ConstraintsChange, Destination, Registration},
-        name::{ANY, ProcessName, migration_resource, node_resource},
+        name::{ANY, ProcessName, migration_resource, node_resource, node_resources},
         view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary},
     },
     control::SessionId,
@@ -135,7 +135,7 @@ impl Client {
             pid: wanted.pid,
             stay: wanted.constraints.stay,
             request_id: String::new(),
-            allowed_nodes: wanted.constraints.allowed_nodes.iter().map(|node| node_resource(node)).collect(),
+            allowed_nodes: node_resources(&wanted.constraints.allowed_nodes),
             class: wanted.class.clone(),
         };
         let request = timed(request, limit);
@@ -173,11 +173,13 @@ impl Client {
         name: &ProcessName,
         change: &ConstraintsChange,
     ) -> Result<ProcessSummary, CallError> {
-        let nodes = |nodes: &Vec<String>| nodes.iter().map(|node| node_resource(node)).collect();
         let request = v1::ConstrainProcessRequest {
             name: name.resource(),
             stay: change.stay,
-            allowed_nodes: change.allowed_nodes.as_ref().map(nodes).map(|nodes| v1::AllowedNodes { nodes }),
+            allowed_nodes: change
+                .allowed_nodes
+                .as_deref()
+                .map(|nodes| v1::AllowedNodes { nodes: node_resources(nodes) }),
         };
         let answer = self.processes.constrain_process(timed(request, CALL_TIMEOUT)).await.map_err(self.failed())?;
         Ok(self.given(answer.into_inner().process)?.try_into()?)

@@ -4,12 +4,16 @@ use super::{millis, some_text, timestamp};
 use crate::{
     api::{
         ApiError,
-        name::{ANY, ProcessName, migration_resource, node_resource, parse_migration, parse_node, parse_nodes},
+        name::{
+            ANY, ProcessName, migration_resource, node_resource, node_resources, parse_migration, parse_node,
+            parse_nodes,
+        },
         view::{
             Figure, PlacementCandidate, PlacementDecision, PlacementReason, PlacementReasons, ProcessState,
             ProcessSummary,
         },
     },
+    control::Constraints,
     proto::v1::{self, placement_reasons::Decision, process::State},
 };
 
@@ -41,10 +45,10 @@ impl From<&ProcessSummary> for v1::Process {
             processes: process.processes,
             threads: process.threads,
             moves: process.moves,
-            visited: process.visited.iter().map(|node| node_resource(node)).collect(),
+            visited: node_resources(&process.visited),
             cannot_move: process.cannot_move.clone().unwrap_or_default(),
-            stay: process.stay,
-            allowed_nodes: process.allowed_nodes.iter().map(|node| node_resource(node)).collect(),
+            stay: process.constraints.stay,
+            allowed_nodes: node_resources(&process.constraints.allowed_nodes),
             migration: process.migration.map(migration_resource).unwrap_or_default(),
             start_time: process.start_time_ms.map(timestamp),
             cpu_time: Some(prost_types::Duration { seconds: cpu_time.seconds, nanos: cpu_time.nanos }),
@@ -86,8 +90,7 @@ impl TryFrom<v1::Process> for ProcessSummary {
             moves: process.moves,
             visited: process.visited.iter().map(|node| parse_node(node, "visited")).collect::<Result<_, _>>()?,
             cannot_move: some_text(process.cannot_move),
-            stay: process.stay,
-            allowed_nodes: parse_nodes(&process.allowed_nodes)?,
+            constraints: Constraints { stay: process.stay, allowed_nodes: parse_nodes(&process.allowed_nodes)? },
             migration,
             start_time_ms: process.start_time.as_ref().map(millis),
         })
@@ -204,8 +207,7 @@ mod tests {
             moves: 3,
             visited: vec!["n1".into(), "n2".into()],
             cannot_move: Some("descriptor 5 is an inet socket".into()),
-            stay: true,
-            allowed_nodes: vec!["n2".into(), "n3".into()],
+            constraints: Constraints { stay: true, allowed_nodes: vec!["n2".into(), "n3".into()] },
             migration: Some(SessionId::random()),
             start_time_ms: Some(1_700_000_000_001),
         };
