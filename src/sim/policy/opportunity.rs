@@ -1,37 +1,45 @@
 //! E-PVM and E-MOSIX: the opportunity cost of Amir, Awerbuch, Barak, Borgstrom and Keren, IEEE TPDS 11(7), 2000.
 //!
-//! A machine costs `n^(used memory / memory) + n^(load / L)`, with `n` machines and `L` the smallest power of two above the highest load
-//! seen of a machine. A job goes where it adds the least cost. E-MOSIX also compares each running job, in each period, with a few machines
-//! at random, and moves it if it adds less there.
+//! A machine costs `n^(used memory / memory) + n^(jobs / L)`, with `n` machines and `L` the smallest power of two above the highest number
+//! of jobs seen of a machine. A job goes where it adds the least cost. E-MOSIX also compares each running job, in each period, with a few
+//! machines at random, and moves it if it adds less there. As in the paper a job at a slow machine is one like any other; with
+//! loads, which are jobs by speed, both policies do worse. The paper's machines have one CPU; of a machine with more we count the jobs per
+//! CPU.
 
 use super::{Cluster, Policy, SAMPLE, Seen};
 use crate::sim::machine::{Figures, Running};
 
 pub(super) struct Opportunity {
     moves: bool,
-    most_load: f64,
+    /// The highest number of jobs per CPU seen of a machine.
+    most_jobs: f64,
+}
+
+/// Jobs per CPU.
+fn crowd(machine: Figures, jobs: f64) -> f64 {
+    jobs / f64::from(machine.cpus)
 }
 
 impl Opportunity {
     pub(super) fn on_arrival() -> Self {
-        Self { moves: false, most_load: 1.0 }
+        Self { moves: false, most_jobs: 1.0 }
     }
 
     pub(super) fn moving() -> Self {
-        Self { moves: true, most_load: 1.0 }
+        Self { moves: true, most_jobs: 1.0 }
     }
 
     /// What a job of this memory adds at a machine with so many jobs and so much memory in use beside it.
     fn marginal(&self, machines: usize, there: Figures, jobs: f64, used_mib: f64, memory_mib: f64) -> f64 {
         let n = machines as f64;
-        let most = (self.most_load + 1e-9).log2().ceil().exp2();
-        let cost = |jobs: f64, used_mib: f64| n.powf(used_mib / there.memory_mib) + n.powf(there.load_of(jobs) / most);
+        let most = (self.most_jobs + 1e-9).log2().ceil().exp2();
+        let cost = |jobs: f64, used_mib: f64| n.powf(used_mib / there.memory_mib) + n.powf(crowd(there, jobs) / most);
         cost(jobs + 1.0, used_mib + memory_mib) - cost(jobs, used_mib)
     }
 
     fn see(&mut self, known: impl Iterator<Item = Seen>) {
-        let most = known.map(|seen| seen.figures.load()).fold(1.0, f64::max);
-        self.most_load = self.most_load.max(most);
+        let most = known.map(|seen| crowd(seen.figures, seen.figures.jobs)).fold(1.0, f64::max);
+        self.most_jobs = self.most_jobs.max(most);
     }
 }
 
