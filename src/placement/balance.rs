@@ -4,8 +4,8 @@
 //!   for each job:  guards ──> compare with other nodes ──> proposal (job, target)
 //!   memory short?  guards that are for the sake of load do not hold; if no cost is lower elsewhere, any node with room will do
 //!   must it leave? no guard holds but facts: the node is being drained, or its user does not allow it
-//!   then:          of those that must leave, or else of all, the proposal that gains most per second of its move is taken, its target charged;
-//!                  every other job stays, with the reason
+//!   then:          of those that must leave, or else of those that relieve memory, or else of all, the proposal that gains most is taken,
+//!                  its target charged; every other job stays, with the reason
 //! ```
 
 use super::candidates::{Choice, Found, Survey};
@@ -24,8 +24,18 @@ struct Verdict {
     reasons: Vec<Reason>,
     /// Where it could go.
     proposal: Option<Choice>,
-    /// Whether it may not be here.
-    must_leave: bool,
+    urgency: Urgency,
+}
+
+/// What a job would leave for; the greater comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    /// It, or those who stay, would be better off. What is gained counts, per second of the move.
+    Load,
+    /// Memory is short, and it has some. What is relieved counts.
+    Memory,
+    /// It may not be here, whatever that costs.
+    MustLeave,
 }
 
 impl Verdict {
@@ -34,7 +44,7 @@ impl Verdict {
     }
 
     fn because(reasons: Vec<Reason>) -> Self {
-        Self { reasons, proposal: None, must_leave: false }
+        Self { reasons, proposal: None, urgency: Urgency::Load }
     }
 
     /// Whether the job would be better off elsewhere, or may be: no node that could be better takes it just now.
@@ -56,14 +66,14 @@ pub(super) fn decide(
     };
     let balancer = Balancer::new(input, config, state, here, seed);
     let (any, verdicts) = balancer.verdicts();
-    let hold = balancer.hold();
+    let urgency = verdicts.iter().filter(|verdict| verdict.proposal.is_some()).map(|verdict| verdict.urgency).max();
+    let hold = balancer.hold(urgency.unwrap_or(Urgency::Load));
     let wants = input.jobs.iter().zip(&verdicts).map(|(job, verdict)| (&job.id, verdict.wants_to_leave()));
     let wanted_ms = wanting.note(wants, input.now_ms);
     let passing: Vec<Option<Reason>> =
         verdicts.iter().zip(wanted_ms).map(|(verdict, wanted_ms)| balancer.passing(verdict, wanted_ms)).collect();
     let winner = if hold.is_some() { None } else { first(&verdicts, &passing) };
     let winner = winner.and_then(|index| Some((index, balancer.judge(input.jobs.get(index)?, any, true).reasons)));
-    let cause = if balancer.shortage.is_some() { Cause::Memory } else { Cause::Load };
     let mut decisions = Vec::with_capacity(input.jobs.len());
     for (index, ((job, mut verdict), passing)) in input.jobs.iter().zip(verdicts).zip(passing).enumerate() {
         let decision = match (verdict.proposal, &hold, &winner) {
@@ -72,10 +82,11 @@ pub(super) fn decide(
                 let chosen = Reason::Chosen { node: choice.node.clone(), among: choice.among };
                 let reasons = reasons.iter().cloned().chain([chosen]).collect();
                 state.grant(job, &choice.node, input.now_ms, config);
-                let cause = match cause {
-                    _ if verdict.must_leave => Cause::Evacuate,
-                    Cause::Load if choice.node == job.home => Cause::Home,
-                    cause => cause,
+                let cause = match verdict.urgency {
+                    Urgency::MustLeave => Cause::Evacuate,
+                    Urgency::Memory => Cause::Memory,
+                    Urgency::Load if choice.node == job.home => Cause::Home,
+                    Urgency::Load => Cause::Load,
                 };
                 Decision::moves(job, choice, cause, reasons)
             }
@@ -136,14 +147,14 @@ pub(super) fn below_threshold(job: &JobView, here: &NodeView, tasks_per_cpu: f64
     })
 }
 
-/// The proposal that gains most for each second that it takes, of those that may not pass; those that must leave first; of equals the first.
+/// The most urgent proposal that gains most, of those that may not pass; of equals the first.
 fn first(verdicts: &[Verdict], passing: &[Option<Reason>]) -> Option<usize> {
     let gains = verdicts.iter().zip(passing).map(|(verdict, passing)| match passing {
-        None => verdict.proposal.as_ref().map(|choice| (verdict.must_leave, choice.gain_per_s)),
+        None => verdict.proposal.as_ref().map(|choice| (verdict.urgency, choice.gain)),
         Some(_) => None,
     });
     let proposed = gains.enumerate().filter_map(|(index, gain)| Some((index, gain?)));
-    let order = |a: (bool, f64), b: (bool, f64)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
+    let order = |a: (Urgency, f64), b: (Urgency, f64)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
     proposed.max_by(|a, b| order(a.1, b.1).then(b.0.cmp(&a.0))).map(|(index, _)| index)
 }
 
@@ -168,7 +179,9 @@ impl<'a> Balancer<'a> {
         let shown = Tiers::new(here, config, state);
         let now = leaving.fold(shown, |tiers, lease| tiers.without(lease.load, lease.is_from_home()));
         let was_exhausted = now.of(true).is_exhausted();
-        let ahead_s = cost::ahead_s(&input.jobs, survey.targets());
+        let may_leave = input.jobs.iter().filter(|job| !job.pinned && fixed(job, input, state).is_none());
+        let largest_bytes = may_leave.map(|job| job.frozen_bytes).max().unwrap_or(0);
+        let ahead_s = cost::ahead_s(largest_bytes, survey.targets());
         let falls = Load { memory: here.memory_falls_bytes_per_s as f64 * ahead_s, ..Load::NONE };
         let tiers = now.with(falls, true);
         let below_bytes = cost::usher_below_bytes(here, config);
@@ -203,22 +216,26 @@ impl<'a> Balancer<'a> {
         })
     }
 
-    /// Why no job at all may leave now.
-    fn hold(&self) -> Option<Reason> {
+    /// Why no job at all may leave now, if the most urgent proposal is this.
+    fn hold(&self, urgency: Urgency) -> Option<Reason> {
         let Input { here, now_ms, .. } = self.input;
         let mut leaving = self.state.leaving(here, *now_ms);
-        let limit = self.config.moves_per_source;
+        // What is urgent does not wait for what left before, which may take its time: one may leave beside it.
+        let limit = self.config.moves_per_source + u32::from(urgency > Urgency::Load);
         if let Some(lease) = leaving.nth(usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(1)) {
             return Some(Reason::Busy { node: here.clone(), moving: lease.job.clone(), limit });
         }
-        let since_ms = self.state.last_left_ms(here, *now_ms).filter(|since| *since < self.config.settle_ms)?;
+        // What this node's load will show says nothing of those that must leave.
+        let settles = urgency < Urgency::MustLeave;
+        let last_left_ms = self.state.last_left_ms(here, *now_ms).filter(|_| settles);
+        let since_ms = last_left_ms.filter(|since| *since < self.config.settle_ms)?;
         Some(Reason::Settling { node: here.clone(), since_ms, settle_ms: self.config.settle_ms })
     }
 
     /// Why a move of a job that has wanted to leave for so long may come too late: an imbalance that has not lasted for as long as it takes
-    /// to cure is likely to pass by itself, as what has lasted for some time lasts about as long again. Not if memory is short, or it must leave.
+    /// to cure is likely to pass by itself, as what has lasted for some time lasts about as long again.
     fn passing(&self, verdict: &Verdict, wanted_ms: u64) -> Option<Reason> {
-        let may_wait = self.shortage.is_none() && !verdict.must_leave;
+        let may_wait = verdict.urgency == Urgency::Load;
         let Choice { downtime_ms, .. } = *verdict.proposal.as_ref().filter(|_| may_wait)?;
         // What is seen for the first time was so since the last look.
         let lasted_ms = wanted_ms + (cost::STEP_S * 1_000.0) as u64;
@@ -230,12 +247,15 @@ impl<'a> Balancer<'a> {
         let look =
             |any: bool| -> Vec<Verdict> { self.input.jobs.iter().map(|job| self.judge(job, any, false)).collect() };
         let verdicts = look(false);
-        let somebody_leaves = verdicts.iter().any(|verdict| verdict.proposal.is_some());
-        if self.shortage.is_none() || self.config.overcommit || somebody_leaves {
+        let is_relieved = |verdicts: &[Verdict]| {
+            verdicts.iter().any(|verdict| verdict.proposal.is_some() && verdict.urgency > Urgency::Load)
+        };
+        if self.shortage.is_none() || self.config.overcommit || is_relieved(&verdicts) {
             return (false, verdicts);
         }
         // Whatever it costs: what comes next is that the kernel kills one of them.
-        (true, look(true))
+        let at_any_cost = look(true);
+        if is_relieved(&at_any_cost) { (true, at_any_cost) } else { (false, verdicts) }
     }
 
     /// Looks at one job; `any`: for any place with room. The figures of the nodes that are compared are listed only if asked for: they take
@@ -246,7 +266,7 @@ impl<'a> Balancer<'a> {
         }
         if let Some(reason) = self.must_leave(job) {
             let (reasons, proposal) = self.compare(&self.scales(job), vec![reason], None, true, figures);
-            return Verdict { reasons, proposal, must_leave: true };
+            return Verdict { reasons, proposal, urgency: Urgency::MustLeave };
         }
         if job.pinned {
             return Verdict::stays(Reason::Pinned);
@@ -255,8 +275,10 @@ impl<'a> Balancer<'a> {
         reasons.extend(self.owners_first(job));
         let mut only_home = None;
         let (rss_bytes, min_bytes) = (job.rss_bytes, self.config.usher_min_bytes);
+        let mut urgency = Urgency::Load;
         if self.shortage.is_some() && rss_bytes >= min_bytes {
             // It may go, however young it is and however little CPU it asks for.
+            urgency = Urgency::Memory;
         } else if any {
             reasons.push(Reason::TooSmall { rss_bytes, min_bytes });
             return Verdict::because(reasons);
@@ -275,8 +297,10 @@ impl<'a> Balancer<'a> {
         let among_its_own = self.shortage.is_none() && self.among_its_own(job);
         let scales = self.scales(job).among_its_own(among_its_own);
         let (reasons, choice) = self.compare(&scales, reasons, only_home, any, figures);
-        let proposal = choice.map(|choice| if any { self.by_relief(job, choice) } else { choice });
-        Verdict { reasons, proposal, must_leave: false }
+        // Where memory may be exhausted if that costs less, it is a cost like others.
+        let by_relief = urgency == Urgency::Memory && !self.config.overcommit;
+        let proposal = choice.map(|choice| if by_relief { self.by_relief(job, choice) } else { choice });
+        Verdict { reasons, proposal, urgency }
     }
 
     /// What is compared for a job.
@@ -314,14 +338,14 @@ impl<'a> Balancer<'a> {
         (*draining && job.is_guest()).then(|| Reason::Draining { node: here.clone() })
     }
 
-    /// Where costs say nothing, what counts is how much memory a move frees of what is missing, and how little the job itself loses.
+    /// Where memory is short, what counts is how much of what is missing a move frees, and how little the job itself loses.
     fn by_relief(&self, job: &JobView, choice: Choice) -> Choice {
         let Occupancy { used, memory, .. } = self.tiers.of(true);
         let missing = (used - memory).max(1.0);
         let freed = (job.rss_bytes as f64).min(missing);
         // Of those that free as much, the smallest.
         Choice {
-            gain_per_s: freed / (1.0 + job.load(self.config.young_ms).weight) - job.rss_bytes as f64 / 1e6,
+            gain: freed / (1.0 + job.load(self.config.young_ms).weight) - job.rss_bytes as f64 / 1e6,
             ..choice
         }
     }

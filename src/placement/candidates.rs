@@ -48,8 +48,8 @@ pub(super) struct Choice {
     pub(super) node: NodeName,
     /// The number of nodes that are about equally good.
     pub(super) among: usize,
-    /// What is gained by each second that the move takes.
-    pub(super) gain_per_s: f64,
+    /// What is gained by each second that the move takes; where memory is short, what is relieved.
+    pub(super) gain: f64,
     /// How long the move would probably stop the job, in milliseconds.
     pub(super) downtime_ms: u64,
     /// See [`Decision`](super::Decision).
@@ -210,7 +210,7 @@ impl<'a> Survey<'a> {
         Some(Choice {
             node: node.name.clone(),
             among,
-            gain_per_s: scales.gain_per_s(place, total),
+            gain: scales.gain_per_s(place, total),
             downtime_ms: (place.downtime_s(scales.job.frozen_bytes) * 1_000.0) as u64,
             limit_milli: (!any).then(|| (limit * 1_000.0).ceil() as u32),
         })

@@ -97,10 +97,9 @@ impl Place {
     }
 }
 
-/// How long it takes to relieve this node of its largest job, in seconds: memory is looked at as it will be then.
-pub(super) fn ahead_s<'a>(jobs: &[JobView], targets: impl Iterator<Item = &'a Place>) -> f64 {
-    let largest = jobs.iter().map(|job| job.frozen_bytes).max().unwrap_or(0);
-    STEP_S + targets.map(|place| place.downtime_s(largest)).min_by(f64::total_cmp).unwrap_or(0.0)
+/// How long it takes to relieve this node of so much, in seconds: memory is looked at as it will be then.
+pub(super) fn ahead_s<'a>(frozen_bytes: u64, targets: impl Iterator<Item = &'a Place>) -> f64 {
+    STEP_S + targets.map(|place| place.downtime_s(frozen_bytes)).min_by(f64::total_cmp).unwrap_or(0.0)
 }
 
 /// The parts of what it costs to have the job at a place.

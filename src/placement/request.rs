@@ -1,6 +1,6 @@
 //! Single jobs: initial assignment, users' requests, and admission at the target.
 
-use std::{iter, slice};
+use std::iter;
 
 use super::balance::{below_threshold, fixed, usable_here};
 use super::candidates::{Choice, Found, Survey};
@@ -146,7 +146,7 @@ pub(super) fn admit(
     // Nobody is to come only to be ushered out again: memory as it will be once the job could have come and gone.
     let others = input.nodes.iter().filter(|node| node.name != input.here).take(config.surveyed_nodes);
     let others: Vec<Place> = others.map(|node| Place::new(node, config, state)).collect();
-    let come_and_go_s = 2.0 * cost::ahead_s(slice::from_ref(job), others.iter());
+    let come_and_go_s = 2.0 * cost::ahead_s(job.frozen_bytes, others.iter());
     let room = room.without(here.memory_falls_bytes_per_s as f64 * come_and_go_s);
     eligible::job(job, here, &room, cause, input, config, state).map_err(refused)?;
     if let Some(limit_milli) = limit_milli {

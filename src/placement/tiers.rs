@@ -44,7 +44,7 @@ impl Tiers {
             }
         };
         let charged = state.unseen(node).fold(shown, |tiers, (load, is_home)| tiers.with(load, is_home));
-        if is_stalled(node, config) { charged.exhausted() } else { charged }
+        if is_stalled(node, config) { charged.exhausted(usher_below_bytes(node, config) as f64) } else { charged }
     }
 
     /// As a job finds it that is at home there, or a guest.
@@ -81,9 +81,10 @@ impl Tiers {
         Self { owners: change(self.owners, of_owners), guests: Some(change(guests, of_guests)), ..self }
     }
 
-    /// The same without memory.
-    fn exhausted(self) -> Self {
-        let exhausted = |occupancy: Occupancy| Occupancy { used: occupancy.used.max(occupancy.memory), ..occupancy };
+    /// The same short of so many bytes at least: how many are, nobody knows where all tasks stand still for lack of memory.
+    fn exhausted(self, bytes: f64) -> Self {
+        let exhausted =
+            |occupancy: Occupancy| Occupancy { used: occupancy.used.max(occupancy.memory + bytes), ..occupancy };
         Self { owners: exhausted(self.owners), guests: self.guests.map(exhausted), ..self }
     }
 }
