@@ -73,9 +73,10 @@ impl Core {
         self.joiner.set_seeds(seeds);
     }
 
-    /// Replaces what this node says of itself, from the next gossip on.
+    /// Replaces what this node says of itself, from the next gossip on. It knows that itself at once.
     pub fn set_local(&mut self, local: LocalState) {
         self.local = local;
+        self.effects.changed = true;
     }
 
     /// Takes an opened payload that came from `from`.

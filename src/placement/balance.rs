@@ -173,8 +173,8 @@ struct Balancer<'a> {
 
 impl<'a> Balancer<'a> {
     fn new(input: &'a Input, config: &'a Config, state: &'a State, here: &'a NodeView, seed: u64) -> Self {
-        let homes = input.jobs.iter().filter(|job| job.is_guest()).map(|job| &job.home);
-        let survey = Survey::new(input, homes, config, state, Cause::Load, seed);
+        let survey =
+            Survey::new(input, input.jobs.iter().flat_map(JobView::own_nodes), config, state, Cause::Load, seed);
         let leaving = state.leaving(&input.here, input.now_ms);
         let shown = Tiers::new(here, config, state);
         let now = leaving.fold(shown, |tiers, lease| tiers.without(lease.load, lease.is_from_home()));
@@ -204,7 +204,10 @@ impl<'a> Balancer<'a> {
             (busiest, demands.map(cost::demand).sum::<f64>())
         });
         let little = cost::demand(config.min_demand_milli);
-        let sole_tree = tree.filter(|(busiest, demand)| tiers.of(!busiest.is_guest()).demand - demand < little);
+        let sole_tree = tree.filter(|(busiest, demand)| {
+            let Occupancy { cpus, left, demand: taken, .. } = tiers.of(!busiest.is_guest());
+            (cpus - left) + taken - demand < little
+        });
         Self { input, config, state, here, survey, tiers, shortage, sole_tree }
     }
 
@@ -344,10 +347,7 @@ impl<'a> Balancer<'a> {
         let missing = (used - memory).max(1.0);
         let freed = (job.rss_bytes as f64).min(missing);
         // Of those that free as much, the smallest.
-        Choice {
-            gain: freed / (1.0 + job.load(self.config.young_ms).weight) - job.rss_bytes as f64 / 1e6,
-            ..choice
-        }
+        Choice { gain: freed / (1.0 + job.load(self.config.young_ms).weight) - job.rss_bytes as f64 / 1e6, ..choice }
     }
 
     /// What a guest has to reckon with where its host's own users come first.

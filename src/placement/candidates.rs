@@ -26,7 +26,7 @@ pub(super) struct Survey<'a> {
     state: &'a State,
     cause: Cause,
     seed: u64,
-    /// Those that all jobs compare, the emptiest first, then those that only some do: their homes, or what their user named.
+    /// Those that all jobs compare, the emptiest first, then those that only some do: their homes, and what their users named.
     known: Vec<Known<'a>>,
     /// How many all jobs compare.
     common: usize,
@@ -127,21 +127,27 @@ impl<'a> Survey<'a> {
     }
 
     /// The nodes that a job compares, each with whether it is its home; `only` restricts them to one, which must be among them.
-    fn compared(&self, job: &JobView, only: Option<&str>) -> impl Iterator<Item = (usize, &Known<'a>, bool)> {
+    fn compared<'j>(
+        &'j self,
+        job: &'j JobView,
+        only: Option<&'j str>,
+    ) -> impl Iterator<Item = (usize, &'j Known<'a>, bool)> {
         let at = |name: &str| self.named.get(name).copied().unwrap_or(usize::MAX);
         let home = at(&job.home);
-        let (common, apart) = match only {
-            Some(name) => (0, at(name)),
-            None => (self.common, home),
-        };
-        let apart = (apart >= common).then_some(apart);
+        let common = if only.is_some() { 0 } else { self.common };
+        let own = job.own_nodes().filter(move |_| only.is_none()).map(|name| &**name);
+        let apart = own.chain(only).map(at).filter(move |index| *index >= common);
         let all = (0..common).chain(apart);
         all.filter_map(move |index| Some((index, self.known.get(index)?, index == home)))
     }
 
-    fn check(&self, known: &Known, job: &JobView) -> Result<(), Exclusion> {
+    /// Whether a job may go to a node, which is the `only` one that was named, or one of many.
+    fn check(&self, known: &Known, job: &JobView, only: Option<&str>) -> Result<(), Exclusion> {
         if let Err(why) = &known.open {
             return Err(why.clone());
+        }
+        if only.is_none() {
+            eligible::fresh(known.node, self.config)?;
         }
         eligible::job(job, known.node, &known.room, self.cause, self.input, self.config, self.state)
     }
@@ -154,7 +160,7 @@ impl<'a> Survey<'a> {
         let mut bound = if any { f64::INFINITY } else { scales.here };
         for (index, known, is_home) in self.compared(scales.job, only) {
             let is_dear = known.place.stretch(is_home) > bound;
-            if (is_dear && is_open) || self.check(known, scales.job).is_err() {
+            if (is_dear && is_open) || self.check(known, scales.job, only).is_err() {
                 continue;
             }
             is_open = true;
@@ -178,7 +184,8 @@ impl<'a> Survey<'a> {
     pub(super) fn list(&self, scales: &Scales, only: Option<&str>) -> Vec<Reason> {
         let (mut offers, mut closed) = (Vec::new(), Vec::new());
         for (_, known, is_home) in self.compared(scales.job, only) {
-            match self.check(known, scales.job).and_then(|()| scales.is_worth(&known.place, is_home, self.config)) {
+            match self.check(known, scales.job, only).and_then(|()| scales.is_worth(&known.place, is_home, self.config))
+            {
                 Ok(()) => offers.push(scales.comparison(known.node, &known.place, is_home)),
                 Err(why) => closed.push(Reason::Excluded { node: known.node.name.clone(), why }),
             }

@@ -1,7 +1,7 @@
 //! What placement is told: plain values, converted by the daemon (or made up by a simulator).
 //! Everything is an integer, so that no input can be "not a number".
 
-use std::sync::Arc;
+use std::{iter, sync::Arc};
 
 use super::cost::{self, tasks_per_cpu};
 use super::slowdown;
@@ -56,7 +56,7 @@ pub struct NodeView {
     pub free_memory_bytes: u64,
     /// Its memory, in bytes.
     pub total_memory_bytes: u64,
-    /// What programs have in swap for lack of memory, in bytes.
+    /// What programs lack: what they have in swap and need, in bytes.
     pub swapped_bytes: u64,
     /// By how much its free memory gets less, in bytes per second; 0 if it does not, or is not known.
     pub memory_falls_bytes_per_s: u64,
@@ -109,7 +109,7 @@ pub struct JobView {
     /// CPU that it asks for: what it gets plus the time it is runnable and waits, decayed, in thousandths of one CPU. This is the
     /// job's share of the runnable tasks here.
     pub demand_milli: u32,
-    /// CPU time that it has had since it was started, wherever it was, in milliseconds.
+    /// CPU time that it has had since it was started, wherever it was, in milliseconds of a standard CPU.
     pub attained_ms: u64,
     /// What its user started, of which it came, by the pid of its root at home: jobs of one tree are waited for together. `None`: alone.
     pub tree: Option<i32>,
@@ -149,6 +149,12 @@ impl JobView {
     #[must_use]
     pub fn allows(&self, node: &str) -> bool {
         self.allowed_nodes.as_ref().is_none_or(|nodes| *self.home == *node || nodes.iter().any(|name| **name == *node))
+    }
+
+    /// The nodes that only jobs like this one may go to: its home, and those that its user named.
+    pub(super) fn own_nodes(&self) -> impl Iterator<Item = &NodeName> {
+        let named = self.allowed_nodes.iter().flatten().filter(|node| **node != self.home);
+        iter::once(&self.home).chain(named)
     }
 
     /// What it adds to the cost of a node, where jobs are equally young below `young_ms` of CPU time. A job that asks for nothing just now counts as a thousandth of a CPU, so that costs can be

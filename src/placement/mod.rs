@@ -131,7 +131,7 @@ impl Placement {
     }
 
     /// A user's wish for one job that runs here. It overrides thresholds, hysteresis, residency and the limit of one move at a time,
-    /// but not facts: the job must be movable and the target alive, fresh, able, allowed, accepting and roomy.
+    /// but not facts: the job must be movable and the target alive, able, allowed, accepting and roomy.
     /// A refusal is [`Action::Stay`] with the reason.
     pub fn request(&mut self, input: &Input, job: &str, wish: &Wish, seed: u64) -> Decision {
         self.state.refresh(input, &self.config);

@@ -99,13 +99,19 @@ prop_compose! {
     }
 }
 
+/// What nobody may ignore but a user who names the node.
+fn is_fresh(input: &Input, target: &NodeName) -> Result<(), TestCaseError> {
+    prop_assert!(input.node(target).unwrap().age_ms <= Config::default().stale_ms);
+    Ok(())
+}
+
 /// What no mover may ignore.
 fn facts_hold(input: &Input, job: &JobView, target: &NodeName) -> Result<(), TestCaseError> {
     let config = Config::default();
     prop_assert!(job.movable.is_ok() && job.running_on == input.here && *target != input.here);
     prop_assert!(!input.in_flight.iter().any(|flight| flight.job == job.id && flight.source != flight.target));
     let node = input.node(target).unwrap();
-    prop_assert!(node.alive && node.age_ms <= config.stale_ms && node.cpus > 0 && node.speed_milli > 0);
+    prop_assert!(node.alive && node.cpus > 0 && node.speed_milli > 0);
     prop_assert!(node.features_ok.is_ok() && job.allows(target) && (node.accepting || job.home == *target));
     let flying = input.in_flight.iter().filter(|flight| flight.target == *target && flight.source != flight.target);
     let charged = flying
@@ -141,6 +147,7 @@ proptest! {
             }
             let Action::Move { target, cause } = &decision.action else { continue };
             facts_hold(&input, job, target)?;
+            is_fresh(&input, target)?;
             let must_leave = !job.allows("n1") || (input.draining && job.is_guest());
             prop_assert_eq!(must_leave, *cause == Cause::Evacuate);
             prop_assert!(must_leave || !job.pinned);
@@ -198,12 +205,16 @@ proptest! {
             prop_assert!(!asked.reasons.is_empty());
             if let Some(target) = asked.target() {
                 facts_hold(&input, job, target)?;
+                if word == "best" {
+                    is_fresh(&input, target)?;
+                }
                 prop_assert!(word == "best" || **target == *word || (word == "home" && *target == job.home));
             }
             let assigned = Placement::new(Config::default()).unwrap().assign(&input, job, expected_ms, seed);
             prop_assert!(!assigned.reasons.is_empty());
             if let Some(target) = assigned.target() {
                 facts_hold(&input, job, target)?;
+                is_fresh(&input, target)?;
                 prop_assert!(!job.pinned);
             }
         }

@@ -1,7 +1,5 @@
 //! Single jobs: initial assignment, users' requests, and admission at the target.
 
-use std::iter;
-
 use super::balance::{below_threshold, fixed, usable_here};
 use super::candidates::{Choice, Found, Survey};
 use super::config::Config;
@@ -61,7 +59,7 @@ pub(super) fn assign(
         return Decision::stays(job, vec![reason, Reason::StartsHere { node: input.here.clone() }]);
     }
     let scales = Scales::starting(job, &input.here, &occupancy, expected_ms, config);
-    let survey = Survey::new(input, iter::once(&job.home), config, state, Cause::Initial, seed);
+    let survey = Survey::new(input, job.own_nodes(), config, state, Cause::Initial, seed);
     let mut reasons = survey.list(&scales, None);
     let Found::Choice(choice) = survey.find(&scales, None, false) else {
         state.grant(job, &input.here, input.now_ms, config);
@@ -101,7 +99,7 @@ pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &st
     }
     let occupancy = Tiers::new(here, config, state).of(!job.is_guest());
     let scales = Scales::asked(job, Scales::new(job, &input.here, &occupancy, config).here, config);
-    let must = iter::once(&job.home).chain(only);
+    let must = job.own_nodes().chain(only);
     let survey = Survey::new(input, must, config, state, Cause::Request, seed);
     let only = only.map(|node| &**node);
     let mut reasons = survey.list(&scales, only);

@@ -408,8 +408,7 @@ fn who_relieves_memory_goes_before_who_only_asks_for_cpu() {
     };
     let first = |here: &NodeView, jobs: Vec<JobView>| {
         let decisions = placement().decide(&input(vec![here.clone(), node("n2", 0)], jobs), 1);
-        let gone: Vec<String> =
-            decisions.iter().filter(|d| d.target().is_some()).map(|d| d.job.to_string()).collect();
+        let gone: Vec<String> = decisions.iter().filter(|d| d.target().is_some()).map(|d| d.job.to_string()).collect();
         gone.join(" ")
     };
     assert_eq!(first(&here, vec![busy.clone(), idle("n1/2", 400)]), "n1/2");
@@ -441,7 +440,11 @@ fn what_is_urgent_does_not_wait_for_what_left_before() {
         let input = Input { in_flight, ..input(nodes, vec![first.clone(), second.clone(), third.clone()]) };
         placement.decide(&input, 1).iter().filter(|decision| decision.target().is_some()).count()
     };
-    assert_eq!(moving(&NodeView { free_memory_bytes: 500 * MIB, ..here.clone() }, &[&first]), 0, "for load one at a time");
+    assert_eq!(
+        moving(&NodeView { free_memory_bytes: 500 * MIB, ..here.clone() }, &[&first]),
+        0,
+        "for load one at a time"
+    );
     // What is on its way out is as good as gone: 60 MiB are enough.
     assert_eq!(moving(&NodeView { free_memory_bytes: 30 * MIB, ..here.clone() }, &[&first]), 0);
     let scarce = NodeView { memory_falls_bytes_per_s: 30 * MIB, ..here };

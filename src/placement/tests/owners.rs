@@ -1,5 +1,7 @@
 //! Owners' programs and guests at one node, and jobs that may not be where they are.
 
+use std::iter;
+
 use super::*;
 
 /// With sched_ext in force; the programs of the node's own users ask for so much of its CPU.
@@ -41,6 +43,33 @@ fn guests_are_no_reason_for_an_owners_program_to_leave() {
     // Nor to stay away.
     let away = guest("n2/1", "n2");
     assert!(moves_to(&one(vec![node("n1", 1_000), owned("n2", 3_000, 0)], away), "n2", Cause::Home));
+}
+
+#[test]
+fn guests_of_one_tree_have_no_machine_to_themselves_whose_owner_is_busy() {
+    let brother =
+        |id: &str| JobView { tree: Some(1), since_last_move_ms: Some(4_000), frozen_bytes: 0, ..guest(id, "n2") };
+    let leaves = |here: NodeView| {
+        let input = input(vec![here, node("n2", 1_000)], vec![brother("n2/1"), brother("n2/2")]);
+        placement().decide(&input, 1).iter().any(|decision| decision.target().is_some())
+    };
+    assert!(!leaves(owned("n1", 2_000, 0)), "what the one gained the other would lose");
+    assert!(leaves(owned("n1", 3_000, 1_000)), "the owner has it all");
+}
+
+#[test]
+fn nodes_that_a_user_named_are_compared_however_large_the_cluster() {
+    let nodes: Vec<NodeView> =
+        iter::once(node("n1", 9_000)).chain((2..1_000).map(|n| node(&format!("n{n}"), 0))).collect();
+    let job = JobView { allowed_nodes: Some(vec!["n700".into()]), ..job("n1/1", "n1", "n1") };
+    let mut input = input(nodes, vec![job.clone()]);
+    for seed in 0..8 {
+        let decision = placement().decide(&input, seed).remove(0);
+        assert!(moves_to(&decision, "n700", Cause::Load), "{decision:?}");
+    }
+    input.jobs.clear();
+    let begins = placement().assign(&input, &job, Some(100_000), 1);
+    assert!(moves_to(&begins, "n700", Cause::Initial), "{begins:?}");
 }
 
 #[test]
