@@ -2,11 +2,15 @@
 
 use std::{
     collections::HashMap,
+    fs,
     path::{Path, PathBuf},
 };
 
 use super::{jobs::cgroup_directory, now_ms};
-use crate::telemetry::{Snapshot, decay::process_step};
+use crate::{
+    node::FETCHED_DECAY,
+    telemetry::{Snapshot, decay::process_step},
+};
 
 /// What the processes of one cgroup use.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,7 +19,7 @@ pub struct Figures {
     pub cpu_milli: u32,
     /// CPU use and time runnable but waiting, decayed, in thousandths of a CPU: the job's share of the runnable tasks.
     pub demand_milli: u32,
-    /// CPU time since they began, in ms.
+    /// CPU time since they began, in ms; with that of those that have ended, as far as it was spent in this cgroup.
     pub cpu_time_ms: u64,
     /// Memory in use, in bytes.
     pub resident_bytes: u64,
@@ -41,9 +45,8 @@ struct Member {
 }
 
 impl Figures {
-    /// The memory that they work with, in bytes. What they touch within some seconds is their working set (Denning, "The working set model
-    /// for program behavior", CACM 11(5), 1968). What they had to fetch in that time is part of it, so if that is more than they have
-    /// in memory, it did not fit.
+    /// The memory that they work with, in bytes. What they had to fetch lately is part of their working set ([`FETCHED_DECAY`]), so if that
+    /// is more than they have in memory, it did not fit.
     pub fn working_set_bytes(&self) -> u64 {
         self.resident_bytes.max(self.fetched_bytes)
     }
@@ -67,9 +70,6 @@ impl Figures {
         self.members.iter().find(|member| member.pid == pid)
     }
 }
-
-/// Of what was fetched, what still counts a second later: about eight seconds are looked back on.
-const FETCHED_DECAY: f64 = 7.0 / 8.0;
 
 /// Sums up snapshot after snapshot.
 #[derive(Default)]
@@ -115,6 +115,7 @@ impl Summing {
         };
         let demand: HashMap<PathBuf, u64> = asked.into_iter().map(decay).collect();
         for (cgroup, figures) in &mut all {
+            figures.cpu_time_ms = figures.cpu_time_ms.max(spent_ms(cgroup).unwrap_or(0));
             figures.demand_milli = milli(demand.get(cgroup).copied().unwrap_or(0));
             let before_bytes = self.fetched_bytes.get(cgroup).copied().unwrap_or(0);
             figures.fetched_bytes = figures.fetched_bytes.saturating_add((before_bytes as f64 * kept) as u64);
@@ -193,6 +194,17 @@ impl MemoryFalls {
     }
 }
 
+/// The CPU time that was spent in a cgroup by whoever was in it, in ms.
+fn spent_ms(cgroup: &Path) -> Option<u64> {
+    spent_ms_of(&fs::read_to_string(cgroup.join("cpu.stat")).ok()?)
+}
+
+/// The same of the text of its `cpu.stat`.
+fn spent_ms_of(stat: &str) -> Option<u64> {
+    let usec: u64 = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?.trim().parse().ok()?;
+    Some(usec / 1_000)
+}
+
 fn milli(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }
@@ -258,6 +270,13 @@ mod tests {
         let thrashing = (0..30).map(|_| working_set_mib(2_560)).last();
         assert_eq!(thrashing, Some(78), "10 MiB a second for eight seconds");
         assert_eq!((0..30).map(|_| working_set_mib(0)).last(), Some(40));
+    }
+
+    #[test]
+    fn those_that_have_ended_count() {
+        let stat = "usage_usec 61234567\nuser_usec 60000000\nsystem_usec 1234567\n";
+        assert_eq!(spent_ms_of(stat), Some(61_234));
+        assert_eq!((spent_ms_of("usage_usec many\n"), spent_ms_of("")), (None, None));
     }
 
     #[test]

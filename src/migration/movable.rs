@@ -268,7 +268,9 @@ fn facts(processes: &[Process], body: &Body) -> io::Result<BodyFacts> {
         Place::Guest { .. } => String::new(),
     };
     Ok(BodyFacts {
-        resident_bytes: processes.iter().map(|process| process.anonymous_bytes).sum(),
+        // Who shares memory shares most of it with the others.
+        resident_bytes: processes.iter().map(|process| process.anonymous_bytes).sum::<u64>()
+            + processes.iter().map(|process| process.shared_bytes).max().unwrap_or(0),
         processes: u32::try_from(processes.len()).unwrap_or(u32::MAX),
         threads: processes.iter().map(|process| process.threads).sum(),
         monotonic_ns,
@@ -313,7 +315,17 @@ mod tests {
     use super::*;
 
     fn process(pid: i32, parent: i32, state: char) -> Process {
-        Process { pid, inner_pid: pid, parent, state, comm: "xz".into(), tracer: 0, threads: 1, anonymous_bytes: 0 }
+        Process {
+            pid,
+            inner_pid: pid,
+            parent,
+            state,
+            comm: "xz".into(),
+            tracer: 0,
+            threads: 1,
+            anonymous_bytes: 0,
+            shared_bytes: 0,
+        }
     }
 
     #[test]

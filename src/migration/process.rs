@@ -22,8 +22,10 @@ pub struct Process {
     pub tracer: i32,
     /// Number of its threads that still run.
     pub threads: u32,
-    /// Anonymous memory that is resident, in bytes.
+    /// Anonymous memory, in bytes; what is in swap too, as all of it will be resident where it is restored.
     pub anonymous_bytes: u64,
+    /// Memory that it shares with others, in bytes.
+    pub shared_bytes: u64,
 }
 
 impl Process {
@@ -76,6 +78,10 @@ fn parse_status(pid: i32, status: &str) -> Process {
         status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim).unwrap_or_default()
     };
     let number = |text: &str| text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0);
+    let bytes = |name: &str| {
+        let kib: u64 = field(name).split_whitespace().next().and_then(|kib| kib.parse().ok()).unwrap_or(0);
+        kib.saturating_mul(1024)
+    };
     Process {
         pid,
         inner_pid: field("NSpid").split_whitespace().last().and_then(|word| word.parse().ok()).unwrap_or(pid),
@@ -84,12 +90,8 @@ fn parse_status(pid: i32, status: &str) -> Process {
         comm: field("Name").to_owned(),
         tracer: number(field("TracerPid")),
         threads: u32::try_from(number(field("Threads"))).unwrap_or(0),
-        anonymous_bytes: field("RssAnon")
-            .split_whitespace()
-            .next()
-            .and_then(|kib| kib.parse::<u64>().ok())
-            .unwrap_or(0)
-            * 1024,
+        anonymous_bytes: bytes("RssAnon").saturating_add(bytes("VmSwap")),
+        shared_bytes: bytes("RssShmem"),
     }
 }
 
@@ -99,10 +101,10 @@ mod tests {
 
     #[test]
     fn status_is_understood() {
-        let status = "Name:\txz\nState:\tR (running)\nPPid:\t12\nTracerPid:\t0\nNSpid:\t345\t7\nRssAnon:\t  2048 kB\nThreads:\t4\n";
+        let status = "Name:\txz\nState:\tR (running)\nPPid:\t12\nTracerPid:\t0\nNSpid:\t345\t7\nRssAnon:\t  2048 kB\nRssShmem:\t  8 kB\nVmSwap:\t  1024 kB\nThreads:\t4\n";
         let process = parse_status(345, status);
         assert_eq!((process.inner_pid, process.parent, process.state, process.threads), (7, 12, 'R', 4));
-        assert_eq!((process.comm.as_str(), process.anonymous_bytes), ("xz", 2 << 20));
+        assert_eq!((process.comm.as_str(), process.anonymous_bytes, process.shared_bytes), ("xz", 3 << 20, 8 << 10));
     }
 
     #[test]

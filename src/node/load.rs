@@ -29,11 +29,12 @@ pub struct NodeLoad {
     pub owners_weight_nano: u64,
     /// Memory that programs can get without swapping (`MemAvailable`), in bytes.
     pub memory_free_bytes: u64,
-    /// What programs have in swap, in bytes.
+    /// What programs lack: what is in swap, as far as they had to fetch as much back lately, in bytes. What they left there long ago
+    /// nobody needs.
     pub swapped_bytes: u64,
     /// Pressure stall figures; `None` where the kernel keeps none.
     pub pressure: Option<Pressure>,
-    /// Guests that run here. The daemon fills this in.
+    /// Guests that run here or are on their way. The daemon fills this in.
     pub guests: u32,
     /// Whether this node takes guests now. The daemon fills this in.
     pub accepting: bool,
@@ -53,6 +54,10 @@ pub struct Pressure {
     /// All tasks waited for I/O.
     pub io_full_centi: u16,
 }
+
+/// Of what was fetched for lack of memory, what still counts a second later: about eight seconds are looked back on. What programs touch
+/// within some seconds is their working set (Denning, "The working set model for program behavior", CACM 11(5), 1968).
+pub const FETCHED_DECAY: f64 = 7.0 / 8.0;
 
 /// Folds samples of runnable tasks into the decayed figures.
 #[derive(Debug, Clone)]

@@ -117,6 +117,18 @@ impl Machine {
         Ok((available, memory.mem_total, memory.swap_total.saturating_sub(memory.swap_free)))
     }
 
+    /// What was fetched back from swap since the machine began, in bytes.
+    ///
+    /// # Errors
+    /// [`NodeError::Read`] of `/proc/vmstat`.
+    pub(super) fn swapped_in_bytes(&self) -> Result<u64, NodeError> {
+        let text = read(&self.path("/proc/vmstat"))?;
+        let text = String::from_utf8_lossy(&text);
+        // A kernel without swap does not count.
+        let pages = text.lines().find_map(|line| line.strip_prefix("pswpin ")?.trim().parse().ok()).unwrap_or(0_u64);
+        Ok(pages.saturating_mul(rustix::param::page_size() as u64))
+    }
+
     /// Pressure stall figures; `None` if the kernel does not keep them (`psi=0`, or not configured).
     ///
     /// # Errors

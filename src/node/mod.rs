@@ -24,7 +24,7 @@ pub use check::{CheckItem, CheckState, check};
 pub use cpu::CpuFeatures;
 pub use features::{CriuVersion, Features, SchedExtState};
 pub use info::{NodeInfo, NodeInfoParams, PROTOCOL_VERSION};
-pub use load::{LoadTracker, NodeLoad, Pressure};
+pub use load::{FETCHED_DECAY, LoadTracker, NodeLoad, Pressure};
 pub use machine::{Machine, NodeError};
 pub use probe::criu_takes;
 pub use sampler::{SAMPLE_INTERVAL, Sampler, watch_load};

@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LoadTracker, Machine, NodeError, NodeLoad, machine::Loads};
+use super::{LoadTracker, Machine, NodeError, NodeLoad, load::FETCHED_DECAY, machine::Loads};
 
 /// Time between two samples of the number of runnable tasks.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
@@ -22,12 +22,36 @@ pub struct Sampler {
     loads: Option<Loads>,
     tracker: LoadTracker,
     taken: u32,
+    fetched: Fetched,
+}
+
+/// What was fetched back from swap lately.
+#[derive(Debug, Default)]
+struct Fetched {
+    /// Since the machine began, when that was looked at last.
+    total_bytes: Option<u64>,
+    recent_bytes: f64,
+}
+
+impl Fetched {
+    /// Takes the total a second later, and gives what counts of it.
+    fn step(&mut self, total_bytes: u64) -> u64 {
+        let last_bytes = self.total_bytes.replace(total_bytes).unwrap_or(total_bytes);
+        self.recent_bytes = self.recent_bytes * FETCHED_DECAY + total_bytes.saturating_sub(last_bytes) as f64;
+        self.recent_bytes as u64
+    }
 }
 
 impl Sampler {
     /// A sampler of `machine`, which has `cpus` CPUs of `speed_permille` thousandths of the standard speed.
     pub fn new(machine: Machine, cpus: u32, speed_permille: u32) -> Self {
-        Self { machine, loads: None, tracker: LoadTracker::new(cpus, speed_permille), taken: 0 }
+        Self {
+            machine,
+            loads: None,
+            tracker: LoadTracker::new(cpus, speed_permille),
+            taken: 0,
+            fetched: Fetched::default(),
+        }
     }
 
     /// Takes one sample; to be called every [`SAMPLE_INTERVAL`]. With each tenth comes a new load, with no guests and accepting.
@@ -48,6 +72,7 @@ impl Sampler {
         self.taken = 0;
         self.tracker.end_second();
         let (memory_free_bytes, _, swapped_bytes) = self.machine.memory_bytes()?;
+        let fetched_bytes = self.fetched.step(self.machine.swapped_in_bytes()?);
         Ok(Some(NodeLoad {
             load_milli: self.tracker.load_milli(),
             load_upper_milli: self.tracker.load_upper_milli(),
@@ -56,7 +81,7 @@ impl Sampler {
             owners_permille: 0,
             owners_weight_nano: 0,
             memory_free_bytes,
-            swapped_bytes,
+            swapped_bytes: swapped_bytes.min(fetched_bytes),
             pressure: self.machine.pressure()?,
             guests: 0,
             accepting: true,
@@ -102,10 +127,29 @@ mod tests {
     use crate::node::machine::tests::machine;
 
     const MEMINFO: &str = include_str!("testdata/meminfo");
+    const VMSTAT: &str = "nr_free_pages 9\npswpin 100\npswpout 900\n";
+
+    #[test]
+    fn what_lies_in_swap_counts_as_far_as_it_is_fetched_back() {
+        let swapping = MEMINFO.replace("SwapTotal:             0", "SwapTotal: 4096000");
+        let swapping = swapping.replace("SwapFree:              0", "SwapFree: 3072000");
+        let files = [("/proc/loadavg", "0 0 0 1/1 9\n"), ("/proc/meminfo", &*swapping), ("/proc/vmstat", VMSTAT)];
+        let (dir, machine) = machine(&files);
+        let mut sampler = Sampler::new(machine, 1, 1000);
+        let mut second = |pswpin: u64| {
+            std::fs::write(dir.path().join("proc/vmstat"), format!("pswpin {pswpin}\n")).unwrap();
+            (0..10).find_map(|_| sampler.tick().unwrap()).unwrap().swapped_bytes / 4096
+        };
+        assert_eq!(second(100_000), 0, "it was fetched before");
+        assert_eq!((second(108_000), second(116_000)), (8_000, 15_000));
+        assert_eq!((0..60).map(|_| second(116_000)).last(), Some(4));
+        assert_eq!(second(10_000_000), 256_000, "no more than there is");
+    }
 
     #[test]
     fn ten_samples_make_a_load() {
-        let (_dir, machine) = machine(&[("/proc/loadavg", "0 0 0 3/100 9\n"), ("/proc/meminfo", MEMINFO)]);
+        let (_dir, machine) =
+            machine(&[("/proc/loadavg", "0 0 0 3/100 9\n"), ("/proc/meminfo", MEMINFO), ("/proc/vmstat", VMSTAT)]);
         let mut sampler = Sampler::new(machine, 2, 1000);
         for _ in 0..9 {
             assert_eq!(sampler.tick().unwrap(), None);
@@ -117,7 +161,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_daemon_completes_each_load_and_can_stop() {
-        let (_dir, machine) = machine(&[("/proc/loadavg", "0 0 0 2/100 9\n"), ("/proc/meminfo", MEMINFO)]);
+        let (_dir, machine) =
+            machine(&[("/proc/loadavg", "0 0 0 2/100 9\n"), ("/proc/meminfo", MEMINFO), ("/proc/vmstat", VMSTAT)]);
         let (loads, mut seen) = watch::channel(NodeLoad::default());
         let stop = CancellationToken::new();
         let task =
