@@ -16,7 +16,15 @@
 //! * Whoever owns the body executes a move out; the daemon only asks for it and watches. So a daemon that dies in the
 //!   middle of a migration loses nothing: the agents finish it or abort it between themselves.
 
+use std::time::Duration;
+
 pub mod connection;
 pub mod guest;
 pub mod home;
 pub mod process;
+
+/// How long a daemon may take from `Begin` to `Move`: the target makes a guest's world meanwhile. Whoever owns the body gives the move up
+/// then: its daemon may be dead.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Why such a move was given up.
+const NOT_CARRIED_ON: &str = "the node that wanted it did not go on";

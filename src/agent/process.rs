@@ -7,7 +7,7 @@
 //!
 //! The start message holds a private key, so it travels in memory: not in argv, not in the environment, not on disk.
 //! An agent logs to `RUN_DIR/log/NAME.log` (its panics too); a log that has reached [`MAX_LOG_BYTES`] becomes `NAME.log.old`, so
-//! one agent keeps at most twice that.
+//! one agent keeps at most twice that. It lies in memory, so an agent that ends well takes it along; of others the daemon keeps some.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -15,9 +15,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags};
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::control::{AgentRole, AgentStart, StreamKind};
 
@@ -25,6 +27,10 @@ use crate::control::{AgentRole, AgentStart, StreamKind};
 const START_FD: RawFd = 3;
 /// A log file of this many bytes is set aside.
 pub const MAX_LOG_BYTES: u64 = 1 << 20;
+/// The end of the name of a log.
+pub const LOG: &str = "log";
+/// The end of the name of one that was set aside.
+pub const OLD_LOG: &str = "log.old";
 /// The cgroup of all agents, below the root of the cgroup v2 hierarchy: neither the daemon's service nor a job's cgroup, so
 /// neither a stop of the service nor a freeze of the job reaches them.
 pub const AGENTS_CGROUP: &str = "scx_mosix-agents";
@@ -125,11 +131,11 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(cpus.min(2)).enable_all().build()
 }
 
-/// The first thing that an agent does, before it has threads: reads its start message and settles down.
+/// The first thing that an agent does, before it has threads: reads its start message and settles down. The log is to be removed at the end.
 ///
 /// # Errors
 /// If there is no start message of this kind on descriptor 3, or the log cannot be opened.
-pub fn enter(expected: StreamKind) -> Result<AgentStart, ProcessError> {
+pub fn enter(expected: StreamKind) -> Result<(AgentStart, OwnLog), ProcessError> {
     // SAFETY: the daemon passed the descriptor at this number for us alone; a wrong one fails the read below.
     let mut message = File::from(unsafe { OwnedFd::from_raw_fd(START_FD) });
     let mut json = zeroize::Zeroizing::new(Vec::new());
@@ -144,11 +150,11 @@ pub fn enter(expected: StreamKind) -> Result<AgentStart, ProcessError> {
         // SAFETY: ignoring a signal involves no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    log_to(&start)?;
+    let log = log_to(&start)?;
     if let Err(error) = join_agents_cgroup() {
         tracing::warn!(%error, "this agent stays in the cgroup of its daemon and may be stopped together with it");
     }
-    Ok(start)
+    Ok((start, log))
 }
 
 fn join_agents_cgroup() -> io::Result<()> {
@@ -179,22 +185,64 @@ pub fn cgroup2_root() -> io::Result<PathBuf> {
 
 // === log ===
 
-fn log_to(start: &AgentStart) -> Result<(), ProcessError> {
+fn log_to(start: &AgentStart) -> Result<OwnLog, ProcessError> {
     let name = match &start.role {
         AgentRole::Home(role) => format!("home-{}-{}", role.root_pid, role.session),
         AgentRole::Guest(role) => format!("guest-{}-{}", role.root_pid, role.migration),
     };
     let dir = start.run_dir.join("log");
     fs::create_dir_all(&dir).map_err(failed("make the directory of its log"))?;
-    let log = BoundedLog::open(dir.join(format!("{name}.log"))).map_err(failed("open its log"))?;
-    let log = Arc::new(Mutex::new(log));
+    let log = OwnLog::open(dir.join(format!("{name}.{LOG}"))).map_err(failed("open its log"))?;
     let filter = tracing_subscriber::EnvFilter::try_from_env("SCX_MOSIX_LOG").unwrap_or_else(|_| "info".into());
-    let writer = move || LogWriter(log.clone());
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer).finish();
-    if tracing::subscriber::set_global_default(subscriber).is_err() {
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(log.clone());
+    if tracing::subscriber::set_global_default(subscriber.finish()).is_err() {
         tracing::debug!("a log was set up before");
     }
-    Ok(())
+    Ok(log)
+}
+
+/// The log of this agent.
+#[derive(Clone)]
+pub struct OwnLog {
+    log: Arc<Mutex<BoundedLog>>,
+    /// A warning or an error is in it.
+    is_of_use: Arc<AtomicBool>,
+}
+
+impl OwnLog {
+    fn open(path: PathBuf) -> io::Result<Self> {
+        let log = Arc::new(Mutex::new(BoundedLog::open(path)?));
+        Ok(Self { log, is_of_use: Arc::default() })
+    }
+
+    /// The agent has ended well: its log is removed, unless it tells of some trouble all the same.
+    pub fn ends_well(&self) {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing but panics is written past us.
+        let has_panicked = log.file.metadata().is_ok_and(|metadata| metadata.len() > log.bytes);
+        if has_panicked || self.is_of_use.load(Ordering::Relaxed) {
+            return;
+        }
+        for path in [&log.path, &log.set_aside()] {
+            // Most have no second file.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for OwnLog {
+    type Writer = LogWriter;
+
+    fn make_writer(&'a self) -> LogWriter {
+        LogWriter(self.log.clone())
+    }
+
+    fn make_writer_for(&'a self, metadata: &tracing::Metadata<'_>) -> LogWriter {
+        if *metadata.level() <= tracing::Level::WARN {
+            self.is_of_use.store(true, Ordering::Relaxed);
+        }
+        self.make_writer()
+    }
 }
 
 /// A log file that is set aside when it is full. Standard output and error follow it, for panics.
@@ -220,9 +268,13 @@ impl BoundedLog {
         Ok(file)
     }
 
+    fn set_aside(&self) -> PathBuf {
+        self.path.with_extension(OLD_LOG)
+    }
+
     fn append(&mut self, line: &[u8]) -> io::Result<()> {
         if self.bytes + line.len() as u64 > MAX_LOG_BYTES {
-            fs::rename(&self.path, self.path.with_extension("log.old"))?;
+            fs::rename(&self.path, self.set_aside())?;
             *self = Self::open(self.path.clone())?;
         }
         self.file.write_all(line)?;
@@ -231,7 +283,8 @@ impl BoundedLog {
     }
 }
 
-struct LogWriter(Arc<Mutex<BoundedLog>>);
+/// Appends to an agent's log.
+pub struct LogWriter(Arc<Mutex<BoundedLog>>);
 
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
@@ -263,6 +316,27 @@ mod tests {
         file.read_to_string(&mut json).unwrap();
         assert_eq!(serde_json::from_str::<AgentStart>(&json).unwrap().identity, "secret");
         assert!(file.write_all(b"x").is_err());
+    }
+
+    fn log_of(agent: impl FnOnce(&Path)) -> Vec<std::ffi::OsString> {
+        let dir = tempfile::tempdir().unwrap();
+        let log = OwnLog::open(dir.path().join("a.log")).unwrap();
+        fs::write(dir.path().join("a.log.old"), "old").unwrap();
+        tracing::subscriber::with_default(tracing_subscriber::fmt().with_writer(log.clone()).finish(), || {
+            tracing::info!("begins");
+            agent(&dir.path().join("a.log"));
+        });
+        assert_ne!(fs::metadata(dir.path().join("a.log")).unwrap().len(), 0);
+        log.ends_well();
+        fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    }
+
+    #[test]
+    fn a_log_that_tells_of_no_trouble_goes_with_its_agent() {
+        assert_eq!(log_of(|_| {}), [""; 0]);
+        assert_eq!(log_of(|_| tracing::warn!("ill")).len(), 2);
+        let panics = |path: &Path| OpenOptions::new().append(true).open(path).unwrap().write_all(b"panicked").unwrap();
+        assert_eq!(log_of(panics).len(), 2);
     }
 
     #[test]

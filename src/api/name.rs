@@ -3,13 +3,10 @@
 use std::fmt;
 
 use super::ApiError;
-use crate::control::SessionId;
+use crate::{control::SessionId, keys::NodeName};
 
 /// The node of a name that stands for the node asked, or in a list for every node.
 pub const ANY: &str = "-";
-
-/// The longest node name that is looked at; longer ones are no names (63 is the limit of a DNS label).
-const MAX_NODE_BYTES: usize = 63;
 
 /// Names a job in the whole cluster: its home node and the pid of its root process there.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,11 +26,9 @@ impl ProcessName {
         let bad = || ApiError::invalid("name", "it must be nodes/{node}/processes/{pid}");
         let (node, pid) =
             name.strip_prefix("nodes/").and_then(|rest| rest.split_once("/processes/")).ok_or_else(bad)?;
-        let pid: i32 = pid.parse().map_err(|_| bad())?;
-        if pid <= 0 || !is_node(node) {
-            return Err(bad());
-        }
-        Ok(Self { node: if node == ANY { local } else { node }.to_owned(), pid })
+        let pid = pid.parse().ok().filter(|pid: &i32| *pid > 0).ok_or_else(bad)?;
+        let node = node_name(node).ok_or_else(bad)?;
+        Ok(Self { node: if node == ANY { local.to_owned() } else { node }, pid })
     }
 
     /// The name as resource name.
@@ -66,10 +61,8 @@ pub fn node_resources(nodes: &[String]) -> Vec<String> {
 /// # Errors
 /// [`ApiError::Invalid`] if it is written otherwise.
 pub fn parse_node(name: &str, field: &'static str) -> Result<String, ApiError> {
-    match name.strip_prefix("nodes/") {
-        Some(node) if is_node(node) => Ok(node.to_owned()),
-        _ => Err(ApiError::invalid(field, "it must be nodes/{node}")),
-    }
+    let node = name.strip_prefix("nodes/").and_then(node_name);
+    node.ok_or_else(|| ApiError::invalid(field, "it must be nodes/{node}"))
 }
 
 /// The most nodes that may be named as those where a job may run.
@@ -80,24 +73,24 @@ pub const MAX_ALLOWED_NODES: usize = 256;
 /// # Errors
 /// [`ApiError::Invalid`] if one is no name of a node, or there are too many.
 pub fn parse_nodes(names: &[String]) -> Result<Vec<String>, ApiError> {
-    const FIELD: &str = "allowed_nodes";
-    let read = |name: &String| match parse_node(name, FIELD)? {
-        any if any == ANY => Err(ApiError::invalid(FIELD, "name nodes, or none for any")),
-        node => Ok(node),
-    };
-    check_allowed(names.iter().map(read).collect::<Result<_, _>>()?)
+    let nodes: Result<Vec<String>, _> = names.iter().map(|name| parse_node(name, ALLOWED_NODES)).collect();
+    check_allowed(&nodes?)
 }
 
-/// Checks the names of nodes where a job may run.
+/// Checks the names of nodes where a job may run, and gives them as the cluster writes them.
 ///
 /// # Errors
-/// [`ApiError::Invalid`] if there are too many.
-pub fn check_allowed(nodes: Vec<String>) -> Result<Vec<String>, ApiError> {
+/// [`ApiError::Invalid`] if one is no name of a node, or there are too many.
+pub fn check_allowed(nodes: &[String]) -> Result<Vec<String>, ApiError> {
     if nodes.len() > MAX_ALLOWED_NODES {
-        return Err(ApiError::invalid("allowed_nodes", format!("it names more than {MAX_ALLOWED_NODES} nodes")));
+        return Err(ApiError::invalid(ALLOWED_NODES, format!("it names more than {MAX_ALLOWED_NODES} nodes")));
     }
-    Ok(nodes)
+    let read = |name: &String| NodeName::new(name).map(|name| name.to_string());
+    let read: Result<_, _> = nodes.iter().map(read).collect();
+    read.map_err(|error| ApiError::invalid(ALLOWED_NODES, format!("{error}; name nodes, or none for any")))
 }
+
+const ALLOWED_NODES: &str = "allowed_nodes";
 
 /// The resource name of a migration.
 #[must_use]
@@ -115,8 +108,9 @@ pub fn parse_migration(name: &str) -> Result<SessionId, ApiError> {
         .ok_or_else(|| ApiError::invalid("name", "it must be migrations/{id} with an id of 32 hex digits"))
 }
 
-fn is_node(node: &str) -> bool {
-    !node.is_empty() && node.len() <= MAX_NODE_BYTES && !node.contains('/') && !node.contains(char::is_whitespace)
+/// A node's name as the cluster writes it, or [`ANY`].
+fn node_name(text: &str) -> Option<String> {
+    if text == ANY { Some(text.to_owned()) } else { NodeName::new(text).ok().map(|name| name.to_string()) }
 }
 
 #[cfg(test)]
@@ -129,6 +123,7 @@ mod tests {
         assert_eq!(ProcessName::parse(&name.resource(), "n9").unwrap(), name);
         assert_eq!(ProcessName::parse("nodes/-/processes/4711", "n1").unwrap(), name);
         assert_eq!(parse_node("nodes/n2", "node").unwrap(), "n2");
+        assert_eq!(parse_nodes(&["nodes/N2".into(), "nodes/n3".into()]).unwrap(), ["n2", "n3"]);
         let id = SessionId::random();
         assert_eq!(parse_migration(&migration_resource(id)).unwrap(), id);
     }
@@ -146,10 +141,13 @@ mod tests {
         ] {
             assert!(ProcessName::parse(bad, "n1").is_err(), "{bad}");
         }
-        for bad in ["", "nodes/", "nodes/a/b", "n1", &format!("nodes/{}", "x".repeat(64))] {
+        for bad in ["", "nodes/", "nodes/a/b", "n1", &format!("nodes/{}", "x".repeat(64)), "nodes/\u{1}"] {
             assert!(parse_node(bad, "node").is_err(), "{bad}");
         }
         assert!(parse_migration("migrations/12").is_err());
+        for bad in ["-", "n 1", "\u{1}"] {
+            assert!(check_allowed(&[bad.to_owned()]).is_err(), "{bad}");
+        }
         for bad in
             [vec!["nodes/-".to_owned()], vec!["n1".to_owned()], vec!["nodes/n1".to_owned(); MAX_ALLOWED_NODES + 1]]
         {

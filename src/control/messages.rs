@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Constraints;
+
 /// The largest control message in bytes; more is a protocol error.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
@@ -122,49 +124,18 @@ pub struct HomeRole {
 /// What a job did before it came to the node where it is: its kernel counts from its arrival on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobPast {
-    /// CPU time that it had had, in ms.
+    /// CPU time that it had had, in ms of a standard CPU.
     pub attained_ms: u64,
     /// What its user started, of which it came, by the pid of its root at home.
     #[serde(default)]
     pub tree: Option<i32>,
-    /// CPU time that all of that had had, in ms.
+    /// CPU time that all of that had had, in ms of a standard CPU.
     #[serde(default)]
     pub tree_attained_ms: u64,
     /// Time since it was started, in ms.
     pub age_ms: u64,
     /// CPU that it asked for lately, in thousandths of a CPU.
     pub demand_milli: u32,
-}
-
-/// What the user of a job lets placement do with it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Constraints {
-    /// It stays where it is: it moves by hand only.
-    #[serde(default)]
-    pub stay: bool,
-    /// The only nodes beside home where it may run; empty for any.
-    #[serde(default)]
-    pub allowed_nodes: Vec<String>,
-}
-
-impl Constraints {
-    /// As tight as both.
-    #[must_use]
-    pub fn and(self, other: &Self, home: &str) -> Self {
-        let stay = self.stay || other.stay;
-        if self.allowed_nodes.is_empty() || other.allowed_nodes.is_empty() {
-            let allowed_nodes =
-                if self.allowed_nodes.is_empty() { other.allowed_nodes.clone() } else { self.allowed_nodes };
-            return Self { stay, allowed_nodes };
-        }
-        let mut allowed_nodes = self.allowed_nodes;
-        allowed_nodes.retain(|node| other.allowed_nodes.contains(node));
-        if allowed_nodes.is_empty() {
-            // Nowhere else; nothing would mean anywhere.
-            allowed_nodes.push(home.to_owned());
-        }
-        Self { stay, allowed_nodes }
-    }
 }
 
 /// What a guest agent is told at its start.
@@ -309,7 +280,7 @@ pub enum FromAgent {
 /// What a target must know of a body before it promises anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BodyFacts {
-    /// Resident private memory in bytes.
+    /// The memory that it will have where it is restored, in bytes.
     pub resident_bytes: u64,
     /// Number of processes.
     pub processes: u32,
@@ -411,15 +382,6 @@ mod tests {
         let id = SessionId::random();
         assert_eq!(id.to_string().parse::<SessionId>(), Ok(id));
         assert!("zz".parse::<SessionId>().is_err());
-    }
-
-    #[test]
-    fn constraints_are_only_tightened() {
-        let of =
-            |stay, nodes: &[&str]| Constraints { stay, allowed_nodes: nodes.iter().map(|n| (*n).into()).collect() };
-        assert_eq!(of(false, &[]).and(&of(true, &["n2"]), "n1"), of(true, &["n2"]));
-        assert_eq!(of(true, &["n3", "n2"]).and(&of(false, &["n2", "n4"]), "n1"), of(true, &["n2"]));
-        assert_eq!(of(false, &["n3"]).and(&of(false, &["n2"]), "n1"), of(false, &["n1"]), "home only");
     }
 
     /// An agent outlives its daemon; what it says may be of the release before.

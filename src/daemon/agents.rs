@@ -15,10 +15,13 @@ use std::{
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::control::{
-    AgentState, FromAgent, SessionId, StreamKind, ToAgent,
-    packet::{PacketError, PacketSocket},
-    socket_path,
+use crate::{
+    agent::process::{LOG, OLD_LOG},
+    control::{
+        AgentState, FromAgent, SessionId, StreamKind, ToAgent,
+        packet::{PacketError, PacketSocket},
+        socket_path,
+    },
 };
 
 /// Names an agent on its node: a home agent by its job's home session, a guest agent by the migration that brought the guest.
@@ -26,6 +29,9 @@ pub type AgentKey = (StreamKind, SessionId);
 
 /// How long an agent may take to accept a connection or a message and to tell its state.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many logs of agents that did not end well are kept: they lie in memory.
+const LOGS_KEPT: usize = 64;
 
 /// How many reports a slow reader may lag behind before it loses the oldest.
 const REPORT_BACKLOG: usize = 256;
@@ -131,6 +137,16 @@ impl Agent {
         }
     }
 
+    /// Waits until the agent does not say any more that it makes this move, or has ended; no longer than `limit`.
+    pub async fn let_go(&self, migration: SessionId, limit: Duration) {
+        let mut state = self.state.subscribe();
+        let lets_go = state.wait_for(|state| state.as_ref().and_then(moving) != Some(migration));
+        tokio::select! {
+            _ = tokio::time::timeout(limit, lets_go) => {}
+            () = self.ended.cancelled() => {}
+        }
+    }
+
     fn timeout(&self, limit: Duration) -> AgentError {
         AgentError::Timeout { key: self.key, seconds: limit.as_secs() }
     }
@@ -224,6 +240,27 @@ impl Agents {
         self.changed.subscribe()
     }
 
+    /// Removes logs of agents that are not here, but for the newest ones: those that ended well have removed theirs.
+    pub fn tidy_logs(&self) -> io::Result<()> {
+        let mut left = Vec::new();
+        for entry in std::fs::read_dir(self.run_dir.join("log"))?.flatten() {
+            let path = entry.path();
+            let key = path.file_name().and_then(|name| parse_log_name(name.to_str()?));
+            if let (Some(key), Ok(metadata)) = (key, entry.metadata())
+                && self.get(key).is_none()
+            {
+                left.push((metadata.modified()?, path));
+            }
+        }
+        left.sort_unstable();
+        for (_, path) in left.into_iter().rev().skip(LOGS_KEPT) {
+            // Few have a second file.
+            let _ = std::fs::remove_file(path.with_extension(OLD_LOG));
+            std::fs::remove_file(path)?;
+        }
+        Ok(())
+    }
+
     async fn read(self: Arc<Self>, agent: Arc<Agent>) {
         loop {
             match agent.socket.recv().await {
@@ -234,9 +271,8 @@ impl Agents {
                     }
                     // No reader is no error: most reports are only for the record.
                     let _ = agent.reports.send(report.clone());
-                    if self.reports.send((agent.key, report)).await.is_err() {
-                        break;
-                    }
+                    // Without that reader this daemon is ending; the agent is not, and must not be taken for dead.
+                    let _ = self.reports.send((agent.key, report)).await;
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -257,6 +293,12 @@ impl Agents {
     }
 }
 
+/// The move out that an agent says it makes.
+fn moving(state: &AgentState) -> Option<SessionId> {
+    let (AgentState::Home { moving, .. } | AgentState::Guest { moving, .. }) = state;
+    moving.as_ref().map(|(migration, _)| *migration)
+}
+
 /// Only a missing or not yet listening socket is worth another try.
 fn refused_for_good(error: &PacketError) -> bool {
     let PacketError::Path { source, .. } = error else { return true };
@@ -267,6 +309,17 @@ fn parse_name(name: &str) -> Option<AgentKey> {
     let (kind, session) = name.strip_suffix(".sock")?.split_once('-')?;
     let [byte] = kind.as_bytes() else { return None };
     Some((StreamKind::from_byte(*byte)?, session.parse().ok()?))
+}
+
+/// Of a log as an agent names it: `home-PID-SESSION.log`, `guest-PID-MIGRATION.log`.
+fn parse_log_name(name: &str) -> Option<AgentKey> {
+    let mut words = name.strip_suffix(LOG)?.strip_suffix('.')?.splitn(3, '-');
+    let kind = match words.next()? {
+        "home" => StreamKind::Home,
+        "guest" => StreamKind::Move,
+        _ => return None,
+    };
+    Some((kind, words.nth(1)?.parse().ok()?))
 }
 
 fn show(key: &AgentKey) -> String {
@@ -323,5 +376,52 @@ mod tests {
         assert!(matches!(ended, Err(AgentError::Ended { .. })), "{ended:?}");
         assert!(agents.get(key).is_none());
         assert!(matches!(log.recv().await, Some((k, FromAgent::State(_))) if k == key));
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_not_dead_when_nobody_keeps_its_reports_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = (StreamKind::Home, SessionId([1; 16]));
+        let (sender, log) = mpsc::channel(8);
+        let agents = Agents::new(dir.path(), sender).unwrap();
+        let listener = PacketListener::bind(&socket_path(dir.path(), key.0, key.1)).unwrap();
+        drop(log);
+        let fake = tokio::spawn(async move {
+            let daemon: PacketSocket<FromAgent, ToAgent> = listener.accept().await.unwrap();
+            for epoch in 0..3 {
+                daemon.send(&home_state(epoch), None).await.unwrap();
+            }
+            daemon
+        });
+        let agent = agents.attach(key, Duration::from_secs(5)).await.unwrap();
+        let mut state = agent.state.subscribe();
+        let last = state.wait_for(|state| matches!(state, Some(AgentState::Home { epoch: 2, .. })));
+        tokio::time::timeout(Duration::from_secs(5), last).await.expect("it is heard no more").unwrap();
+        assert!(agents.get(key).is_some());
+        drop(fake.await.unwrap());
+        agent.ended().cancelled().await;
+    }
+
+    #[tokio::test]
+    async fn of_dead_agents_the_newest_logs_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, _log) = mpsc::channel(8);
+        let agents = Agents::new(dir.path(), sender).unwrap();
+        let logs = dir.path().join("log");
+        std::fs::create_dir(&logs).unwrap();
+        let write = |name: String, age_s: u64| {
+            let file = std::fs::File::create(logs.join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age_s)).unwrap();
+        };
+        let oldest = format!("home-7-{}.log", SessionId::random());
+        write(oldest.clone(), 1_000);
+        write(format!("{oldest}.old"), 2_000);
+        for age_s in 0..LOGS_KEPT as u64 {
+            write(format!("guest-7-{}.log", SessionId::random()), age_s);
+        }
+        write("notes".into(), 5_000);
+        agents.tidy_logs().unwrap();
+        assert!(!logs.join(&oldest).exists() && !logs.join(format!("{oldest}.old")).exists());
+        assert_eq!(std::fs::read_dir(&logs).unwrap().count(), LOGS_KEPT + 1);
     }
 }

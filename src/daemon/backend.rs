@@ -44,10 +44,7 @@ impl Backend for Daemon {
     async fn register(&self, caller: &Caller, wanted: Registration) -> Result<ProcessSummary, ApiError> {
         let Registration { pid, constraints, class } = wanted;
         let constraints = self.of_class(constraints, &class)?;
-        let uid = match caller {
-            Caller::Local { uid, .. } => *uid,
-            Caller::Client { .. } | Caller::Node { .. } => 0,
-        };
+        let uid = uid_of(caller);
         let state = &self.0;
         let registered = state.jobs().register(pid, uid, constraints);
         let job = registered.map_err(|error| match &error {
@@ -78,7 +75,8 @@ impl Backend for Daemon {
         let row =
             state.views.nodes.get(&state.node).ok_or_else(|| ApiError::NodeUnknown { node: state.node.clone() })?;
         let refuses_because = on.then(|| draining::REFUSAL.to_owned());
-        let row = NodeSummary { refuses_because, ..NodeSummary::clone(&row) };
+        // Who is admitted from now on is refused, so none is missed.
+        let row = NodeSummary { refuses_because, guests: state.guests(), ..NodeSummary::clone(&row) };
         state.views.nodes.put(row.clone());
         Ok(row)
     }
@@ -95,12 +93,21 @@ impl Backend for Daemon {
             let what = "changing what may be done with a guest (ask its home)".into();
             return Err(ApiError::NotAllowed { what, who: caller.to_string() });
         }
-        let job = state.jobs().containing(process.pid).cloned().ok_or_else(unknown)?;
-        let constraints = change.applied_to(&job.constraints);
-        let noted = state.jobs().constrain(job.root_pid, constraints);
-        let job = noted.map_err(|error| ApiError::Internal { what: error.to_string() })?.ok_or_else(unknown)?;
-        tracing::info!(%process, constraints = ?job.constraints, %caller, "constrained");
-        constraints::tell(state, &job).await;
+        let noted = state.jobs().constrain(process.pid, uid_of(caller), |now| change.applied_to(now));
+        let jobs = noted.map_err(|error| match &error {
+            RegisterError::NotYours { .. } => {
+                ApiError::NotAllowed { what: "change what may be done with it".into(), who: caller.to_string() }
+            }
+            _ => {
+                tracing::error!(%process, error = &error as &dyn std::error::Error, "not constrained");
+                ApiError::Internal { what: error.to_string() }
+            }
+        })?;
+        for job in &jobs {
+            tracing::info!(%process, pid = job.root_pid, constraints = ?job.constraints, %caller, "constrained");
+            constraints::tell(state, job).await;
+        }
+        let job = jobs.into_iter().next().ok_or_else(unknown)?;
         let key = ProcessSummary::key_of(&ProcessName { node: state.node.clone(), pid: job.root_pid });
         let mut row = ProcessSummary::clone(&*state.views.processes.get(&key).ok_or_else(unknown)?);
         row.constraints = job.constraints;
@@ -190,6 +197,14 @@ impl Daemon {
     }
 }
 
+/// The user who asks; whoever has the cluster's key, or a certificate of it, may do what root may.
+fn uid_of(caller: &Caller) -> u32 {
+    match caller {
+        Caller::Local { uid, .. } => *uid,
+        Caller::Client { .. } | Caller::Node { .. } => 0,
+    }
+}
+
 fn wish(to: Destination) -> Wish {
     match to {
         Destination::Node(name) => Wish::Node(name.into()),
@@ -225,9 +240,19 @@ impl PeerBackend for Daemon {
         }
         tracing::info!(peer, migration = %reservation.migration, comm = reservation.comm, "a guest is announced");
         let job = state.announced(&reservation);
+        let (migration, is_guest) = (reservation.migration, reservation.home_node != state.node);
+        let drained = || ApiError::TargetRefused { node: state.node.clone(), why: draining::REFUSAL.into() };
+        if is_guest && state.draining.is_on() {
+            return Err(drained());
+        }
         let admitted = state.placing.admit(state.node_views(), state.in_flight(), &job, &reservation);
         admitted.map_err(|why| ApiError::TargetFull { node: state.node.clone(), why: why.to_string() })?;
-        let reserved = state.host.reserve(reservation).await;
+        let mut reserved = state.host.reserve(reservation).await;
+        // Whoever drains it has counted those that were on their way.
+        if reserved.is_ok() && is_guest && state.draining.is_on() {
+            state.host.release(peer, migration, draining::REFUSAL).await?;
+            reserved = Err(drained());
+        }
         if reserved.is_err() {
             state.placing.released(&job.id);
         }
@@ -250,8 +275,9 @@ impl PeerBackend for Daemon {
     }
 
     async fn constrain_guest(&self, peer: &str, session: SessionId, constraints: Constraints) -> Result<(), ApiError> {
-        let (migration, _) = self.guest_of(peer, session)?;
-        constraints::tell_agent(&self.0, migration, constraints).await
+        let (migration, guest) = self.guest_of(peer, session)?;
+        let process = ProcessName { node: guest.home, pid: guest.root_pid };
+        constraints::tell_agent(&self.0, &process, migration, constraints).await
     }
 
     async fn report_migration(&self, _: &str, migration: MigrationSummary) -> Result<(), ApiError> {

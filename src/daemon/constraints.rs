@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!   `lock`, `allow` ──► the job's file here, which is right
-//!                         └─ told at once ──► agent of the guest (here, or by its host's daemon)
+//!                         └─ told at once ──► agent of the guest (here, or by its host's daemon); a move that it forbids is cancelled
 //!                         └─ every 3 s: whoever says otherwise is told again; it may have been on its way, or out of reach
 //! ```
 
 use super::{jobs::Job, launch::Whereabouts, state::State};
 use crate::{
-    api::{ApiError, name::ProcessName},
+    api::{ApiError, name::ProcessName, view::Trigger},
     control::{Constraints, SessionId, StreamKind, ToAgent},
 };
 
@@ -16,14 +16,33 @@ use crate::{
 pub async fn tell(state: &State, job: &Job) {
     let process = ProcessName { node: state.node.clone(), pid: job.root_pid };
     let told = match state.whereabouts(&process) {
-        Some(Whereabouts::Guest(migration, _)) => tell_agent(state, migration, job.constraints.clone()).await,
+        Some(Whereabouts::Guest(migration, _)) => tell_agent(state, &process, migration, job.constraints.clone()).await,
         Some(Whereabouts::Away { session, node }) => {
             state.peers.constrain(&node, session, job.constraints.clone()).await
         }
-        Some(Whereabouts::Home(_)) | None => Ok(()),
+        Some(Whereabouts::Home(_)) => {
+            cancel_forbidden(state, &process, &job.constraints);
+            Ok(())
+        }
+        None => Ok(()),
     };
     if let Err(error) = told {
         tracing::info!(%process, %error, "its host does not know yet what may be done with it");
+    }
+}
+
+/// Cancels the move of a job from here that it may not make. One that is past its commit goes on; placement will have it leave again.
+fn cancel_forbidden(state: &State, process: &ProcessName, constraints: &Constraints) {
+    for (migration, moving, target) in state.moves.under_way() {
+        if moving != *process {
+            continue;
+        }
+        let by_request = state.moves.record(migration).is_some_and(|record| record.trigger == Trigger::Request);
+        if constraints.forbid(&target, &process.node) || (constraints.stay && !by_request) {
+            tracing::info!(%process, target, "its move is no longer wanted");
+            // It may have ended just now.
+            let _ = state.moves.cancel(migration, "its user does not want it any more");
+        }
     }
 }
 
@@ -31,7 +50,13 @@ pub async fn tell(state: &State, job: &Job) {
 ///
 /// # Errors
 /// [`ApiError::ProcessUnknown`], [`ApiError::Unreachable`].
-pub async fn tell_agent(state: &State, migration: SessionId, constraints: Constraints) -> Result<(), ApiError> {
+pub async fn tell_agent(
+    state: &State,
+    process: &ProcessName,
+    migration: SessionId,
+    constraints: Constraints,
+) -> Result<(), ApiError> {
+    cancel_forbidden(state, process, &constraints);
     let unknown = || ApiError::ProcessUnknown { process: migration.to_string() };
     let agent = state.agents.get((StreamKind::Move, migration)).ok_or_else(unknown)?;
     let sent = agent.request(&ToAgent::Constrain { constraints }, None).await;

@@ -152,7 +152,9 @@ impl Jobs {
         let beside = unified_cgroup(&process).filter(|current| *current == of.cgroup);
         let beside = beside.as_deref().and_then(Path::parent).ok_or(RegisterError::NoCgroup { pid })?;
         let cgroup = beside.join(format!("{CGROUP_PREFIX}{pid}"));
-        let job = Job { cgroup, part_of: Some(of.tree()), ..describe(&process, of.uid, of.constraints.clone())? };
+        // As it is now: `of` may be older.
+        let constraints = &self.get(of.root_pid).filter(|now| now.session == of.session).unwrap_or(of).constraints;
+        let job = Job { cgroup, part_of: Some(of.tree()), ..describe(&process, of.uid, constraints.clone())? };
         self.enter(job, &of.cgroup)
     }
 
@@ -178,13 +180,29 @@ impl Jobs {
         Ok(job)
     }
 
-    /// Changes what placement may do with the job whose root is `pid`; `None` if there is none.
-    pub fn constrain(&mut self, pid: i32, constraints: Constraints) -> Result<Option<Job>, RegisterError> {
-        let Some(job) = self.get(pid) else { return Ok(None) };
-        let job = Job { constraints, ..job.clone() };
-        self.store(&job)?;
-        self.by_pid.insert(pid, job.clone());
-        Ok(Some(job))
+    /// Changes what placement may do with the job to which `pid` belongs; if that is what its user started, also with the descendants of it
+    /// that became jobs of their own. Gives all of them, the one asked for first; none if there is no such job. `caller` is the uid
+    /// that asks; 0 may change any job.
+    pub fn constrain(
+        &mut self,
+        pid: i32,
+        caller: u32,
+        change: impl Fn(&Constraints) -> Constraints,
+    ) -> Result<Vec<Job>, RegisterError> {
+        let Some(asked) = self.containing(pid).cloned() else { return Ok(Vec::new()) };
+        let owner = asked.uid;
+        if caller != 0 && caller != owner {
+            return Err(RegisterError::NotYours { pid, owner, caller });
+        }
+        let parts = self.iter().filter(|job| job.part_of == Some(asked.root_pid)).cloned();
+        let mut changed = Vec::new();
+        for job in std::iter::once(asked.clone()).chain(parts.collect::<Vec<_>>()) {
+            let job = Job { constraints: change(&job.constraints), ..job };
+            self.store(&job)?;
+            self.by_pid.insert(job.root_pid, job.clone());
+            changed.push(job);
+        }
+        Ok(changed)
     }
 
     /// The job whose root is `pid`.
@@ -225,7 +243,10 @@ impl Jobs {
     fn store(&self, job: &Job) -> Result<(), RegisterError> {
         let path = self.file(job);
         let text = serde_json::to_vec(job).map_err(|e| io_error("describe", &path)(e.into()))?;
-        fs::write(&path, text).map_err(io_error("write", &path))
+        // At once or not at all: the next daemon could not read half of it.
+        let new = path.with_extension("new");
+        fs::write(&new, text).map_err(io_error("write", &new))?;
+        fs::rename(&new, &path).map_err(io_error("write", &path))
     }
 
     fn file(&self, job: &Job) -> PathBuf {
@@ -290,20 +311,44 @@ mod tests {
         assert!(matches!(result, Err(RegisterError::NotYours { caller: 54_321, .. })), "{result:?}");
     }
 
-    #[test]
-    fn jobs_that_ended_while_no_daemon_ran_are_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
-        let job = Job {
-            root_pid: 1,
+    fn job(root_pid: i32, part_of: Option<i32>) -> Job {
+        Job {
+            root_pid,
             start_time_ticks: 2,
             uid: 3,
             session: SessionId::random(),
-            cgroup: dir.path().join("no-such-cgroup"),
+            cgroup: "/no-such-cgroup".into(),
             began_ms: 4,
             constraints: Constraints { stay: true, allowed_nodes: vec!["n2".into()] },
-            part_of: None,
+            part_of,
+        }
+    }
+
+    #[test]
+    fn who_constrains_a_command_constrains_what_came_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut jobs = Jobs::load(dir.path()).unwrap();
+        for job in [job(1, None), job(5, Some(1)), job(6, Some(1)), job(7, None), job(8, Some(7))] {
+            jobs.by_pid.insert(job.root_pid, job);
+        }
+        let free = |constraints: &Constraints| Constraints { stay: false, ..constraints.clone() };
+        let mut changed = |pid, caller| -> Result<Vec<i32>, RegisterError> {
+            Ok(jobs.constrain(pid, caller, free)?.iter().map(|job| job.root_pid).collect())
         };
+        assert_eq!(changed(1, 3).unwrap(), [1, 5, 6]);
+        assert_eq!(changed(8, 0).unwrap(), [8]);
+        assert!(changed(i32::MAX, 0).unwrap().is_empty());
+        assert!(matches!(changed(7, 4), Err(RegisterError::NotYours { owner: 3, caller: 4, .. })));
+        let stay: Vec<bool> = jobs.iter().map(|job| job.constraints.stay).collect();
+        assert_eq!(stay, [false, false, false, true, false]);
+    }
+
+    #[test]
+    fn jobs_that_ended_while_no_daemon_ran_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let job = job(1, None);
         Jobs::load(dir.path()).unwrap().store(&job).unwrap();
+        assert!(!dir.path().join("jobs/1.new").exists());
         let text = fs::read(dir.path().join("jobs/1.json")).unwrap();
         assert_eq!(serde_json::from_slice::<Job>(&text).unwrap(), job);
         fs::write(dir.path().join("jobs/9.json"), "not json").unwrap();

@@ -15,6 +15,7 @@ pub mod acceptor;
 pub mod agents;
 pub mod backend;
 mod constraints;
+mod cpus;
 mod draining;
 mod execs;
 pub mod figures;

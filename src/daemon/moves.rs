@@ -10,6 +10,8 @@
 //! A record is kept whatever happens. This task may end in the middle (a daemon that is killed): the agents finish the
 //! move between themselves and the next daemon learns of it from their state.
 
+mod course;
+
 use std::{
     collections::HashMap,
     path::PathBuf,
@@ -17,31 +19,25 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    agents::{Agent, AgentError},
-    now_ms,
-    peers::Peers,
-};
+use super::{agents::Agent, now_ms, peers::Peers};
 use crate::{
     api::{
         ApiError,
-        backend::{GuestReservation, Requirements, Views},
+        backend::{Requirements, Views},
         name::ProcessName,
         view::{MigrationStep, MigrationSummary, Trigger},
     },
-    control::{BodyFacts, Constraints, FromAgent, JobPast, MoveProgress, MoveState, SessionId, ToAgent},
-    migration::hold::hold,
+    control::{Constraints, JobPast, MoveProgress, MoveState, SessionId},
 };
 
-/// How long home may take to accept a candidate.
-const BEGIN_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// How long the owner's agent may be silent in the middle of a move. Longer than any time-out of the agents' own, so that
-/// their readable reason is the one that is shown.
-const PROGRESS_TIMEOUT: Duration = Duration::from_secs(180);
+/// Between two looks whether moves are over.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How many records of ended moves are kept.
 const MAX_RECORDS: usize = 1_000;
@@ -78,7 +74,7 @@ pub struct Moves {
     views: Arc<Views>,
     peers: Arc<dyn Peers>,
     run_dir: PathBuf,
-    active: Mutex<HashMap<SessionId, Active>>,
+    table: Mutex<Table>,
     step: Notify,
     ended: mpsc::Sender<Ended>,
 }
@@ -87,8 +83,27 @@ pub struct Moves {
 pub struct Ended {
     /// Its record.
     pub record: MigrationSummary,
-    /// It was not begun, as the target had its hands full.
-    pub was_busy: bool,
+    /// What was in its way, if it did not come about.
+    pub obstacle: Obstacle,
+}
+
+/// What was in the way of a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// The program cannot move.
+    CannotMove,
+    /// The target had its hands full, or knew better.
+    TargetBusy,
+    /// Whatever else.
+    Other,
+}
+
+/// The moves under way.
+#[derive(Default)]
+struct Table {
+    active: HashMap<SessionId, Active>,
+    /// No other begins.
+    is_closed: bool,
 }
 
 struct Active {
@@ -96,18 +111,13 @@ struct Active {
     target: String,
     cancel: CancellationToken,
     reason: Option<String>,
+    /// The agent makes it: it may have frozen the program, so only it lets that go on.
+    is_agents: bool,
 }
 
-/// Why a move ended before it ran at the target.
-struct GivenUp {
-    state: MoveState,
-    reason: String,
-    was_busy: bool,
-}
-
-impl GivenUp {
-    fn aborted(reason: impl ToString) -> Self {
-        Self { state: MoveState::Aborted, reason: reason.to_string(), was_busy: false }
+impl Table {
+    fn is_moving(&self, process: &ProcessName) -> bool {
+        self.active.values().any(|active| active.process == *process)
     }
 }
 
@@ -120,15 +130,7 @@ impl Moves {
         run_dir: PathBuf,
         ended: mpsc::Sender<Ended>,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            node: node.into(),
-            views,
-            peers,
-            run_dir,
-            active: Mutex::default(),
-            step: Notify::new(),
-            ended,
-        })
+        Arc::new(Self { node: node.into(), views, peers, run_dir, table: Mutex::default(), step: Notify::new(), ended })
     }
 
     /// Starts a move; `owner` gives the agent that owns the body, starting it if need be. Returns the record.
@@ -143,8 +145,11 @@ impl Moves {
     {
         let cancel = CancellationToken::new();
         {
-            let mut active = self.lock();
-            if let Some((id, _)) = active.iter().find(|(_, other)| other.process == order.process) {
+            let mut table = self.lock();
+            if table.is_closed {
+                return Err(ApiError::Leaving);
+            }
+            if let Some((id, _)) = table.active.iter().find(|(_, other)| other.process == order.process) {
                 let process = order.process.to_string();
                 return Err(ApiError::AlreadyMoving { process, migration: id.to_string() });
             }
@@ -153,8 +158,9 @@ impl Moves {
                 target: order.target.clone(),
                 cancel: cancel.clone(),
                 reason: None,
+                is_agents: false,
             };
-            active.insert(order.migration, entry);
+            table.active.insert(order.migration, entry);
         }
         let created = now_ms();
         let record = MigrationSummary {
@@ -180,7 +186,7 @@ impl Moves {
     /// Asks a move to give up. What home has committed goes on.
     pub fn cancel(&self, migration: SessionId, reason: &str) -> Result<MigrationSummary, ApiError> {
         let record = self.record(migration).ok_or(ApiError::MigrationUnknown { migration: migration.to_string() })?;
-        if let Some(active) = self.lock().get_mut(&migration) {
+        if let Some(active) = self.lock().active.get_mut(&migration) {
             active.reason = Some(reason.to_owned());
             active.cancel.cancel();
         } else if record.state != MoveState::Aborted {
@@ -197,7 +203,38 @@ impl Moves {
 
     /// The moves under way: the job and its target.
     pub fn under_way(&self) -> Vec<(SessionId, ProcessName, String)> {
-        self.lock().iter().map(|(id, active)| (*id, active.process.clone(), active.target.clone())).collect()
+        self.lock().active.iter().map(|(id, active)| (*id, active.process.clone(), active.target.clone())).collect()
+    }
+
+    /// Whether the job is being moved from here.
+    pub fn is_moving(&self, process: &ProcessName) -> bool {
+        self.lock().is_moving(process)
+    }
+
+    /// Does `act`, which takes no time, unless the job is being moved from here; no move of it begins meanwhile.
+    pub fn unless_moving<T>(&self, process: &ProcessName, act: impl FnOnce() -> T) -> Option<T> {
+        let table = self.lock();
+        (!table.is_moving(process)).then(act)
+    }
+
+    /// The daemon ends: no other move begins, and those that no agent makes yet are given up. Returns when these are over, or after `limit`.
+    pub async fn close(&self, limit: Duration) {
+        {
+            let mut table = self.lock();
+            table.is_closed = true;
+            for active in table.active.values_mut().filter(|active| !active.is_agents) {
+                active.reason = Some("the daemon of its node ends".into());
+                active.cancel.cancel();
+            }
+        }
+        let over = async {
+            while self.lock().active.values().any(|active| !active.is_agents) {
+                sleep(LOOK).await;
+            }
+        };
+        if timeout(limit, over).await.is_err() {
+            tracing::warn!("a move that was not begun is not over yet");
+        }
     }
 
     /// The programs that stand still to leave this node.
@@ -246,139 +283,6 @@ impl Moves {
         }
     }
 
-    async fn drive<F>(self: Arc<Self>, order: Order, requirements: Requirements, owner: F, cancel: CancellationToken)
-    where
-        F: Future<Output = Result<Arc<Agent>, String>> + Send,
-    {
-        let migration = order.migration;
-        let mut busy = false;
-        if let Err(GivenUp { state, reason, was_busy }) = self.attempt(&order, requirements, owner, &cancel).await {
-            busy = was_busy;
-            let asked = self.lock().get_mut(&migration).and_then(|active| active.reason.take());
-            if let Some(mut record) = self.record(migration).filter(|record| !record.is_over()) {
-                record.reason = asked.unwrap_or(reason);
-                self.enter(record, state, now_ms());
-            }
-        }
-        self.lock().remove(&migration);
-        let Some(record) = self.record(migration) else { return };
-        let outcome = (record.state, record.downtime_us.map(|us| us / 1_000), &record.reason);
-        tracing::info!(%migration, process = %record.process, target = record.target, ?outcome, "move ended");
-        self.forget_old();
-        let _ = self.ended.send(Ended { record, was_busy: busy }).await;
-    }
-
-    async fn attempt<F>(
-        &self,
-        order: &Order,
-        requirements: Requirements,
-        owner: F,
-        cancel: &CancellationToken,
-    ) -> Result<(), GivenUp>
-    where
-        F: Future<Output = Result<Arc<Agent>, String>> + Send,
-    {
-        let Order { migration, target, .. } = order;
-        let owner = owner.await.map_err(GivenUp::aborted)?;
-        let body = begin(&owner, *migration, target).await?;
-        hold(&self.run_dir, MoveState::Reserve).await;
-        self.advance(*migration, MoveState::Prepare);
-        let reserved = tokio::select! {
-            reserved = self.peers.reserve(target, self.reservation(order, requirements, body)) => {
-                reserved.map_err(|error| (error.to_string(), matches!(error, ApiError::TargetFull { .. })))
-            }
-            () = cancel.cancelled() => Err(("cancelled before anything was frozen".into(), false)),
-        };
-        let target_address = match reserved {
-            Ok(address) => address,
-            Err((why, was_busy)) => {
-                self.give_up(&owner, order, &why).await;
-                return Err(GivenUp { was_busy, ..GivenUp::aborted(why) });
-            }
-        };
-        hold(&self.run_dir, MoveState::Prepare).await;
-        self.advance(*migration, MoveState::Precopy);
-        let result = self.execute(&owner, *migration, target_address, cancel).await;
-        if let Err(GivenUp { state: MoveState::Aborted, reason, .. }) = &result {
-            self.peers.release(target, *migration, reason).await;
-        }
-        result
-    }
-
-    /// Lets the owner's agent move the body and waits for the end.
-    async fn execute(
-        &self,
-        owner: &Agent,
-        migration: SessionId,
-        target_address: String,
-        cancel: &CancellationToken,
-    ) -> Result<(), GivenUp> {
-        let mut reports = owner.reports();
-        let order = ToAgent::Move { migration, target_address };
-        owner.request(&order, None).await.map_err(GivenUp::aborted)?;
-        let ours = |report| match report {
-            FromAgent::Progress(progress) if progress.migration == migration => Some(progress),
-            _ => None,
-        };
-        let mut cancelled = false;
-        loop {
-            let progress = tokio::select! {
-                progress = owner.wait_for(&mut reports, PROGRESS_TIMEOUT, ours) => progress,
-                () = cancel.cancelled(), if !cancelled => {
-                    cancelled = true;
-                    let reason = self.lock().get(&migration).and_then(|active| active.reason.clone());
-                    let reason = reason.unwrap_or_else(|| "cancelled".into());
-                    owner.request(&ToAgent::Cancel { migration, reason }, None).await.map_err(GivenUp::aborted)?;
-                    continue;
-                }
-            };
-            match progress {
-                Ok(progress) => match progress.state {
-                    MoveState::Run => return Ok(()),
-                    state @ (MoveState::Aborted | MoveState::Failed) => {
-                        let reason = progress.reason.unwrap_or_else(|| "no reason was given".into());
-                        return Err(GivenUp { state, ..GivenUp::aborted(reason) });
-                    }
-                    _ => {}
-                },
-                Err(error) => return Err(self.silent(migration, &error)),
-            }
-        }
-    }
-
-    /// The owner's agent died or went silent: before commit home will not run the target's copy, afterwards it may be lost.
-    fn silent(&self, migration: SessionId, error: &AgentError) -> GivenUp {
-        let committed = self.record(migration).is_some_and(|record| record.state >= MoveState::Commit);
-        let state = if committed { MoveState::Failed } else { MoveState::Aborted };
-        GivenUp { state, ..GivenUp::aborted(error) }
-    }
-
-    async fn give_up(&self, owner: &Agent, order: &Order, reason: &str) {
-        let cancel = ToAgent::Cancel { migration: order.migration, reason: reason.into() };
-        if let Err(error) = owner.request(&cancel, None).await {
-            tracing::warn!(migration = %order.migration, %error, "cannot tell the agent that the move is given up");
-        }
-        self.peers.release(&order.target, order.migration, reason).await;
-    }
-
-    fn reservation(&self, order: &Order, requirements: Requirements, body: BodyFacts) -> GuestReservation {
-        GuestReservation {
-            migration: order.migration,
-            source_node: self.node.clone(),
-            session: order.session,
-            home_node: order.process.node.clone(),
-            home_address: order.home_address.clone(),
-            root_pid: order.process.pid,
-            comm: order.comm.clone(),
-            constraints: order.constraints.clone(),
-            past: order.past,
-            by_request: order.trigger == Trigger::Request,
-            limit_milli: order.limit_milli,
-            body,
-            requirements,
-        }
-    }
-
     fn advance(&self, migration: SessionId, state: MoveState) {
         if let Some(record) = self.record(migration).filter(|record| !record.is_over()) {
             self.enter(record, state, now_ms());
@@ -394,24 +298,11 @@ impl Moves {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Active>> {
-        // Each change is one insertion or removal, so a panic elsewhere leaves the map whole.
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        // Each change is one insertion or removal, so a panic elsewhere leaves the table whole.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn begin(owner: &Agent, migration: SessionId, target: &str) -> Result<BodyFacts, GivenUp> {
-    let mut reports = owner.reports();
-    let request = ToAgent::Begin { migration, target: target.into() };
-    owner.request(&request, None).await.map_err(GivenUp::aborted)?;
-    let pick = |report| match report {
-        FromAgent::Begun { migration: begun, refused, body } if begun == migration => Some((refused, body)),
-        _ => None,
-    };
-    let (refused, body) = owner.wait_for(&mut reports, BEGIN_TIMEOUT, pick).await.map_err(GivenUp::aborted)?;
-    match (refused, body) {
-        (Some(reason), _) => Err(GivenUp::aborted(reason)),
-        (None, Some(body)) => Ok(body),
-        (None, None) => Err(GivenUp::aborted("the agent told nothing about the program")),
-    }
-}
+#[cfg(test)]
+pub(super) mod tests;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{
         ApiError, PeerClient,
-        backend::{GuestReservation, MoveRequest},
+        backend::{GuestReservation, MoveRequest, NodeDetails},
         view::{MigrationSummary, PlacementReasons, ProcessSummary},
     },
     cluster::ClusterHandle,
@@ -42,6 +42,9 @@ pub trait Peers: Send + Sync + 'static {
 
     /// As home: says to the hosting node what placement may do with a job.
     async fn constrain(&self, node: &str, session: SessionId, constraints: Constraints) -> Result<(), ApiError>;
+
+    /// What a node has.
+    async fn details(&self, node: &str) -> Result<NodeDetails, ApiError>;
 
     /// What a node says of the jobs that it hosts or owns.
     async fn processes(&self, node: &str) -> Result<Vec<ProcessSummary>, ApiError>;
@@ -138,6 +141,10 @@ impl Peers for GrpcPeers {
     async fn constrain(&self, node: &str, session: SessionId, constraints: Constraints) -> Result<(), ApiError> {
         let mut client = self.client(node)?;
         client.constrain_guest(session, constraints).await.map_err(|error| error.into_api_error(node))
+    }
+
+    async fn details(&self, node: &str) -> Result<NodeDetails, ApiError> {
+        self.client(node)?.node_details().await.map_err(|error| error.into_api_error(node))
     }
 
     async fn processes(&self, node: &str) -> Result<Vec<ProcessSummary>, ApiError> {

@@ -9,6 +9,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    api::name::MAX_ALLOWED_NODES,
     cluster::GossipConfig,
     control::Constraints,
     keys::{ClusterKey, KeyError, NodeName},
@@ -76,6 +77,14 @@ pub enum SettingsError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// A class has more nodes than a job may.
+    #[error("{}: class {class} names more than {MAX_ALLOWED_NODES} nodes", .path.display())]
+    ManyNodes {
+        /// The file.
+        path: PathBuf,
+        /// The class.
+        class: String,
+    },
 }
 
 /// The settings file.
@@ -86,6 +95,13 @@ struct SettingsFile {
     gossip: GossipConfig,
     scheduler: scheduler::Config,
     class: BTreeMap<String, Class>,
+}
+
+impl SettingsFile {
+    /// A class with more nodes than may be named.
+    fn too_many_nodes(&self) -> Option<&String> {
+        self.class.iter().find(|(_, class)| class.nodes.len() > MAX_ALLOWED_NODES).map(|(name, _)| name)
+    }
 }
 
 /// What holds for the jobs that users start with `--class NAME`.
@@ -113,7 +129,11 @@ impl TryFrom<DaemonArgs> for Settings {
                 let failed = |source| SettingsError::Read { path: path.clone(), source };
                 let text = std::fs::read_to_string(path).map_err(failed)?;
                 let failed = |source| SettingsError::Parse { path: path.clone(), source: Box::new(source) };
-                toml::from_str(&text).map_err(failed)?
+                let file: SettingsFile = toml::from_str(&text).map_err(failed)?;
+                if let Some(class) = file.too_many_nodes() {
+                    return Err(SettingsError::ManyNodes { path: path.clone(), class: class.clone() });
+                }
+                file
             }
         };
         Ok(Self {
@@ -158,6 +178,12 @@ mod tests {
             file.class.into_iter().map(|(n, class)| (n, class.into())).collect();
         assert_eq!(classes["render"], Constraints { stay: false, allowed_nodes: vec!["n2".into(), "n3".into()] });
         assert!(classes["desk"].stay);
+        let nodes: Vec<String> = (0..=MAX_ALLOWED_NODES).map(|number| format!("\"n{number}\"")).collect();
+        let file = |nodes: &[String]| -> SettingsFile {
+            toml::from_str(&format!("[class.many]\nnodes = [{}]\n", nodes.join(","))).unwrap()
+        };
+        assert_eq!(file(&nodes).too_many_nodes().map(String::as_str), Some("many"));
+        assert_eq!(file(&nodes[1..]).too_many_nodes(), None);
         for bad in ["[class.a]\nnodes = [\"a b\"]\n", "[class.a]\nnode = [\"n2\"]\n"] {
             assert!(toml::from_str::<SettingsFile>(bad).is_err(), "{bad}");
         }

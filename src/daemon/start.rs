@@ -22,11 +22,12 @@ use super::{
     acceptor::{self, Incoming},
     agents::{AgentKey, Agents},
     backend::Daemon,
+    cpus::Cpus,
     draining::Draining,
     execs::{self, Execs},
     host::{AgentSettings, Host},
     jobs::{Jobs, RegisterError},
-    moves::{Ended, Moves},
+    moves::{Ended, Moves, Obstacle},
     now_ms,
     peers::GrpcPeers,
     placing::Placing,
@@ -164,6 +165,7 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
         peers,
         cluster: cluster.clone(),
         placing: Placing::new(&node, settings.placement_here(), criu_takes)?,
+        cpus: Cpus::new(info.cpu.clone()),
         draining: Draining::load(&settings.run_dir),
         execs: Execs::default(),
         measured: Mutex::new(Measured::default()),
@@ -298,7 +300,7 @@ async fn watch_load(state: Arc<State>) {
     let complete = {
         let state = state.clone();
         move |load: &mut NodeLoad| {
-            load.guests = u32::try_from(state.agent_view().guests.len()).unwrap_or(u32::MAX);
+            load.guests = state.guests();
             load.accepting = !state.stop.is_cancelled() && !state.draining.is_on();
             load.memory_free_bytes = load.memory_free_bytes.saturating_sub(state.host.reserved_bytes());
             (load.weight_nano, load.owners_weight_nano) = state.weights_nano();
@@ -387,14 +389,16 @@ async fn note_ended(state: Arc<State>, mut ended: mpsc::Receiver<Ended>) {
             ended = ended.recv() => ended,
             () = state.stop.cancelled() => return,
         };
-        let Some(Ended { record, was_busy }) = ended else { return };
+        let Some(ended) = ended else { return };
+        let Ended { record, obstacle } = &ended;
         if record.state == MoveState::Run {
-            state.placing.moved(&record);
+            state.placing.moved(record);
             continue;
         }
+        let was_busy = *obstacle == Obstacle::TargetBusy;
         state.placing.failed(&record.process.to_string(), &record.target, was_busy);
-        if was_busy && record.trigger == Trigger::Initial {
-            execs::place_again(&state, &record.process);
+        if record.trigger == Trigger::Initial {
+            execs::not_started(&state, &ended);
         }
     }
 }

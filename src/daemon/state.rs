@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     agents::Agents,
+    cpus::Cpus,
     draining::Draining,
     execs::Execs,
     figures::{Figures, MemoryFalls, PartOfLoad, Smoothed},
@@ -63,6 +64,8 @@ pub struct State {
     pub cluster: ClusterHandle,
     /// Decisions.
     pub placing: Placing,
+    /// On which CPUs programs from here can run.
+    pub cpus: Cpus,
     /// Whether this node sends its guests away.
     pub draining: Draining,
     /// The programs that jobs of this node run.
@@ -118,6 +121,13 @@ impl State {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The guests that are here or on their way, of which each will have to leave if this node is drained.
+    pub fn guests(&self) -> u32 {
+        let here = self.agent_view().guests.into_values().filter(|guest| guest.home != self.node).count();
+        let arriving = self.host.arriving().into_iter().filter(|(process, _)| process.node != self.node).count();
+        u32::try_from(here + arriving).unwrap_or(u32::MAX)
+    }
+
     /// The agents' states, sorted.
     pub fn agent_view(&self) -> AgentView {
         AgentView::new(self.agents.states().into_iter().map(|(_, state)| state))
@@ -137,6 +147,11 @@ impl State {
     pub fn available_bytes(&self) -> u64 {
         let view = self.cluster.view();
         view.my_entry().and_then(|entry| entry.report.as_ref()).map_or(0, |report| report.load.memory_free_bytes)
+    }
+
+    /// What a standard CPU would have needed for so much CPU time of this node.
+    pub fn standard_ms(&self, cpu_ms: u64) -> u64 {
+        cpu_ms.saturating_mul(u64::from(self.info.speed_permille)) / 1_000
     }
 
     /// The runnable tasks that share each CPU of this node with a program of its own users, as last sampled.
@@ -185,7 +200,7 @@ impl State {
         } else if differs {
             Err(format!("it speaks version {} with its peers", summary.protocol_version).into())
         } else {
-            Ok(())
+            self.cpus.fit(summary.features_hash)
         };
         let is_here = entry.name == *me;
         let times = self.placing.times(entry.name.as_str());
@@ -235,7 +250,7 @@ impl State {
                 home: here.clone(),
                 running_on: here.clone(),
                 demand_milli: figures.demand_milli,
-                attained_ms: figures.cpu_time_ms,
+                attained_ms: self.standard_ms(figures.cpu_time_ms),
                 tree: Some(job.tree()),
                 tree_attained_ms: measured.trees.attained_ms(job.tree()),
                 rss_bytes: figures.working_set_bytes(),
@@ -256,9 +271,9 @@ impl State {
                 home: guest.home.as_str().into(),
                 running_on: here.clone(),
                 demand_milli: figures.demand_milli,
-                attained_ms: guest.past.attained_ms + figures.cpu_time_ms,
+                attained_ms: guest.past.attained_ms + self.standard_ms(figures.cpu_time_ms),
                 tree: guest.past.tree,
-                tree_attained_ms: guest.past.tree_attained_ms + figures.cpu_time_ms,
+                tree_attained_ms: guest.past.tree_attained_ms + self.standard_ms(figures.cpu_time_ms),
                 rss_bytes: figures.working_set_bytes(),
                 frozen_bytes: figures.resident_bytes,
                 age_ms: guest.past.age_ms + since,

@@ -1,5 +1,7 @@
 //! The daemon's second: measure, tidy up, show, decide, move.
 
+mod leftovers;
+
 use std::{
     collections::HashMap,
     fs,
@@ -14,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    constraints, draining, execs,
+    constraints, cpus, draining, execs,
     figures::Summing,
     jobs::{CGROUP_ROOT, Job, cgroup_directory},
     launch::Whereabouts,
@@ -24,7 +26,7 @@ use super::{
 use crate::{
     agent::process::AGENTS_CGROUP,
     api::{name::ProcessName, view::ProcessSummary},
-    control::{SessionId, StreamKind},
+    control::SessionId,
     home::descriptors,
     migration::{
         movable,
@@ -40,6 +42,9 @@ const STEP: Duration = Duration::from_secs(1);
 
 /// How often the hosts of this node's jobs are asked how these are.
 const SLOW_STEPS: u32 = 3;
+
+/// How often files are removed that nobody needs any more.
+const TIDY_STEPS: u32 = 60;
 
 /// Between two looks whether jobs here could move there is a pause, so long that looks take this share of the time or less, within bounds.
 const LOOK_SHARE: f64 = 0.02;
@@ -71,7 +76,7 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
                 }
                 continue;
             }
-            () = state.stop.cancelled() => return,
+            () = state.stop.cancelled() => return execs::let_all_go(&state).await,
         }
         match telemetry.sample().await {
             Ok(snapshot) => {
@@ -103,7 +108,10 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
         }
         state.host.settle();
         let agents = state.agent_view();
-        recover(&state, &agents);
+        leftovers::recover(&state);
+        if count.is_multiple_of(TIDY_STEPS) {
+            leftovers::tidy(&state);
+        }
         note_arrivals(&state, &agents);
         if let Some(hints) = &hints {
             give_hints(hints, &state, &agents, &mut hinted);
@@ -113,9 +121,10 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
         }
         if count.is_multiple_of(SLOW_STEPS) {
             tokio::spawn(ask_hosts(state.clone(), agents.homes.values().map(|home| home.runs_on.clone()).collect()));
+            tokio::spawn(cpus::ask(state.clone()));
         }
         show(&state, &agents);
-        if state.address.is_some() && (balance || state.draining.is_on()) {
+        if state.address.is_some() {
             decide(&state, balance);
         }
         count = count.wrapping_add(1);
@@ -127,7 +136,7 @@ fn note_trees(state: &State, measured: &mut Measured) {
     let jobs = state.jobs();
     let Measured { figures, away, trees, .. } = measured;
     trees.update(jobs.iter().map(|job| {
-        let here_ms = figures.get(&job.cgroup).map_or(0, |figures| figures.cpu_time_ms);
+        let here_ms = figures.get(&job.cgroup).map_or(0, |figures| state.standard_ms(figures.cpu_time_ms));
         let away_ms = away.get(&job.root_pid).map_or(0, |(_, row)| row.cpu_time_ms);
         (job.tree(), job.root_pid, here_ms.max(away_ms))
     }));
@@ -185,10 +194,13 @@ fn weight(task: &TaskLoad, young_s: f64) -> f64 {
     slowdown::weight(demand, task.cpu_ms_total as f64 / 1_000.0, young_s)
 }
 
-/// Lets placement look at every job here, or without `balance` at guests, which this node wants to be rid of; and starts the moves that it wants.
+/// Lets placement look at every job here, or without `balance` at those that may not be here; and starts the moves that it wants.
 fn decide(state: &Arc<State>, balance: bool) {
     let mut jobs = state.job_views();
-    jobs.retain(|job| balance || job.is_guest());
+    jobs.retain(|job| balance || (job.is_guest() && state.draining.is_on()) || !job.allows(&state.node));
+    if jobs.is_empty() && !balance {
+        return;
+    }
     let decisions = state.placing.decide(state.node_views(), jobs, state.in_flight(), state.draining.is_on());
     for decision in decisions {
         let Action::Move { target, cause } = &decision.action else { continue };
@@ -300,56 +312,6 @@ fn give_hints(hints: &TierHints, state: &State, agents: &AgentView, known: &mut 
         let _ = hints.set_job(*inode, false);
     }
     *known = present;
-}
-
-/// What a dead agent may have left: a frozen job, a guest that nobody owns; and what was held for a start elsewhere that came to nothing.
-fn recover(state: &State, agents: &AgentView) {
-    for job in state.jobs().iter() {
-        let starting = state.moves.under_way().iter().any(|(_, process, _)| process.pid == job.root_pid);
-        if starting || !is_frozen(&job.cgroup) {
-            continue;
-        }
-        let committed = state.agent_settings.run_dir.join(format!("jobs/{}.epoch", job.session)).exists();
-        let has_agent = state.agents.get((StreamKind::Home, job.session)).is_some();
-        let is_idle = agents.homes.get(&job.session).is_some_and(|home| home.epoch == 0 && !home.moving);
-        match (has_agent, committed) {
-            (false, true) => {
-                tracing::warn!(
-                    pid = job.root_pid,
-                    "its home agent died after it had been committed elsewhere: ended here"
-                );
-                write(&job.cgroup.join("cgroup.kill"), "1");
-            }
-            (has_agent, false) if is_idle || !has_agent => {
-                tracing::info!(pid = job.root_pid, has_agent, "held, and does not move: it goes on here");
-                write(&job.cgroup.join("cgroup.freeze"), "0");
-            }
-            _ => {}
-        }
-    }
-    let Ok(guests) = fs::read_dir(Path::new(CGROUP_ROOT).join(GUESTS_CGROUP)) else { return };
-    for entry in guests.flatten() {
-        let name = entry.file_name();
-        let migration = name.to_str().and_then(|name| name.strip_prefix("guest-")?.parse::<SessionId>().ok());
-        let Some(migration) = migration else { continue };
-        let socket = crate::control::socket_path(&state.agent_settings.run_dir, StreamKind::Move, migration);
-        if state.agents.get((StreamKind::Move, migration)).is_none() && !socket.exists() {
-            write(&entry.path().join("cgroup.kill"), "1");
-            // Fails while the last process is still dying; the next second tries again.
-            let _ = fs::remove_dir(entry.path());
-            state.host.ended(migration);
-        }
-    }
-}
-
-fn is_frozen(cgroup: &Path) -> bool {
-    fs::read_to_string(cgroup.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
-}
-
-fn write(path: &Path, text: &str) {
-    if let Err(error) = fs::write(path, text) {
-        tracing::warn!(path = %path.display(), %error, "cannot write");
-    }
 }
 
 /// Looks whether the jobs that run at home could move, and rests.

@@ -9,7 +9,7 @@ use super::{
     args::{DrainArgs, Format},
     client, output,
 };
-use crate::api::view::NodeSummary;
+use crate::api::view::{NodeSummary, ProcessSummary};
 
 /// Between two looks at how many guests are left: the daemon counts them each second.
 const LOOK: Duration = Duration::from_secs(1);
@@ -18,7 +18,13 @@ pub(super) async fn drain(args: &DrainArgs) -> Result<ExitCode, UiError> {
     let failed = UiError::of_call(&args.list.run_dir);
     let mut client = client(&args.list.run_dir);
     let mut node = client.drain(!args.undo).await.map_err(&failed)?;
+    let mut said = String::new();
     while args.wait && node.guests > 0 {
+        let waits = waits_for(&node.node, &client.list_processes(None).await.map_err(&failed)?);
+        if waits != said {
+            eprint!("{waits}");
+            said = waits;
+        }
         sleep(LOOK).await;
         node = client.local_node().await.map_err(&failed)?;
         if node.refuses_because.is_none() {
@@ -30,6 +36,16 @@ pub(super) async fn drain(args: &DrainArgs) -> Result<ExitCode, UiError> {
         Format::Table | Format::Wide => sentence(&node),
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who is still there, a line each, with why it cannot leave if it cannot.
+fn waits_for(node: &str, processes: &[ProcessSummary]) -> String {
+    let guests = processes.iter().filter(|process| process.runs_on == node && process.home != node);
+    let line = |guest: &ProcessSummary| match &guest.cannot_move {
+        Some(why) => format!("{}/{} ({}) cannot leave: {why}\n", guest.home, guest.pid, guest.comm),
+        None => format!("{}/{} ({}) is to leave\n", guest.home, guest.pid, guest.comm),
+    };
+    guests.map(line).collect()
 }
 
 /// How it stands, in one line.
@@ -47,6 +63,21 @@ fn sentence(node: &NodeSummary) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_waits_reads_for_whom() {
+        let process = |pid, home: &str, why: Option<&str>| ProcessSummary {
+            pid,
+            home: home.into(),
+            runs_on: "n2".into(),
+            comm: "xz".into(),
+            cannot_move: why.map(str::to_owned),
+            ..Default::default()
+        };
+        let all = [process(7, "n1", None), process(8, "n3", Some("it has a socket")), process(9, "n2", None)];
+        assert_eq!(waits_for("n2", &all), "n1/7 (xz) is to leave\nn3/8 (xz) cannot leave: it has a socket\n");
+        assert_eq!(waits_for("n4", &all), "");
+    }
 
     #[test]
     fn a_sentence_says_how_it_stands() {

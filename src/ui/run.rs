@@ -27,7 +27,13 @@ const NOT_FOUND: u8 = 127;
 /// Becomes the program. Returns only if that is impossible.
 #[must_use]
 pub fn run(args: RunArgs) -> ExitCode {
-    if !is_managed() {
+    if is_managed() {
+        if args.stay || !args.nodes.is_empty() || args.class.is_some() {
+            eprintln!(
+                "scx_mosix: this is part of a job already, for which `scx_mosix lock` and `allow` say what it may do"
+            );
+        }
+    } else {
         // The runtime and its descriptors are gone when this returns.
         let registered = block_on(async {
             let pid = i32::try_from(std::process::id()).unwrap_or_default();

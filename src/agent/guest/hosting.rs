@@ -23,6 +23,7 @@ use super::{
     world::World,
 };
 use crate::{
+    agent::{MOVE_TIMEOUT, NOT_CARRIED_ON},
     control::{AgentState, ExitStatus, FromAgent, SessionId, ToAgent},
     home::{
         relay::guest::GuestRelays,
@@ -40,8 +41,6 @@ const LOOK: Duration = Duration::from_secs(3);
 const DONE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long home may take to do what a process asked of its files before it ended.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a daemon may take from `Begin` to `Move`: the target makes a guest's world meanwhile.
-const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// `si_code` of a signal that the kernel sent, as a terminal does to its foreground group.
 const SI_KERNEL: i32 = 0x80;
 /// `si_code` of a signal that was queued with a value.
@@ -401,7 +400,7 @@ impl Hosting<'_> {
         if let Some(Departure { migration, stage: Stage::Waiting { until }, .. }) = self.departure
             && Instant::now() > until
         {
-            self.cancel(migration, "the node that wanted it did not go on").await;
+            self.cancel(migration, NOT_CARRIED_ON).await;
         }
         if self.departure.is_some() {
             return;

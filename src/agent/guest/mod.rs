@@ -83,10 +83,12 @@ pub fn main() -> ExitCode {
 }
 
 fn begin() -> Result<(), String> {
-    let start = process::enter(StreamKind::Move).map_err(explain)?;
+    let (start, log) = process::enter(StreamKind::Move).map_err(explain)?;
     world::own_mounts().map_err(|error| format!("cannot have mounts of its own: {error}"))?;
     let runtime = process::runtime().map_err(explain)?;
-    runtime.block_on(run(start))
+    runtime.block_on(run(start))?;
+    log.ends_well();
+    Ok(())
 }
 
 /// What the agent hears from its surroundings.

@@ -23,6 +23,7 @@ use std::io;
 use crate::control::packet::PacketError;
 use crate::control::{AgentRole, AgentStart, HomeRole, StreamKind, socket_path};
 
+use super::MOVE_TIMEOUT;
 use super::connection::{ConnectError, Connector};
 use super::process::{self, ProcessError};
 
@@ -56,7 +57,7 @@ pub enum HomeError {
 /// # Errors
 /// If it could not begin; the job is not touched then.
 pub fn run() -> Result<(), HomeError> {
-    let start = process::enter(StreamKind::Home)?;
+    let (start, log) = process::enter(StreamKind::Home)?;
     let runtime = process::runtime().map_err(HomeError::Runtime)?;
     let result = runtime.block_on(serve(start));
     if let Err(error) = &result {
@@ -64,6 +65,9 @@ pub fn run() -> Result<(), HomeError> {
     }
     // Tasks that hold sockets and threads that serve files end with the process.
     runtime.shutdown_background();
+    if result.is_ok() {
+        log.ends_well();
+    }
     result
 }
 
@@ -80,7 +84,8 @@ async fn serve(start: AgentStart) -> Result<(), HomeError> {
     }
     let socket = socket_path(&run_dir, StreamKind::Home, role.session);
     let HomeRole { session, .. } = role;
-    let (core, handle) = core::Core::new(core::Settings { run_dir, node, role, connector, root });
+    let (core, handle) =
+        core::Core::new(core::Settings { run_dir, node, role, connector, root, patience: MOVE_TIMEOUT });
     let control = control::listen(&socket, handle)?;
     tracing::info!(%session, pid, "the home agent is ready");
     core.run().await;

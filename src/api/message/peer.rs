@@ -133,7 +133,7 @@ impl TryFrom<peer::ReserveGuestRequest> for GuestReservation {
             home_address: home.address,
             root_pid: home.root_pid,
             comm: body.comm,
-            constraints: Constraints { stay: body.stay, allowed_nodes: check_allowed(body.allowed_nodes)? },
+            constraints: Constraints { stay: body.stay, allowed_nodes: check_allowed(&body.allowed_nodes)? },
             past: JobPast {
                 attained_ms: body.attained_ms,
                 tree: body.tree,

@@ -89,7 +89,7 @@ impl PeerService for Peers {
     ) -> Result<Response<ConstrainGuestResponse>, Status> {
         let (node, ConstrainGuestRequest { session, stay, allowed_nodes }) = from_node(request)?;
         let session = parse_session(&session, "session")?;
-        let constraints = Constraints { stay, allowed_nodes: check_allowed(allowed_nodes)? };
+        let constraints = Constraints { stay, allowed_nodes: check_allowed(&allowed_nodes)? };
         let peers = Arc::clone(&self.peers);
         complete(async move { peers.constrain_guest(&node, session, constraints).await }).await?;
         Ok(Response::new(ConstrainGuestResponse {}))

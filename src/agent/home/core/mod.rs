@@ -38,9 +38,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LOST_AFTER: Duration = Duration::from_secs(30);
 /// How long the last messages may take to arrive, once the job has ended.
 const LINGER: Duration = Duration::from_secs(2);
-/// How long a job may be held here for a start elsewhere of which nothing comes, before it goes on here. The daemon lets it go on much
-/// sooner, if there is one.
-const HELD_AT_MOST: Duration = Duration::from_secs(60);
 /// Queue of each kind of event.
 const QUEUE_EVENTS: usize = 1024;
 
@@ -56,6 +53,9 @@ pub(super) struct Settings {
     pub(super) connector: Connector,
     /// The job's root directory.
     pub(super) root: OwnedFd,
+    /// How long the daemon may take to go on with a move; or with a job that is held here for a start elsewhere of which nothing comes, which
+    /// it lets go on much sooner, if it lives.
+    pub(super) patience: Duration,
 }
 
 /// A move out of home under way.
@@ -65,6 +65,7 @@ struct Source {
     cancel: tokio_util::sync::CancellationToken,
     committed: watch::Sender<Option<u64>>,
     verdict: Option<tokio::sync::oneshot::Sender<crate::migration::source::Verdict>>,
+    begun: Instant,
     is_running: bool,
 }
 
@@ -119,7 +120,7 @@ pub(super) struct Core {
     waiting: Vec<Ending>,
     visited: Vec<String>,
     ended: Option<ExitStatus>,
-    /// Since when the job stands still here without a move.
+    /// Since when the job stands still here without a move that is under way.
     held_since: Option<Instant>,
     /// When to go, once the job has ended.
     leave_at: Option<Instant>,
@@ -389,7 +390,8 @@ impl Core {
                     self.act(actions).await;
                     self.leave();
                 }
-                self.let_go_of_held(is_moving || self.arbiter.moving().is_some());
+                self.give_up_forgotten().await;
+                self.let_go_of_held(is_moving);
             }
             Party::Guest(owner) => {
                 if self.leave_at.is_none()
@@ -405,12 +407,13 @@ impl Core {
         self.guests.retain(|id, guest| Party::Guest(*id) == owner || Some(*id) == moving || !lost(guest));
     }
 
-    /// Without a daemon that looks after it, a job that was held for a start elsewhere goes on here after a while.
+    /// Without a daemon that looks after it, a job that was held for a start elsewhere goes on here after a while. What the engine has frozen
+    /// it thaws itself.
     fn let_go_of_held(&mut self, is_moving: bool) {
         let cgroup = &self.settings.role.cgroup;
         if is_moving || !is_frozen(cgroup).unwrap_or(false) {
             self.held_since = None;
-        } else if self.held_since.get_or_insert_with(Instant::now).elapsed() >= HELD_AT_MOST {
+        } else if self.held_since.get_or_insert_with(Instant::now).elapsed() >= self.settings.patience {
             tracing::warn!("held here without a move for too long: it goes on here");
             if let Err(error) = std::fs::write(cgroup.join("cgroup.freeze"), "0") {
                 tracing::error!(%error, "it cannot be let go on");

@@ -3,10 +3,12 @@
 use std::os::fd::OwnedFd;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::first_move::{FromSource, HomeOwner};
 use super::{Core, Source};
+use crate::agent::NOT_CARRIED_ON;
 use crate::control::{BodyFacts, FromAgent, SessionId, StreamKind, ToAgent};
 use crate::home::arbiter::{Action, Party};
 use crate::home::descriptors;
@@ -89,7 +91,9 @@ impl Core {
         }
         if refused.is_none() && self.source.as_ref().is_none_or(|source| source.migration != migration) {
             let (cancel, committed) = (CancellationToken::new(), watch::Sender::new(None));
-            self.source = Some(Source { migration, target, cancel, committed, verdict: None, is_running: false });
+            let begun = Instant::now();
+            self.source =
+                Some(Source { migration, target, cancel, committed, verdict: None, begun, is_running: false });
         }
         let body = if refused.is_none() { facts.ok() } else { None };
         self.report(FromAgent::Begun { migration, refused, body });
@@ -135,7 +139,23 @@ impl Core {
                 self.act(actions).await;
                 self.source = None;
             }
-            None => tracing::info!(%migration, reason, "a move that is unknown was cancelled"),
+            None => {
+                tracing::info!(%migration, reason, "a move that is unknown was cancelled");
+                // The look at its body may still be under way: nothing is begun then. There is nobody to answer.
+                if self.arbiter.owner() == Party::Home {
+                    let _ = self.arbiter.abort(Party::Home, migration, reason);
+                }
+            }
+        }
+    }
+
+    /// A daemon that began a move may die before it goes on.
+    pub(super) async fn give_up_forgotten(&mut self) {
+        let is_forgotten = |source: &Source| !source.is_running && source.begun.elapsed() >= self.settings.patience;
+        let forgotten = self.source.as_ref().filter(|source| is_forgotten(source)).map(|source| source.migration);
+        if let Some(migration) = forgotten {
+            tracing::warn!(%migration, "given up: {NOT_CARRIED_ON}");
+            self.cancel(migration, NOT_CARRIED_ON).await;
         }
     }
 

@@ -87,6 +87,10 @@ struct Agent {
 
 impl Agent {
     fn start(job: &Job) -> Self {
+        Self::with_patience(job, crate::agent::MOVE_TIMEOUT)
+    }
+
+    fn with_patience(job: &Job, patience: Duration) -> Self {
         let pid = job.body.root_pid;
         let key = ClusterKey::generate().unwrap();
         let identity = key.mint_node_identity(&NodeName::new("n1").unwrap(), &[]).unwrap();
@@ -95,13 +99,19 @@ impl Agent {
         let start_time_ticks = start_time_ticks(pid).unwrap();
         let role = HomeRole { session, root_pid: pid, start_time_ticks, cgroup: job.body.cgroup.clone() };
         let root = crate::home::files::open_root(pid as u32).unwrap();
-        let settings = Settings { run_dir: job.dir.path().into(), node: "n1".into(), role, connector, root };
+        let run_dir = job.dir.path().into();
+        let settings = Settings { run_dir, node: "n1".into(), role, connector, root, patience };
         let (core, handle) = Core::new(settings);
         let (callers, source, checked) = (core.to.callers.clone(), core.to.source.clone(), core.to.checked.clone());
         Self { callers, source, checked, handle, core: tokio::spawn(core.run()), session }
     }
 
     async fn begin(&self, migration: SessionId) {
+        let begun = self.try_begin(migration).await;
+        assert!(matches!(begun, FromAgent::Begun { refused: None, .. }), "{begun:?}");
+    }
+
+    async fn try_begin(&self, migration: SessionId) -> FromAgent {
         let mut reports = self.handle.reports.subscribe();
         let facts = BodyFacts {
             resident_bytes: 0,
@@ -113,8 +123,11 @@ impl Agent {
         };
         let checked = source::Checked { migration, target: "n2".into(), facts: Ok(facts) };
         assert!(self.checked.send(checked).await.is_ok());
-        let begun = timeout(Duration::from_secs(5), reports.recv()).await.unwrap().unwrap();
-        assert!(matches!(begun, FromAgent::Begun { refused: None, .. }), "{begun:?}");
+        timeout(Duration::from_secs(5), reports.recv()).await.unwrap().unwrap()
+    }
+
+    fn is_moving(&self) -> bool {
+        matches!(&*self.handle.state.borrow(), AgentState::Home { moving: Some(_), .. })
     }
 
     /// A guest calls; its carrier runs until aborted.
@@ -276,6 +289,47 @@ async fn a_move_that_is_given_up_leaves_the_program_alone() {
     assert_eq!(control(&mut guest).await, HomeToGuest::Aborted { migration, reason: "a test".into() });
     let status = fs::read_to_string(format!("/proc/{}/status", job.body.root_pid)).unwrap();
     assert!(!status.contains("SigBlk:\tfffffffffffbfeff"), "it is no deputy");
+    agent.begin(SessionId::random()).await;
+}
+
+#[tokio::test]
+async fn a_move_that_its_daemon_does_not_go_on_with_is_given_up() {
+    let job = Job::start("forgotten");
+    let patience = Duration::from_secs(1);
+    let agent = Agent::with_patience(&job, patience);
+    let begun = Instant::now();
+    agent.begin(SessionId::random()).await;
+    until(|| agent.is_moving()).await;
+    until(|| !agent.is_moving()).await;
+    assert!(begun.elapsed() >= patience);
+    agent.begin(SessionId::random()).await;
+}
+
+#[tokio::test]
+async fn a_program_that_is_held_goes_on_though_moves_of_it_are_begun() {
+    let job = Job::start("held");
+    let agent = Agent::with_patience(&job, Duration::from_secs(2));
+    job.freeze();
+    let limit = Instant::now() + Duration::from_secs(10);
+    while is_frozen(&job.body.cgroup).unwrap() {
+        assert!(Instant::now() < limit, "it is held for ever");
+        drop(agent.try_begin(SessionId::random()).await);
+        tokio::time::sleep(LOOK_EVERY / 5).await;
+    }
+}
+
+#[tokio::test]
+async fn a_move_cancelled_before_its_body_was_looked_at_does_not_begin() {
+    let job = Job::start("early");
+    let agent = Agent::start(&job);
+    let migration = SessionId::random();
+    let cancel = ToAgent::Cancel { migration, reason: "a test".into() };
+    agent.handle.requests.send((cancel, None)).await.unwrap();
+    // Requests and looks come by different ways: this one is answered only after the first.
+    tokio::time::sleep(LOOK_EVERY).await;
+    let begun = agent.try_begin(migration).await;
+    assert!(matches!(begun, FromAgent::Begun { refused: Some(_), .. }), "{begun:?}");
+    assert!(!agent.is_moving());
     agent.begin(SessionId::random()).await;
 }
 
