@@ -229,10 +229,15 @@ impl<'a> Balancer<'a> {
             return Some(Reason::Busy { node: here.clone(), moving: lease.job.clone(), limit });
         }
         // What this node's load will show says nothing of those that must leave.
-        let settles = urgency < Urgency::MustLeave;
-        let last_left_ms = self.state.last_left_ms(here, *now_ms).filter(|_| settles);
-        let since_ms = last_left_ms.filter(|since| *since < self.config.settle_ms)?;
-        Some(Reason::Settling { node: here.clone(), since_ms, settle_ms: self.config.settle_ms })
+        if urgency == Urgency::MustLeave { None } else { self.settling(None) }
+    }
+
+    /// Why nothing may leave so soon after the last that did, or after `job` did.
+    fn settling(&self, job: Option<&str>) -> Option<Reason> {
+        let (node, settle_ms) = (&self.input.here, self.config.settle_ms);
+        let last_left_ms = self.state.last_left_ms(node, job, self.input.now_ms);
+        let since_ms = last_left_ms.filter(|since| *since < settle_ms)?;
+        Some(Reason::Settling { node: node.clone(), since_ms, settle_ms })
     }
 
     /// Why a move of a job that has wanted to leave for so long may come too late: an imbalance that has not lasted for as long as it takes
@@ -268,6 +273,10 @@ impl<'a> Balancer<'a> {
             return Verdict::stays(reason);
         }
         if let Some(reason) = self.must_leave(job) {
+            // It may be on its way out already, and be seen here for a moment longer.
+            if let Some(settling) = self.settling(Some(&job.id)) {
+                return Verdict::because(vec![reason, settling]);
+            }
             let (reasons, proposal) = self.compare(&self.scales(job), vec![reason], None, true, figures);
             return Verdict { reasons, proposal, urgency: Urgency::MustLeave };
         }

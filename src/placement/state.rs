@@ -171,11 +171,13 @@ impl State {
             .filter(move |lease| &*lease.source == source && lease.target != lease.source && lease.seen_ms >= now_ms)
     }
 
-    /// How long ago, in milliseconds, the last move from `source` ended (or was decided without having begun), if it is remembered.
-    pub(super) fn last_left_ms(&self, source: &str, now_ms: u64) -> Option<u64> {
+    /// How long ago, in milliseconds, the last move from `source` ended (or was decided without having begun), if it is remembered; of `job`
+    /// only, if one is named.
+    pub(super) fn last_left_ms(&self, source: &str, job: Option<&str>, now_ms: u64) -> Option<u64> {
         self.leases
             .iter()
             .filter(|lease| &*lease.source == source && lease.target != lease.source && lease.seen_ms < now_ms)
+            .filter(|lease| job.is_none_or(|job| *lease.job == *job))
             .map(|lease| now_ms - lease.seen_ms)
             .min()
     }

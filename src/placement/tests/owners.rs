@@ -46,6 +46,30 @@ fn guests_are_no_reason_for_an_owners_program_to_leave() {
 }
 
 #[test]
+fn who_must_leave_waits_for_no_other_but_is_not_sent_twice() {
+    let mut placement = placement();
+    let of = |jobs: Vec<JobView>, now_ms| Input {
+        draining: true,
+        now_ms,
+        ..input(vec![node("n1", 2_000), node("n2", 0), node("n3", 0)], jobs)
+    };
+    let mut gone = |jobs: Vec<JobView>, now_ms| -> Vec<String> {
+        let decisions = placement.decide(&of(jobs, now_ms), 1);
+        decisions
+            .iter()
+            .filter(|decision| decision.target().is_some())
+            .map(|decision| decision.job.to_string())
+            .collect()
+    };
+    let (first, second) = (guest("n2/1", "n2"), guest("n3/2", "n3"));
+    assert_eq!(gone(vec![first.clone()], 1_000), ["n2/1"]);
+    // Its move is over and it is seen a moment longer.
+    assert_eq!(gone(vec![first.clone()], 2_000), [""; 0]);
+    assert_eq!(gone(vec![first.clone(), second], 3_000), ["n3/2"]);
+    assert_eq!(gone(vec![first], 9_000), ["n2/1"], "it is here indeed");
+}
+
+#[test]
 fn guests_of_one_tree_have_no_machine_to_themselves_whose_owner_is_busy() {
     let brother =
         |id: &str| JobView { tree: Some(1), since_last_move_ms: Some(4_000), frozen_bytes: 0, ..guest(id, "n2") };
