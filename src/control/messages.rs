@@ -124,12 +124,12 @@ pub struct HomeRole {
 /// What a job did before it came to the node where it is: its kernel counts from its arrival on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobPast {
-    /// CPU time that it had had, in ms of a standard CPU.
+    /// CPU time that it had had, in ms.
     pub attained_ms: u64,
     /// What its user started, of which it came, by the pid of its root at home.
     #[serde(default)]
     pub tree: Option<i32>,
-    /// CPU time that all of that had had, in ms of a standard CPU.
+    /// CPU time that all of that had had, in ms.
     #[serde(default)]
     pub tree_attained_ms: u64,
     /// Time since it was started, in ms.

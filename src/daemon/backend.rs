@@ -19,7 +19,7 @@ use crate::{
             Registration, Views,
         },
         name::ProcessName,
-        view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary},
+        view::{MigrationSummary, NodeSummary, PlacementDecision, PlacementReasons, ProcessSummary},
     },
     control::{Constraints, SessionId},
     placement::Wish,
@@ -156,15 +156,10 @@ impl Backend for Daemon {
             Whereabouts::Away { session, node } => state.peers.guest_reasons(&node, session).await?,
             Whereabouts::Home(job) => {
                 let process = ProcessName { node: state.node.clone(), pid: job.root_pid };
-                let mut reasons = state.placing.reasons(&process);
-                reasons.cannot_move = state.measured().cannot_move.get(&job.session).cloned();
-                reasons
+                let cannot_move = state.measured().cannot_move.get(&job.session).cloned();
+                self.reasons(&process, cannot_move)
             }
-            Whereabouts::Guest(_, guest) => {
-                let mut reasons = state.placing.reasons(process);
-                reasons.cannot_move = guest.cannot_move;
-                reasons
-            }
+            Whereabouts::Guest(_, guest) => self.reasons(process, guest.cannot_move),
         };
         let name = reasons.process.clone();
         let records = state.views.migrations.all();
@@ -175,6 +170,20 @@ impl Backend for Daemon {
 }
 
 impl Daemon {
+    /// Why a job is where it is, whose body is here.
+    fn reasons(&self, process: &ProcessName, cannot_move: Option<String>) -> PlacementReasons {
+        let state = &self.0;
+        let mut reasons = PlacementReasons { cannot_move, ..state.placing.reasons(process) };
+        if reasons.decision == PlacementDecision::Unknown {
+            if state.address.is_none() {
+                reasons.summary = "this node is alone: it has no key, so nothing moves".into();
+            } else if !state.balance {
+                reasons.summary = "nothing moves by itself here: the daemon was started with --no-balance".into();
+            }
+        }
+        reasons
+    }
+
     /// What holds for a job of a class; an empty name is none.
     fn of_class(&self, constraints: Constraints, class: &str) -> Result<Constraints, ApiError> {
         let state = &self.0;
@@ -290,8 +299,7 @@ impl PeerBackend for Daemon {
         let agents = state.agent_view();
         let guest = agents.guests.values().find(|guest| guest.session == session && guest.home == peer);
         let guest = guest.ok_or_else(|| ApiError::ProcessUnknown { process: session.to_string() })?;
-        let mut reasons = state.placing.reasons(&ProcessName { node: guest.home.clone(), pid: guest.root_pid });
-        reasons.cannot_move.clone_from(&guest.cannot_move);
-        Ok(reasons)
+        let process = ProcessName { node: guest.home.clone(), pid: guest.root_pid };
+        Ok(self.reasons(&process, guest.cannot_move.clone()))
     }
 }

@@ -105,8 +105,8 @@ impl Execs {
     }
 }
 
-/// Follows events until the daemon ends; places programs that begin if `balance`.
-pub async fn run(state: Arc<State>, mut events: mpsc::Receiver<TaskEvent>, balance: bool) {
+/// Follows events until the daemon ends, and places programs that begin.
+pub async fn run(state: Arc<State>, mut events: mpsc::Receiver<TaskEvent>) {
     loop {
         let event = tokio::select! {
             event = events.recv() => event,
@@ -115,7 +115,7 @@ pub async fn run(state: Arc<State>, mut events: mpsc::Receiver<TaskEvent>, balan
         match event {
             Some(TaskEvent::Execed { process, cpu_ms_total, .. }) => {
                 if let Some((job, program)) = begins(&state, process, cpu_ms_total)
-                    && balance
+                    && state.balance
                     && let Prospect::Long(expected_ms) = state.placing.prospect(&program, state.tasks_per_cpu())
                 {
                     place(&state, process.pid.cast_signed(), &job, expected_ms);
@@ -159,14 +159,14 @@ fn ended(state: &State, process: ProcessId, cpu_ms_total: u64) {
     let pid = process.pid.cast_signed();
     let own = state.jobs().get(pid).map(|job| job.session);
     let total_ms = if !state.agent_view().has_moved(own.unwrap_or(session)) {
-        Some(state.standard_ms(cpu_ms_total))
+        Some(cpu_ms_total)
     } else if own.is_some() {
         state.measured().away.get(&pid).filter(|(_, row)| row.processes == 1).map(|(_, row)| row.cpu_time_ms)
     } else {
         None
     };
     if let Some(total_ms) = total_ms {
-        state.placing.learn(&program, total_ms.saturating_sub(state.standard_ms(before_ms)));
+        state.placing.learn(&program, total_ms.saturating_sub(before_ms));
     }
 }
 
@@ -175,7 +175,7 @@ pub fn promote_grown(state: &State, tasks: &[TaskLoad]) {
     let jobs: Vec<Job> = state.jobs().iter().filter(|job| !job.constraints.stay).cloned().collect();
     let tasks_per_cpu = state.tasks_per_cpu();
     for task in tasks.iter().filter(|task| state.execs.knows(task.pid)) {
-        let Prospect::Long(_) = state.placing.prospect_of(state.standard_ms(task.cpu_ms_total), tasks_per_cpu) else {
+        let Prospect::Long(_) = state.placing.prospect_of(task.cpu_ms_total, tasks_per_cpu) else {
             continue;
         };
         let cgroup = cgroup_directory(&task.cgroup);

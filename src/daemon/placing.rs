@@ -128,13 +128,13 @@ impl Placing {
         inner.placement.prospect(inner.history.expected_ms(program), inner.start_ms(), tasks_per_cpu)
     }
 
-    /// What is worth doing about a descendant that has had so much CPU time, in ms of a standard CPU, by now.
+    /// What is worth doing about a descendant that has had so much CPU time, in ms, by now.
     pub fn prospect_of(&self, cpu_ms: u64, tasks_per_cpu: f64) -> Prospect {
         let inner = self.lock();
         inner.placement.prospect(Some(cpu_ms), inner.start_ms(), tasks_per_cpu)
     }
 
-    /// A program has ended after so much CPU time, in ms of a standard CPU.
+    /// A program has ended after so much CPU time, in ms.
     pub fn learn(&self, program: &Program, cpu_ms: u64) {
         self.lock().history.learn(program, cpu_ms);
     }
@@ -211,7 +211,7 @@ impl Placing {
             process: process.clone(),
             decision: PlacementDecision::Unknown,
             target: None,
-            summary: "not looked at yet: placement looks at every job once a second".into(),
+            summary: "not looked at yet: placement looks at every job that is here once a second".into(),
             reasons: Vec::new(),
             candidates: Vec::new(),
             decide_time_ms: None,

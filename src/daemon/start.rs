@@ -165,6 +165,7 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
         peers,
         cluster: cluster.clone(),
         placing: Placing::new(&node, settings.placement_here(), criu_takes)?,
+        balance: settings.balance,
         cpus: Cpus::new(info.cpu.clone()),
         draining: Draining::load(&settings.run_dir),
         execs: Execs::default(),
@@ -192,8 +193,8 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     tasks.spawn(watch_load(state.clone()));
     tasks.spawn(note_reports(state.clone(), reports));
     tasks.spawn(note_ended(state.clone(), ended));
-    tasks.spawn(execs::run(state.clone(), events, settings.balance));
-    tasks.spawn(tick::run(state.clone(), telemetry, hints, settings.balance));
+    tasks.spawn(execs::run(state.clone(), events));
+    tasks.spawn(tick::run(state.clone(), telemetry, hints));
     if let Ok(program) = Program::find() {
         tokio::spawn(async move { program.learn_kernel().await });
     }

@@ -64,6 +64,8 @@ pub struct State {
     pub cluster: ClusterHandle,
     /// Decisions.
     pub placing: Placing,
+    /// Whether placement moves jobs by itself.
+    pub balance: bool,
     /// On which CPUs programs from here can run.
     pub cpus: Cpus,
     /// Whether this node sends its guests away.
@@ -147,11 +149,6 @@ impl State {
     pub fn available_bytes(&self) -> u64 {
         let view = self.cluster.view();
         view.my_entry().and_then(|entry| entry.report.as_ref()).map_or(0, |report| report.load.memory_free_bytes)
-    }
-
-    /// What a standard CPU would have needed for so much CPU time of this node.
-    pub fn standard_ms(&self, cpu_ms: u64) -> u64 {
-        cpu_ms.saturating_mul(u64::from(self.info.speed_permille)) / 1_000
     }
 
     /// The runnable tasks that share each CPU of this node with a program of its own users, as last sampled.
@@ -250,7 +247,7 @@ impl State {
                 home: here.clone(),
                 running_on: here.clone(),
                 demand_milli: figures.demand_milli,
-                attained_ms: self.standard_ms(figures.cpu_time_ms),
+                attained_ms: figures.cpu_time_ms,
                 tree: Some(job.tree()),
                 tree_attained_ms: measured.trees.attained_ms(job.tree()),
                 rss_bytes: figures.working_set_bytes(),
@@ -271,9 +268,9 @@ impl State {
                 home: guest.home.as_str().into(),
                 running_on: here.clone(),
                 demand_milli: figures.demand_milli,
-                attained_ms: guest.past.attained_ms + self.standard_ms(figures.cpu_time_ms),
+                attained_ms: guest.past.attained_ms + figures.cpu_time_ms,
                 tree: guest.past.tree,
-                tree_attained_ms: guest.past.tree_attained_ms + self.standard_ms(figures.cpu_time_ms),
+                tree_attained_ms: guest.past.tree_attained_ms + figures.cpu_time_ms,
                 rss_bytes: figures.working_set_bytes(),
                 frozen_bytes: figures.resident_bytes,
                 age_ms: guest.past.age_ms + since,

@@ -54,12 +54,13 @@ const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(2_500), Duration
 pub const GUESTS_CGROUP: &str = "scx_mosix";
 
 /// Ticks until the daemon ends.
-pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Option<TierHints>, balance: bool) {
+pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Option<TierHints>) {
     let mut steps = interval(STEP);
     steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut summing = Summing::default();
     let mut hinted = Hinted::new();
     let mut looking: Option<JoinHandle<()>> = None;
+    let mut changes = state.agents.changes();
     let mut count: u32 = 0;
     // Whoever does not hear of this node for seconds takes it for dead, so it waits for no program.
     let own_pid = std::process::id();
@@ -68,22 +69,25 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
         tracing::warn!(%error, "this daemon competes with programs for CPU time");
     }
     loop {
-        tokio::select! {
-            _ = steps.tick() => {}
-            () = state.moves.step().notified() => {
-                if let Some(hints) = &hints {
-                    give_hints(hints, &state, &state.agent_view(), &mut hinted);
-                }
-                continue;
-            }
+        let is_step = tokio::select! {
+            _ = steps.tick() => true,
+            // Who begins to move; and a guest that has just begun, which is served before its host's owners until it has its hint.
+            () = state.moves.step().notified() => false,
+            Ok(()) = changes.changed() => false,
             () = state.stop.cancelled() => return execs::let_all_go(&state).await,
+        };
+        if !is_step {
+            if let Some(hints) = &hints {
+                give_hints(hints, &state, &state.agent_view(), &mut hinted);
+            }
+            continue;
         }
         match telemetry.sample().await {
             Ok(snapshot) => {
                 let guests = Path::new(CGROUP_ROOT).join(GUESTS_CGROUP);
                 let jobs: Vec<PathBuf> = state.jobs().iter().map(|job| job.cgroup.clone()).collect();
                 let wanted = |cgroup: &Path| cgroup.starts_with(&guests) || jobs.iter().any(|job| job == cgroup);
-                if balance {
+                if state.balance {
                     execs::promote_grown(&state, &snapshot.tasks);
                 }
                 let figures = summing.update(&snapshot, wanted);
@@ -125,7 +129,7 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
         }
         show(&state, &agents);
         if state.address.is_some() {
-            decide(&state, balance);
+            decide(&state);
         }
         count = count.wrapping_add(1);
     }
@@ -136,7 +140,7 @@ fn note_trees(state: &State, measured: &mut Measured) {
     let jobs = state.jobs();
     let Measured { figures, away, trees, .. } = measured;
     trees.update(jobs.iter().map(|job| {
-        let here_ms = figures.get(&job.cgroup).map_or(0, |figures| state.standard_ms(figures.cpu_time_ms));
+        let here_ms = figures.get(&job.cgroup).map_or(0, |figures| figures.cpu_time_ms);
         let away_ms = away.get(&job.root_pid).map_or(0, |(_, row)| row.cpu_time_ms);
         (job.tree(), job.root_pid, here_ms.max(away_ms))
     }));
@@ -194,11 +198,11 @@ fn weight(task: &TaskLoad, young_s: f64) -> f64 {
     slowdown::weight(demand, task.cpu_ms_total as f64 / 1_000.0, young_s)
 }
 
-/// Lets placement look at every job here, or without `balance` at those that may not be here; and starts the moves that it wants.
-fn decide(state: &Arc<State>, balance: bool) {
+/// Lets placement look at every job here, or if it is not to balance at those that may not be here; and starts the moves that it wants.
+fn decide(state: &Arc<State>) {
     let mut jobs = state.job_views();
-    jobs.retain(|job| balance || (job.is_guest() && state.draining.is_on()) || !job.allows(&state.node));
-    if jobs.is_empty() && !balance {
+    jobs.retain(|job| state.balance || (job.is_guest() && state.draining.is_on()) || !job.allows(&state.node));
+    if jobs.is_empty() && !state.balance {
         return;
     }
     let decisions = state.placing.decide(state.node_views(), jobs, state.in_flight(), state.draining.is_on());

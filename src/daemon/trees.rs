@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-/// What trees have had, in ms of a standard CPU, by the root pid of the job that the user started.
+/// What trees have had, in ms, by the root pid of the job that the user started.
 #[derive(Default)]
 pub struct Trees(HashMap<i32, Tree>);
 

@@ -39,10 +39,6 @@ enum Urgency {
 }
 
 impl Verdict {
-    fn stays(reason: Reason) -> Self {
-        Self::because(vec![reason])
-    }
-
     fn because(reasons: Vec<Reason>) -> Self {
         Self { reasons, proposal: None, urgency: Urgency::Load }
     }
@@ -270,7 +266,8 @@ impl<'a> Balancer<'a> {
     /// longer than all the rest.
     fn judge(&self, job: &JobView, any: bool, figures: bool) -> Verdict {
         if let Some(reason) = fixed(job, self.input, self.state) {
-            return Verdict::stays(reason);
+            let is_still = matches!(reason, Reason::CannotMove { .. });
+            return self.stays(job, Vec::new(), reason, figures && is_still);
         }
         if let Some(reason) = self.must_leave(job) {
             // It may be on its way out already, and be seen here for a moment longer.
@@ -281,7 +278,7 @@ impl<'a> Balancer<'a> {
             return Verdict { reasons, proposal, urgency: Urgency::MustLeave };
         }
         if job.pinned {
-            return Verdict::stays(Reason::Pinned);
+            return self.stays(job, Vec::new(), Reason::Pinned, figures);
         }
         let mut reasons = Vec::from_iter(self.shortage.clone());
         reasons.extend(self.owners_first(job));
@@ -292,18 +289,16 @@ impl<'a> Balancer<'a> {
             // It may go, however young it is and however little CPU it asks for.
             urgency = Urgency::Memory;
         } else if any {
-            reasons.push(Reason::TooSmall { rss_bytes, min_bytes });
-            return Verdict::because(reasons);
+            return self.stays(job, reasons, Reason::TooSmall { rss_bytes, min_bytes }, figures);
         } else if let Some(reason) = self.restless(job) {
-            reasons.push(reason);
-            return Verdict::because(reasons);
+            return self.stays(job, reasons, reason, figures);
         } else if let Some(reason) =
             below_threshold(job, self.here, self.here.tasks_per_cpu(!job.is_guest()), self.config)
         {
-            reasons.push(reason);
             if !job.is_guest() {
-                return Verdict::because(reasons);
+                return self.stays(job, reasons, reason, figures);
             }
+            reasons.push(reason);
             only_home = Some(&*job.home);
         }
         let among_its_own = self.shortage.is_none() && self.among_its_own(job);
@@ -313,6 +308,15 @@ impl<'a> Balancer<'a> {
         let by_relief = urgency == Urgency::Memory && !self.config.overcommit;
         let proposal = choice.map(|choice| if by_relief { self.by_relief(job, choice) } else { choice });
         Verdict { reasons, proposal, urgency }
+    }
+
+    /// A job that stays for a reason that no cost outweighs; with `figures`, what it would cost elsewhere all the same.
+    fn stays(&self, job: &JobView, mut reasons: Vec<Reason>, reason: Reason, figures: bool) -> Verdict {
+        if figures {
+            reasons.extend(self.survey.list(&self.scales(job), None));
+        }
+        reasons.push(reason);
+        Verdict::because(reasons)
     }
 
     /// What is compared for a job.

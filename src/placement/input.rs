@@ -109,7 +109,7 @@ pub struct JobView {
     /// CPU that it asks for: what it gets plus the time it is runnable and waits, decayed, in thousandths of one CPU. This is the
     /// job's share of the runnable tasks here.
     pub demand_milli: u32,
-    /// CPU time that it has had since it was started, wherever it was, in milliseconds of a standard CPU.
+    /// CPU time that it has had since it was started, wherever it was, in milliseconds.
     pub attained_ms: u64,
     /// What its user started, of which it came, by the pid of its root at home: jobs of one tree are waited for together. `None`: alone.
     pub tree: Option<i32>,
