@@ -169,14 +169,15 @@ struct Balancer<'a> {
 
 impl<'a> Balancer<'a> {
     fn new(input: &'a Input, config: &'a Config, state: &'a State, here: &'a NodeView, seed: u64) -> Self {
-        let survey =
-            Survey::new(input, input.jobs.iter().flat_map(JobView::own_nodes), config, state, Cause::Load, seed);
+        let homes = input.jobs.iter().filter(|job| job.is_guest()).map(|job| &job.home);
+        let allowed = input.jobs.iter().filter_map(|job| job.allowed_nodes.as_ref()).flatten();
+        let survey = Survey::new(input, homes.chain(allowed), None, config, state, Cause::Load, seed);
         let leaving = state.leaving(&input.here, input.now_ms);
         let shown = Tiers::new(here, config, state);
         let now = leaving.fold(shown, |tiers, lease| tiers.without(lease.load, lease.is_from_home()));
         let was_exhausted = now.of(true).is_exhausted();
-        let may_leave = input.jobs.iter().filter(|job| !job.pinned && fixed(job, input, state).is_none());
-        let largest_bytes = may_leave.map(|job| job.frozen_bytes).max().unwrap_or(0);
+        let may_leave = |job: &&JobView| !job.pinned && job.movable.is_ok();
+        let largest_bytes = input.jobs.iter().filter(may_leave).map(|job| job.frozen_bytes).max().unwrap_or(0);
         let ahead_s = cost::ahead_s(largest_bytes, survey.targets());
         let falls = Load { memory: here.memory_falls_bytes_per_s as f64 * ahead_s, ..Load::NONE };
         let tiers = now.with(falls, true);

@@ -67,10 +67,12 @@ pub(super) enum Found {
 }
 
 impl<'a> Survey<'a> {
-    /// Looks at all nodes but this one, or at [`Config::surveyed_nodes`] of them, by chance, and those that `must` be among them.
+    /// Looks at all nodes but this one, or at [`Config::surveyed_nodes`] of them, by chance, and those that `must` be among them. The one that a
+    /// user `named` counts however old what is known of it is.
     pub(super) fn new(
         input: &'a Input,
         must: impl Iterator<Item = &'a NodeName>,
+        named: Option<&'a NodeName>,
         config: &'a Config,
         state: &'a State,
         cause: Cause,
@@ -78,7 +80,8 @@ impl<'a> Survey<'a> {
     ) -> Self {
         let look = |node: &'a NodeView| {
             let room = Room::new(node, input, config, state);
-            let open = eligible::node(node, &room, cause, input, config, state);
+            let is_named = named == Some(&node.name);
+            let open = eligible::node(node, &room, is_named, cause, input, config, state);
             Known { node, place: Place::new(node, config, state), room, open }
         };
         let mut known = Vec::with_capacity(config.surveyed_nodes.min(input.nodes.len()));
@@ -102,7 +105,7 @@ impl<'a> Survey<'a> {
         let emptier = |a: &Known, b: &Known| a.place.stretch(false).total_cmp(&b.place.stretch(false));
         known.sort_unstable_by(|a, b| emptier(a, b).then_with(|| a.node.name.cmp(&b.node.name)));
         let common = known.len();
-        let must = must.filter(|name| **name != input.here);
+        let must = must.chain(named).filter(|name| **name != input.here);
         let mut named: HashMap<&str, usize> = must.map(|name| (&**name, usize::MAX)).collect();
         for (index, known) in known.iter().enumerate() {
             named.entry(&known.node.name).and_modify(|at| *at = index);
@@ -134,20 +137,22 @@ impl<'a> Survey<'a> {
     ) -> impl Iterator<Item = (usize, &'j Known<'a>, bool)> {
         let at = |name: &str| self.named.get(name).copied().unwrap_or(usize::MAX);
         let home = at(&job.home);
-        let common = if only.is_some() { 0 } else { self.common };
-        let own = job.own_nodes().filter(move |_| only.is_none()).map(|name| &**name);
-        let apart = own.chain(only).map(at).filter(move |index| *index >= common);
-        let all = (0..common).chain(apart);
+        let (common, first) = match only {
+            Some(name) => (0, at(name)),
+            None => (self.common, home),
+        };
+        let apart = (first >= common).then_some(first);
+        // Few have any.
+        let allowed = job.allowed_nodes.as_deref().filter(|_| only.is_none()).unwrap_or_default();
+        let allowed = allowed.iter().map(|name| at(name)).filter(|index| *index >= common && *index != home);
+        let allowed: Vec<usize> = allowed.collect();
+        let all = (0..common).chain(apart).chain(allowed);
         all.filter_map(move |index| Some((index, self.known.get(index)?, index == home)))
     }
 
-    /// Whether a job may go to a node, which is the `only` one that was named, or one of many.
-    fn check(&self, known: &Known, job: &JobView, only: Option<&str>) -> Result<(), Exclusion> {
+    fn check(&self, known: &Known, job: &JobView) -> Result<(), Exclusion> {
         if let Err(why) = &known.open {
             return Err(why.clone());
-        }
-        if only.is_none() {
-            eligible::fresh(known.node, self.config)?;
         }
         eligible::job(job, known.node, &known.room, self.cause, self.input, self.config, self.state)
     }
@@ -160,7 +165,7 @@ impl<'a> Survey<'a> {
         let mut bound = if any { f64::INFINITY } else { scales.here };
         for (index, known, is_home) in self.compared(scales.job, only) {
             let is_dear = known.place.stretch(is_home) > bound;
-            if (is_dear && is_open) || self.check(known, scales.job, only).is_err() {
+            if (is_dear && is_open) || self.check(known, scales.job).is_err() {
                 continue;
             }
             is_open = true;
@@ -184,8 +189,7 @@ impl<'a> Survey<'a> {
     pub(super) fn list(&self, scales: &Scales, only: Option<&str>) -> Vec<Reason> {
         let (mut offers, mut closed) = (Vec::new(), Vec::new());
         for (_, known, is_home) in self.compared(scales.job, only) {
-            match self.check(known, scales.job, only).and_then(|()| scales.is_worth(&known.place, is_home, self.config))
-            {
+            match self.check(known, scales.job).and_then(|()| scales.is_worth(&known.place, is_home, self.config)) {
                 Ok(()) => offers.push(scales.comparison(known.node, &known.place, is_home)),
                 Err(why) => closed.push(Reason::Excluded { node: known.node.name.clone(), why }),
             }

@@ -38,10 +38,11 @@ impl Room {
 }
 
 /// Whether `node`, which has so much room, takes any job from here for `cause`, with the one reason if not. A user's request waits neither
-/// for other arrivals nor after a refusal, and not for news of a node that it names: see [`fresh`].
+/// for other arrivals nor after a refusal, and not for news of a node that it named.
 pub(super) fn node(
     node: &NodeView,
     room: &Room,
+    is_named: bool,
     cause: Cause,
     input: &Input,
     config: &Config,
@@ -51,8 +52,8 @@ pub(super) fn node(
         return Err(Exclusion::Dead);
     }
     // Whoever names a node that lives knows what he does; it looks again itself.
-    if cause != Cause::Request {
-        fresh(node, config)?;
+    if !is_named && node.age_ms > config.stale_ms {
+        return Err(Exclusion::Stale { age_ms: node.age_ms, limit_ms: config.stale_ms });
     }
     if node.cpus == 0 || node.speed_milli == 0 {
         return Err(Exclusion::NoCpu);
@@ -67,12 +68,6 @@ pub(super) fn node(
     }
     // What holds for a job without memory; `job` looks at each.
     receives(room.arriving, 0, cause, config)
-}
-
-/// Whether what is known of `node` says anything.
-pub(super) fn fresh(node: &NodeView, config: &Config) -> Result<(), Exclusion> {
-    let (age_ms, limit_ms) = (node.age_ms, config.stale_ms);
-    if age_ms > limit_ms { Err(Exclusion::Stale { age_ms, limit_ms }) } else { Ok(()) }
 }
 
 /// Whether a node to which so many jobs are on their way takes another for `cause`, which brings so many bytes.

@@ -59,7 +59,7 @@ pub(super) fn assign(
         return Decision::stays(job, vec![reason, Reason::StartsHere { node: input.here.clone() }]);
     }
     let scales = Scales::starting(job, &input.here, &occupancy, expected_ms, config);
-    let survey = Survey::new(input, job.own_nodes(), config, state, Cause::Initial, seed);
+    let survey = Survey::new(input, job.own_nodes(), None, config, state, Cause::Initial, seed);
     let mut reasons = survey.list(&scales, None);
     let Found::Choice(choice) = survey.find(&scales, None, false) else {
         state.grant(job, &input.here, input.now_ms, config);
@@ -99,8 +99,7 @@ pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &st
     }
     let occupancy = Tiers::new(here, config, state).of(!job.is_guest());
     let scales = Scales::asked(job, Scales::new(job, &input.here, &occupancy, config).here, config);
-    let must = job.own_nodes().chain(only);
-    let survey = Survey::new(input, must, config, state, Cause::Request, seed);
+    let survey = Survey::new(input, job.own_nodes(), only, config, state, Cause::Request, seed);
     let only = only.map(|node| &**node);
     let mut reasons = survey.list(&scales, only);
     match survey.find(&scales, only, only.is_some()) {
@@ -140,7 +139,7 @@ pub(super) fn admit(
     // Asked again, it is not charged twice.
     state.released(&job.id, &input.here);
     let room = Room::new(here, input, config, state);
-    eligible::node(here, &room, cause, input, config, state).map_err(refused)?;
+    eligible::node(here, &room, false, cause, input, config, state).map_err(refused)?;
     // Nobody is to come only to be ushered out again: memory as it will be once the job could have come and gone.
     let others = input.nodes.iter().filter(|node| node.name != input.here).take(config.surveyed_nodes);
     let others: Vec<Place> = others.map(|node| Place::new(node, config, state)).collect();
