@@ -21,14 +21,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{MemfdFlags, SealFlags};
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::control::{AgentRole, AgentStart, StreamKind};
+use crate::control::{AgentRole, AgentStart, SessionId, StreamKind};
 
 /// Where an agent finds its start message.
 const START_FD: RawFd = 3;
 /// A log file of this many bytes is set aside.
 pub const MAX_LOG_BYTES: u64 = 1 << 20;
 /// The end of the name of a log.
-pub const LOG: &str = "log";
+const LOG: &str = "log";
 /// The end of the name of one that was set aside.
 pub const OLD_LOG: &str = "log.old";
 /// The cgroup of all agents, below the root of the cgroup v2 hierarchy: neither the daemon's service nor a job's cgroup, so
@@ -199,6 +199,17 @@ fn log_to(start: &AgentStart) -> Result<OwnLog, ProcessError> {
         tracing::debug!("a log was set up before");
     }
     Ok(log)
+}
+
+/// The agent that names its log so: its kind, and the session or migration that it serves.
+pub fn agent_of_log(name: &str) -> Option<(StreamKind, SessionId)> {
+    let mut words = name.strip_suffix(LOG)?.strip_suffix('.')?.splitn(3, '-');
+    let kind = match words.next()? {
+        "home" => StreamKind::Home,
+        "guest" => StreamKind::Move,
+        _ => return None,
+    };
+    Some((kind, words.nth(1)?.parse().ok()?))
 }
 
 /// The log of this agent.

@@ -85,6 +85,11 @@ pub fn socket_path(run_dir: &Path, kind: StreamKind, session: SessionId) -> Path
     run_dir.join("agents").join(format!("{}-{session}.sock", kind as u8 as char))
 }
 
+/// Where a home agent marks the epoch of a job that was committed elsewhere, below the run-time directory.
+pub fn epoch_path(run_dir: &Path, session: SessionId) -> PathBuf {
+    run_dir.join("jobs").join(format!("{session}.epoch"))
+}
+
 /// The first packet that an agent finds on descriptor 3 (a sealed memfd, JSON): all that it needs to begin.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct AgentStart {
@@ -278,7 +283,7 @@ pub enum FromAgent {
 }
 
 /// What a target must know of a body before it promises anything.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BodyFacts {
     /// The memory that it will have where it is restored, in bytes.
     pub resident_bytes: u64,

@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent::process::{LOG, OLD_LOG},
+    agent::process::{OLD_LOG, agent_of_log},
     control::{
         AgentState, FromAgent, SessionId, StreamKind, ToAgent,
         packet::{PacketError, PacketSocket},
@@ -245,7 +245,7 @@ impl Agents {
         let mut left = Vec::new();
         for entry in std::fs::read_dir(self.run_dir.join("log"))?.flatten() {
             let path = entry.path();
-            let key = path.file_name().and_then(|name| parse_log_name(name.to_str()?));
+            let key = path.file_name().and_then(|name| agent_of_log(name.to_str()?));
             if let (Some(key), Ok(metadata)) = (key, entry.metadata())
                 && self.get(key).is_none()
             {
@@ -309,17 +309,6 @@ fn parse_name(name: &str) -> Option<AgentKey> {
     let (kind, session) = name.strip_suffix(".sock")?.split_once('-')?;
     let [byte] = kind.as_bytes() else { return None };
     Some((StreamKind::from_byte(*byte)?, session.parse().ok()?))
-}
-
-/// Of a log as an agent names it: `home-PID-SESSION.log`, `guest-PID-MIGRATION.log`.
-fn parse_log_name(name: &str) -> Option<AgentKey> {
-    let mut words = name.strip_suffix(LOG)?.strip_suffix('.')?.splitn(3, '-');
-    let kind = match words.next()? {
-        "home" => StreamKind::Home,
-        "guest" => StreamKind::Move,
-        _ => return None,
-    };
-    Some((kind, words.nth(1)?.parse().ok()?))
 }
 
 fn show(key: &AgentKey) -> String {

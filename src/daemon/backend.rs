@@ -108,7 +108,7 @@ impl Backend for Daemon {
             constraints::tell(state, job).await;
         }
         let job = jobs.into_iter().next().ok_or_else(unknown)?;
-        let key = ProcessSummary::key_of(&ProcessName { node: state.node.clone(), pid: job.root_pid });
+        let key = ProcessSummary::key_of(&state.name_of(&job));
         let mut row = ProcessSummary::clone(&*state.views.processes.get(&key).ok_or_else(unknown)?);
         row.constraints = job.constraints;
         state.views.processes.put(row.clone());
@@ -138,7 +138,7 @@ impl Backend for Daemon {
             }
             Whereabouts::Home(job) => {
                 // Whichever process of the job was named: the job moves.
-                let process = ProcessName { node: state.node.clone(), pid: job.root_pid };
+                let process = state.name_of(&job);
                 state.wish(&process, &wish(to), SessionId::random(), None)
             }
             Whereabouts::Guest(..) => state.wish(process, &wish(to), SessionId::random(), None),
@@ -155,7 +155,7 @@ impl Backend for Daemon {
         let mut reasons = match whereabouts.ok_or_else(|| ApiError::ProcessUnknown { process: process.to_string() })? {
             Whereabouts::Away { session, node } => state.peers.guest_reasons(&node, session).await?,
             Whereabouts::Home(job) => {
-                let process = ProcessName { node: state.node.clone(), pid: job.root_pid };
+                let process = state.name_of(&job);
                 let cannot_move = state.measured().cannot_move.get(&job.session).cloned();
                 self.reasons(&process, cannot_move)
             }

@@ -14,7 +14,7 @@ use crate::{
 
 /// Tells whoever hosts a job of this node.
 pub async fn tell(state: &State, job: &Job) {
-    let process = ProcessName { node: state.node.clone(), pid: job.root_pid };
+    let process = state.name_of(job);
     let told = match state.whereabouts(&process) {
         Some(Whereabouts::Guest(migration, _)) => tell_agent(state, &process, migration, job.constraints.clone()).await,
         Some(Whereabouts::Away { session, node }) => {

@@ -12,7 +12,10 @@ use std::{
 };
 
 use super::state::State;
-use crate::{cluster::NodeState, node::CpuFeatures};
+use crate::{
+    cluster::{NodeEntry, NodeState},
+    node::CpuFeatures,
+};
 
 /// When another node of a kind is asked, if the one before did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
@@ -20,6 +23,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// What is known of kinds of CPU, by [`CpuFeatures::hash`].
 pub struct Cpus {
     own: CpuFeatures,
+    own_kind: u64,
     kinds: Mutex<HashMap<u64, Kind>>,
 }
 
@@ -33,7 +37,7 @@ enum Kind {
 impl Cpus {
     /// Of programs that run on such CPUs.
     pub fn new(own: CpuFeatures) -> Self {
-        Self { own, kinds: Mutex::default() }
+        Self { own_kind: own.hash(), own, kinds: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Kind>> {
@@ -50,16 +54,15 @@ impl Cpus {
     }
 
     /// Of these nodes, each with the kind of its CPUs, one that is to be asked now. Kinds that none of them has are forgotten.
-    fn to_ask(&self, nodes: &[(String, u64)], now: Instant) -> Option<(String, u64)> {
-        let own = self.own.hash();
+    fn to_ask<'n>(&self, nodes: &[(&'n str, u64)], now: Instant) -> Option<(&'n str, u64)> {
         let mut kinds = self.lock();
         kinds.retain(|kind, _| nodes.iter().any(|(_, other)| other == kind));
         let is_open = |kind: &u64| match kinds.get(kind) {
-            None => *kind != own,
+            None => *kind != self.own_kind,
             Some(Kind::Asked(at)) => now.saturating_duration_since(*at) >= ASK_AGAIN,
             Some(Kind::Has | Kind::Lacks(_)) => false,
         };
-        let (node, kind) = nodes.iter().find(|(_, kind)| is_open(kind)).cloned()?;
+        let (node, kind) = *nodes.iter().find(|(_, kind)| is_open(kind))?;
         kinds.insert(kind, Kind::Asked(now));
         Some((node, kind))
     }
@@ -80,11 +83,10 @@ impl Cpus {
 pub async fn ask(state: Arc<State>) {
     let view = state.cluster.view();
     let alive = view.entries.iter().filter(|entry| entry.state == NodeState::Alive && entry.name != view.me);
-    let nodes: Vec<(String, u64)> = alive
-        .filter_map(|entry| Some((entry.name.to_string(), entry.report.as_ref()?.summary.features_hash)))
-        .collect();
+    let kind = |entry: &NodeEntry| entry.report.as_ref().map(|report| report.summary.features_hash);
+    let nodes: Vec<(&str, u64)> = alive.filter_map(|entry| Some((entry.name.as_str(), kind(entry)?))).collect();
     let Some((node, kind)) = state.cpus.to_ask(&nodes, Instant::now()) else { return };
-    match state.peers.details(&node).await {
+    match state.peers.details(node).await {
         Ok(details) => state.cpus.learn(kind, &details.cpu),
         Err(error) => tracing::info!(node, %error, "what its CPUs have is not known yet"),
     }
@@ -103,15 +105,15 @@ mod tests {
         let (own, more, less) = (cpu(&["avx2"]), cpu(&["avx2", "avx512f"]), cpu(&["sse2"]));
         let cpus = Cpus::new(own.clone());
         let nodes = [("n2", &own), ("n3", &more), ("n4", &less), ("n5", &less)];
-        let nodes = nodes.map(|(node, cpu)| (node.to_owned(), cpu.hash()));
+        let nodes = nodes.map(|(node, cpu)| (node, cpu.hash()));
         let begin = Instant::now();
         let next = |after| cpus.to_ask(&nodes, begin + after).map(|(node, _)| node);
-        assert_eq!(next(Duration::ZERO).as_deref(), Some("n3"));
-        assert_eq!(next(Duration::ZERO).as_deref(), Some("n4"));
+        assert_eq!(next(Duration::ZERO), Some("n3"));
+        assert_eq!(next(Duration::ZERO), Some("n4"));
         assert_eq!(next(Duration::ZERO), None);
         cpus.learn(more.hash(), &more);
         assert_eq!(cpus.fit(less.hash()), Ok(()), "not known");
-        assert_eq!(next(ASK_AGAIN).as_deref(), Some("n4"));
+        assert_eq!(next(ASK_AGAIN), Some("n4"));
         cpus.learn(less.hash(), &less);
         assert_eq!(next(2 * ASK_AGAIN), None);
         assert_eq!((cpus.fit(own.hash()), cpus.fit(more.hash())), (Ok(()), Ok(())));

@@ -13,7 +13,7 @@
 use std::{
     collections::HashMap,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -24,11 +24,12 @@ use super::{
     jobs::{Job, cgroup_directory, unified_cgroup},
     moves::{Ended, Moves, Obstacle},
     placing,
+    rows::comm,
     state::State,
 };
 use crate::{
     api::name::ProcessName,
-    control::SessionId,
+    control::{SessionId, epoch_path},
     placement::{JobView, Program, Prospect},
     telemetry::{ProcessId, TaskEvent, TaskLoad},
 };
@@ -175,9 +176,7 @@ pub fn promote_grown(state: &State, tasks: &[TaskLoad]) {
     let jobs: Vec<Job> = state.jobs().iter().filter(|job| !job.constraints.stay).cloned().collect();
     let tasks_per_cpu = state.tasks_per_cpu();
     for task in tasks.iter().filter(|task| state.execs.knows(task.pid)) {
-        let Prospect::Long(_) = state.placing.prospect_of(task.cpu_ms_total, tasks_per_cpu) else {
-            continue;
-        };
+        let Prospect::Long(_) = state.placing.prospect_of(task.cpu_ms_total, tasks_per_cpu) else { continue };
         let cgroup = cgroup_directory(&task.cgroup);
         let Some(of) = jobs.iter().find(|job| job.cgroup == cgroup) else { continue };
         promote(state, task.pid.cast_signed(), of);
@@ -190,7 +189,7 @@ fn promote(state: &State, pid: i32, of: &Job) -> Option<Job> {
         return Some(of.clone());
     }
     let is_at_home = state.agent_view().homes.get(&of.session).is_none_or(|home| home.epoch == 0 && !home.moving);
-    let is_leaving = state.moves.is_moving(&name(state, of));
+    let is_leaving = state.moves.is_moving(&state.name_of(of));
     if !is_at_home || is_leaving || has_children(pid) {
         return None;
     }
@@ -216,21 +215,23 @@ fn has_children(pid: i32) -> bool {
 /// A start elsewhere that came to nothing: placement chooses once more if they had their hands full there, else the program goes on here.
 pub fn not_started(state: &Arc<State>, Ended { record, obstacle }: &Ended) {
     let process = &record.process;
-    let job = state.jobs().get(process.pid).cloned();
-    match (obstacle, job) {
-        (Obstacle::TargetBusy, _) => return place_again(state, process),
-        (Obstacle::CannotMove, Some(job)) => {
-            let program = program_of(state, process.pid, &job);
-            state.execs.refused().note(program, Instant::now());
+    match obstacle {
+        Obstacle::TargetBusy => place_again(state, process),
+        Obstacle::CannotMove => {
+            let job = state.jobs().get(process.pid).cloned();
+            if let Some(job) = job {
+                let program = program_of(state, process.pid, &job);
+                state.execs.refused().note(program, Instant::now());
+            }
         }
-        (Obstacle::CannotMove | Obstacle::Other, _) => {}
+        Obstacle::Other => {}
     }
     go_on(state, process);
 }
 
 /// The name of a program that belongs to `job`, in what its user started.
 fn program_of(state: &State, pid: i32, job: &Job) -> (SessionId, String) {
-    (tree(state, job), fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default())
+    (tree(state, job), comm(pid))
 }
 
 /// Lets placement choose once more for a program that was to start where they had their hands full.
@@ -242,14 +243,13 @@ fn place_again(state: &Arc<State>, process: &ProcessName) {
     {
         place(state, process.pid, &job, expected_ms);
     }
-    go_on(state, process);
 }
 
 /// Lets a program go on here that was held for a start elsewhere, unless it is on its way, or was committed elsewhere.
 pub fn go_on(state: &State, process: &ProcessName) {
     let Some(job) = state.jobs().get(process.pid).filter(|_| process.node == state.node).cloned() else { return };
     let is_elsewhere = state.agent_view().homes.get(&job.session).is_some_and(|home| home.epoch > 0 || home.moving);
-    if !is_elsewhere && !epoch_file(state, job.session).exists() && let_go(&state.moves, process, &job.cgroup) {
+    if !is_elsewhere && !is_committed(state, &job) && let_go(&state.moves, process, &job.cgroup) {
         tracing::info!(%process, "held, and does not move: it goes on here");
     }
 }
@@ -257,7 +257,7 @@ pub fn go_on(state: &State, process: &ProcessName) {
 /// The daemon ends: what is held goes on here, unless an agent moves it.
 pub async fn let_all_go(state: &State) {
     state.moves.close(CLOSE_LIMIT).await;
-    let jobs: Vec<ProcessName> = state.jobs().iter().map(|job| name(state, job)).collect();
+    let jobs: Vec<ProcessName> = state.jobs().iter().map(|job| state.name_of(job)).collect();
     for process in jobs {
         go_on(state, &process);
     }
@@ -281,14 +281,9 @@ pub fn is_held(cgroup: &Path) -> bool {
     fs::read_to_string(cgroup.join(FREEZE)).is_ok_and(|text| text.trim() == "1")
 }
 
-/// Where a job's home agent marks that it was committed elsewhere.
-pub fn epoch_file(state: &State, session: SessionId) -> PathBuf {
-    state.agent_settings.run_dir.join(format!("jobs/{session}.epoch"))
-}
-
-/// A job's name in the cluster.
-pub fn name(state: &State, job: &Job) -> ProcessName {
-    ProcessName { node: state.node.clone(), pid: job.root_pid }
+/// Whether a job was committed elsewhere, as its home agent marks it.
+pub fn is_committed(state: &State, job: &Job) -> bool {
+    epoch_path(&state.agent_settings.run_dir, job.session).exists()
 }
 
 /// The job that a user started, of which `job` is a part; `job` itself if that has ended.
@@ -306,7 +301,7 @@ fn place(state: &Arc<State>, pid: i32, of: &Job, expected_ms: u64) {
         return;
     }
     let Some(job) = promote(state, pid, of) else { return };
-    let process = name(state, &job);
+    let process = state.name_of(&job);
     let id = process.to_string();
     let view = state.job_views().into_iter().find(|view| *view.id == *id && view.movable.is_ok());
     let Some(view) = view else { return };

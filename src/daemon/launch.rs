@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{agents::Agent, moves::Order, placing, state::State};
+use super::{agents::Agent, moves::Order, placing, rows::comm, state::State};
 use crate::{
     agent::process,
     api::{
@@ -111,13 +111,12 @@ impl State {
             }
             Whereabouts::Away { node, .. } => return Err(cannot(&format!("it runs on {node}"))),
         };
-        let comm = std::fs::read_to_string(format!("/proc/{root}/comm")).unwrap_or_default();
         let order = Order {
             migration,
             process: process.clone(),
             session,
             home_address,
-            comm: comm.trim_end().to_owned(),
+            comm: comm(root),
             constraints,
             past: self.past(process),
             limit_milli,

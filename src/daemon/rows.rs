@@ -213,7 +213,8 @@ impl RowContext<'_> {
     }
 }
 
-fn comm(pid: i32) -> String {
+/// The name of a process; empty if it is gone.
+pub fn comm(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).map_or_else(|_| String::new(), |text| text.trim_end().to_owned())
 }
 

@@ -17,7 +17,7 @@ use super::{
     execs::Execs,
     figures::{Figures, MemoryFalls, PartOfLoad, Smoothed},
     host::{AgentSettings, Host},
-    jobs::Jobs,
+    jobs::{Job, Jobs},
     moves::Moves,
     peers::Peers,
     placing::Placing,
@@ -27,6 +27,7 @@ use super::{
 use crate::{
     api::{
         backend::{GuestReservation, Requirements, Views},
+        name::ProcessName,
         view::ProcessSummary,
     },
     cluster::{ClusterHandle, NodeEntry, NodeState},
@@ -121,6 +122,11 @@ impl State {
     pub fn measured(&self) -> MutexGuard<'_, Measured> {
         // Each field is replaced whole.
         self.measured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name in the cluster of a job whose home is here.
+    pub fn name_of(&self, job: &Job) -> ProcessName {
+        ProcessName { node: self.node.clone(), pid: job.root_pid }
     }
 
     /// The guests that are here or on their way, of which each will have to leave if this node is drained.

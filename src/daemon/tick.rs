@@ -321,10 +321,7 @@ fn give_hints(hints: &TierHints, state: &State, agents: &AgentView, known: &mut 
 /// Looks whether the jobs that run at home could move, and rests.
 async fn look_at_movability(state: Arc<State>) {
     let jobs: Vec<Job> = state.jobs().iter().cloned().collect();
-    let at_home = |job: &Job| {
-        let name = ProcessName { node: state.node.clone(), pid: job.root_pid };
-        matches!(state.whereabouts(&name), Some(Whereabouts::Home(_)))
-    };
+    let at_home = |job: &Job| matches!(state.whereabouts(&state.name_of(job)), Some(Whereabouts::Home(_)));
     let jobs: Vec<Job> = jobs.into_iter().filter(at_home).collect();
     if jobs.is_empty() {
         state.measured().cannot_move.clear();

@@ -71,7 +71,7 @@ impl Moves {
         let mut met = Obstacle::Other;
         if let Err(GivenUp { state, reason, obstacle }) = self.attempt(&order, requirements, owner, &cancel).await {
             met = obstacle;
-            let asked = self.lock().active.get_mut(&migration).and_then(|active| active.reason.take());
+            let asked = self.wish(migration);
             if let Some(mut record) = self.record(migration).filter(|record| !record.is_over()) {
                 record.reason = asked.unwrap_or(reason);
                 self.enter(record, state, now_ms());

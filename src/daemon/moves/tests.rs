@@ -131,16 +131,8 @@ async fn agent(dir: &Path, answer: Answer) -> (Arc<Agent>, mpsc::Receiver<ToAgen
             if let ToAgent::Begin { migration, .. } = &request
                 && answer != Answer::Nothing
             {
-                let facts = BodyFacts {
-                    resident_bytes: 0,
-                    processes: 1,
-                    threads: 1,
-                    monotonic_ns: 0,
-                    boottime_ns: 0,
-                    hostname: "h".into(),
-                };
                 let refused = (answer == Answer::Refusal).then(|| "it has a socket".to_owned());
-                let body = refused.is_none().then_some(facts);
+                let body = refused.is_none().then(BodyFacts::default);
                 let begun = FromAgent::Begun { migration: *migration, refused, body };
                 daemon.send(&begun, None).await.unwrap();
             }

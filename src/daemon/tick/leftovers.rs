@@ -17,11 +17,11 @@ use crate::control::{SessionId, StreamKind};
 
 /// What a dead agent may have left: a frozen job, a guest that nobody owns; and what was held for a start elsewhere that came to nothing.
 pub fn recover(state: &State) {
-    let jobs: Vec<Job> = state.jobs().iter().cloned().collect();
-    for job in jobs.iter().filter(|job| execs::is_held(&job.cgroup)) {
-        let process = execs::name(state, job);
+    let held: Vec<Job> = state.jobs().iter().filter(|job| execs::is_held(&job.cgroup)).cloned().collect();
+    for job in &held {
+        let process = state.name_of(job);
         let has_agent = state.agents.get((StreamKind::Home, job.session)).is_some();
-        if has_agent || state.moves.is_moving(&process) || !execs::epoch_file(state, job.session).exists() {
+        if has_agent || state.moves.is_moving(&process) || !execs::is_committed(state, job) {
             execs::go_on(state, &process);
         } else {
             tracing::warn!(%process, "its home agent died after it had been committed elsewhere: ended here");

@@ -20,7 +20,7 @@ use super::endings::{self, Ending};
 use super::first_move::FromSource;
 use super::guests::{BoxedStream, FromGuest, Guest};
 use crate::agent::connection::Connector;
-use crate::control::{AgentState, ExitStatus, FromAgent, HomeRole, SessionId, ToAgent};
+use crate::control::{AgentState, ExitStatus, FromAgent, HomeRole, SessionId, ToAgent, epoch_path};
 use crate::home::arbiter::{Action, Arbiter, Party};
 use crate::home::deputy::Told;
 use crate::home::deputy::protocol::{Command, LOST_EXIT_CODE};
@@ -257,9 +257,9 @@ impl Core {
 
     /// The marker of the epoch: for whoever looks from outside; this process itself is the record that counts.
     fn record(&self, epoch: u64) {
-        let dir = self.settings.run_dir.join("jobs");
-        let path = dir.join(format!("{}.epoch", self.settings.role.session));
-        let written = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(&path, format!("{epoch}\n")));
+        let path = epoch_path(&self.settings.run_dir, self.settings.role.session);
+        let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+        let written = made.and_then(|()| std::fs::write(&path, format!("{epoch}\n")));
         if let Err(error) = written {
             tracing::warn!(%error, path = %path.display(), "the epoch's marker could not be written");
         }

@@ -113,15 +113,7 @@ impl Agent {
 
     async fn try_begin(&self, migration: SessionId) -> FromAgent {
         let mut reports = self.handle.reports.subscribe();
-        let facts = BodyFacts {
-            resident_bytes: 0,
-            processes: 1,
-            threads: 1,
-            monotonic_ns: 0,
-            boottime_ns: 0,
-            hostname: "h".into(),
-        };
-        let checked = source::Checked { migration, target: "n2".into(), facts: Ok(facts) };
+        let checked = source::Checked { migration, target: "n2".into(), facts: Ok(BodyFacts::default()) };
         assert!(self.checked.send(checked).await.is_ok());
         timeout(Duration::from_secs(5), reports.recv()).await.unwrap().unwrap()
     }
