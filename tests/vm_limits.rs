@@ -61,6 +61,10 @@ fn what_cannot_move_is_refused_with_its_reason() {
     says(&cluster, "nap", Some("vm.memfd_noexec"));
     let check = format!("{}", cluster.scx_mosix("n1", &["check"]));
     assert!(check.contains("its own programs cannot leave"), "{check}");
+    // Who asks is told how it is now, not how it was a while ago.
+    let asked =
+        cluster.sh("n1", "echo 0 >/proc/sys/vm/memfd_noexec; scx_mosix migrate $(pgrep -x nap) n1 2>&1 || true");
+    assert!(asked.contains("n1") && !asked.contains("memfd_noexec"), "{asked}");
     cluster.sh("n1", "pkill -x nap; pkill -x doze; pkill -x sleep; pkill -KILL -x python3");
     for program in [xz, user, root, filtered] {
         program.finish_within(LIMIT);

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::mm::{MlockAllFlags, mlockall};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::control::{AgentRole, AgentStart, SessionId, StreamKind};
@@ -151,6 +152,10 @@ pub fn enter(expected: StreamKind) -> Result<(AgentStart, OwnLog), ProcessError>
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     let log = log_to(&start)?;
+    // Moves for want of memory are made while there is none. What is mapped later is programs' memory, which may be large.
+    if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT) {
+        tracing::info!(%error, "this agent may be slow when memory is short");
+    }
     if let Err(error) = join_agents_cgroup() {
         tracing::warn!(%error, "this agent stays in the cgroup of its daemon and may be stopped together with it");
     }

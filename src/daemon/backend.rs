@@ -8,6 +8,7 @@ use super::{
     constraints, draining,
     jobs::RegisterError,
     launch::Whereabouts,
+    movability,
     rows::{GuestView, RowContext, users},
     state::State,
 };
@@ -139,6 +140,7 @@ impl Backend for Daemon {
             Whereabouts::Home(job) => {
                 // Whichever process of the job was named: the job moves.
                 let process = state.name_of(&job);
+                movability::look_again(state, &job).await;
                 state.wish(&process, &wish(to), SessionId::random(), None)
             }
             Whereabouts::Guest(..) => state.wish(process, &wish(to), SessionId::random(), None),

@@ -139,6 +139,10 @@ fn begins(state: &State, process: ProcessId, before_ms: u64) -> Option<(Job, Pro
     let pid = process.pid.cast_signed();
     let cgroup = unified_cgroup(&procfs::process::Process::new(pid).ok()?)?;
     let job = state.jobs().in_cgroup(&cgroup).cloned()?;
+    if pid == job.root_pid {
+        // What was seen was another program; at first it is the client that registers, with its connection to this daemon.
+        state.measured().cannot_move.remove(&job.session);
+    }
     if state.agent_view().has_moved(job.session) {
         return None;
     }

@@ -22,6 +22,7 @@ pub mod figures;
 pub mod host;
 pub mod jobs;
 pub mod launch;
+mod movability;
 pub mod moves;
 pub mod peers;
 pub mod placing;

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::mm::{MlockAllFlags, mlockall};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -113,6 +114,10 @@ pub enum DaemonError {
 /// Runs a daemon until SIGTERM or SIGINT.
 pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     let _lock = prepare_directory(&settings.run_dir)?;
+    // Who ushers programs out of a node without memory must not wait for memory itself.
+    if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT) {
+        tracing::warn!(%error, "this daemon may be slow when memory is short");
+    }
     let stop = CancellationToken::new();
     let terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;

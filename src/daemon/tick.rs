@@ -12,26 +12,20 @@ use std::{
 
 use tokio::{
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval},
 };
 
 use super::{
     constraints, cpus, draining, execs,
     figures::Summing,
     jobs::{CGROUP_ROOT, Job, cgroup_directory},
-    launch::Whereabouts,
+    movability,
     rows::{AWAY_ROWS_VALID, AgentView, Own, RowContext, nodes, users},
     state::{Measured, State},
 };
 use crate::{
     agent::process::AGENTS_CGROUP,
     api::{name::ProcessName, view::ProcessSummary},
-    control::SessionId,
-    home::descriptors,
-    migration::{
-        movable,
-        source::{Body, Place},
-    },
     placement::{Action, slowdown},
     scheduler::{HintTarget, Tier, TierHints},
     telemetry::{TaskLoad, TelemetryHandle},
@@ -45,10 +39,6 @@ const SLOW_STEPS: u32 = 3;
 
 /// How often files are removed that nobody needs any more.
 const TIDY_STEPS: u32 = 60;
-
-/// Between two looks whether jobs here could move there is a pause, so long that looks take this share of the time or less, within bounds.
-const LOOK_SHARE: f64 = 0.02;
-const LOOK_PAUSE: (Duration, Duration) = (Duration::from_millis(2_500), Duration::from_secs(10));
 
 /// The cgroup below which all guests of this node live.
 pub const GUESTS_CGROUP: &str = "scx_mosix";
@@ -121,7 +111,7 @@ pub async fn run(state: Arc<State>, mut telemetry: TelemetryHandle, hints: Optio
             give_hints(hints, &state, &agents, &mut hinted);
         }
         if looking.as_ref().is_none_or(JoinHandle::is_finished) {
-            looking = Some(tokio::spawn(look_at_movability(state.clone())));
+            looking = Some(tokio::spawn(movability::look_at_all(state.clone())));
         }
         if count.is_multiple_of(SLOW_STEPS) {
             tokio::spawn(ask_hosts(state.clone(), agents.homes.values().map(|home| home.runs_on.clone()).collect()));
@@ -316,41 +306,6 @@ fn give_hints(hints: &TierHints, state: &State, agents: &AgentView, known: &mut 
         let _ = hints.set_job(*inode, false);
     }
     *known = present;
-}
-
-/// Looks whether the jobs that run at home could move, and rests.
-async fn look_at_movability(state: Arc<State>) {
-    let jobs: Vec<Job> = state.jobs().iter().cloned().collect();
-    let at_home = |job: &Job| matches!(state.whereabouts(&state.name_of(job)), Some(Whereabouts::Home(_)));
-    let jobs: Vec<Job> = jobs.into_iter().filter(at_home).collect();
-    if jobs.is_empty() {
-        state.measured().cannot_move.clear();
-        return;
-    }
-    let began = Instant::now();
-    let looked = tokio::task::spawn_blocking(move || {
-        let holders = descriptors::Holders::look();
-        let reason = |job: Job| {
-            let body = Body { root_pid: job.root_pid, cgroup: job.cgroup, place: Place::Here };
-            let pids = procs_of(&body.cgroup);
-            let why = movable::check(&body).err().map(|error| error.to_string());
-            let forecast = || match &holders {
-                Ok(holders) => descriptors::forecast(&pids, holders).err().map(|error| error.to_string()),
-                Err(error) => Some(format!("the descriptors of other programs cannot be looked at: {error}")),
-            };
-            Some((job.session, why.or_else(forecast)?))
-        };
-        jobs.into_iter().filter_map(reason).collect::<HashMap<SessionId, String>>()
-    });
-    if let Ok(cannot_move) = looked.await {
-        state.measured().cannot_move = cannot_move;
-    }
-    sleep(began.elapsed().div_f64(LOOK_SHARE).clamp(LOOK_PAUSE.0, LOOK_PAUSE.1)).await;
-}
-
-fn procs_of(cgroup: &Path) -> Vec<i32> {
-    let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// Asks the nodes that host jobs of this node how these are, and tells them what may be done with these if they are wrong.
