@@ -4,8 +4,6 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,6 +16,7 @@ use crate::{
     home::descriptors,
     migration::{
         movable,
+        process::members,
         source::{Body, Place},
     },
 };
@@ -62,10 +61,14 @@ async fn look(jobs: Vec<Job>) -> Option<HashMap<SessionId, String>> {
         let holders = descriptors::Holders::look();
         let reason = |job: Job| {
             let body = Body { root_pid: job.root_pid, cgroup: job.cgroup, place: Place::Here };
-            let pids = procs_of(&body.cgroup);
             let why = movable::check(&body).err().map(|error| error.to_string());
             let forecast = || match &holders {
-                Ok(holders) => descriptors::forecast(&pids, holders).err().map(|error| error.to_string()),
+                Ok(holders) => {
+                    // Without its cgroup the job has ended.
+                    let pids: Vec<i32> =
+                        members(&body.cgroup).unwrap_or_default().iter().map(|process| process.pid).collect();
+                    descriptors::forecast(&pids, holders).err().map(|error| error.to_string())
+                }
                 Err(error) => Some(format!("the descriptors of other programs cannot be looked at: {error}")),
             };
             Some((job.session, why.or_else(forecast)?))
@@ -73,9 +76,4 @@ async fn look(jobs: Vec<Job>) -> Option<HashMap<SessionId, String>> {
         jobs.into_iter().filter_map(reason).collect()
     });
     looked.await.ok()
-}
-
-fn procs_of(cgroup: &Path) -> Vec<i32> {
-    let text = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
