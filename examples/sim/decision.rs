@@ -73,6 +73,7 @@ fn input(jobs: usize, nodes: usize) -> Input {
         memory_stall_centi: 0,
         link_bytes_per_s: 125_000_000,
         freeze_ms: 100,
+        work_ms: 300,
         age_ms: (index as u64 * 13) % 9_000,
         accepting: true,
         alive: true,

@@ -14,12 +14,14 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::control::{AgentRole, AgentStart, SessionId, StreamKind};
@@ -74,11 +76,12 @@ fn kind(role: &AgentRole) -> StreamKind {
     }
 }
 
-/// Starts an agent and returns its pid; it is reaped when it ends. Its control socket appears when it is ready.
+/// Starts an agent; it is reaped when it ends, and `ended` told the CPU time that it and its children have had. Its control socket appears
+/// when it is ready.
 ///
 /// # Errors
 /// If the start message cannot be written or the process cannot be made.
-pub fn spawn_agent(start: &AgentStart) -> Result<i32, ProcessError> {
+pub fn spawn_agent(start: &AgentStart, ended: impl FnOnce(Duration) + Send + 'static) -> Result<(), ProcessError> {
     let message = sealed_memfd(start).map_err(failed("write the start message"))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg(subcommand(kind(&start.role))).current_dir("/");
@@ -101,16 +104,31 @@ pub fn spawn_agent(start: &AgentStart) -> Result<i32, ProcessError> {
         });
     }
     let mut child = command.spawn().map_err(failed("start the agent's process"))?;
-    let pid = child.id() as i32;
     std::thread::Builder::new()
         .name("reap-agent".into())
         .stack_size(64 << 10)
-        .spawn(move || match child.wait() {
-            Ok(status) => tracing::info!(pid, %status, "an agent has ended"),
-            Err(error) => tracing::warn!(pid, %error, "cannot wait for an agent"),
+        .spawn(move || {
+            let cpu_time = cpu_time_at_end(&child);
+            let pid = child.id();
+            match child.wait() {
+                Ok(status) => tracing::info!(pid, %status, ?cpu_time, "an agent has ended"),
+                Err(error) => tracing::warn!(pid, %error, "cannot wait for an agent"),
+            }
+            if let Some(cpu_time) = cpu_time {
+                ended(cpu_time);
+            }
         })
         .map_err(failed("start a thread"))?;
-    Ok(pid)
+    Ok(())
+}
+
+/// Waits for the end of a child, and tells the CPU time of it and of its own children; it is left to be reaped.
+fn cpu_time_at_end(child: &Child) -> Option<Duration> {
+    let id = WaitId::Pid(Pid::from_child(child));
+    waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).ok()?;
+    let stat = procfs::process::Process::new(child.id().cast_signed()).ok()?.stat().ok()?;
+    let ticks = stat.utime + stat.stime + (stat.cutime + stat.cstime).max(0).cast_unsigned();
+    Some(Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second()))
 }
 
 fn sealed_memfd(start: &AgentStart) -> io::Result<OwnedFd> {
@@ -353,6 +371,15 @@ mod tests {
         assert_eq!(log_of(|_| tracing::warn!("ill")).len(), 2);
         let panics = |path: &Path| OpenOptions::new().append(true).open(path).unwrap().write_all(b"panicked").unwrap();
         assert_eq!(log_of(panics).len(), 2);
+    }
+
+    #[test]
+    fn the_cpu_time_of_an_agent_includes_that_of_its_children() {
+        let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done";
+        let mut child = Command::new("sh").args(["-c", &format!("sh -c '{busy}'; :")]).spawn().unwrap();
+        let cpu_time = cpu_time_at_end(&child).unwrap();
+        assert!(cpu_time >= Duration::from_millis(10), "{cpu_time:?}");
+        assert!(child.wait().unwrap().success(), "it was left to be reaped");
     }
 
     #[test]

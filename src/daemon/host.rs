@@ -180,7 +180,7 @@ impl Host {
             cgroup: PathBuf::from(CGROUP_ROOT).join(format!("scx_mosix/guest-{migration}")),
         };
         let start = self.settings.start(AgentRole::Guest(role));
-        tokio::task::spawn_blocking(move || process::spawn_agent(&start))
+        tokio::task::spawn_blocking(move || process::spawn_agent(&start, |_| {}))
             .await
             .map_err(|error| error.to_string())?
             .map_err(|error| format!("cannot start an agent: {error}"))?;

@@ -159,10 +159,13 @@ impl State {
                     cgroup: job.cgroup,
                 };
                 let start = self.agent_settings.start(AgentRole::Home(role));
-                tokio::task::spawn_blocking(move || process::spawn_agent(&start))
-                    .await
-                    .map_err(|error| error.to_string())?
-                    .map_err(|error| format!("cannot start its home agent: {error}"))?;
+                let state = self.clone();
+                tokio::task::spawn_blocking(move || {
+                    process::spawn_agent(&start, move |cpu_time| state.placing.worked(cpu_time))
+                })
+                .await
+                .map_err(|error| error.to_string())?
+                .map_err(|error| format!("cannot start its home agent: {error}"))?;
                 self.agents.attach(key, AGENT_TIMEOUT).await.map_err(|error| error.to_string())
             }
         }

@@ -15,8 +15,8 @@ use crate::{
         view::{MigrationSummary, PlacementCandidate, PlacementDecision, PlacementReason, PlacementReasons, Trigger},
     },
     placement::{
-        Action, Cause, Config, ConfigError, Decision, History, InFlight, Input, JobView, MoveTimes, NodeView,
-        Placement, Program, Prospect, Reason, Wish,
+        Action, Cause, Config, ConfigError, Decision, History, InFlight, Input, JobView, MoveTimes, MoveWork, NodeView,
+        Placement, Program, Prospect, Reason, StartTakes, Wish,
     },
 };
 
@@ -43,6 +43,7 @@ struct Inner {
     /// How long moves took from the order to the end, but for their memory, in ms, smoothed: a program that starts elsewhere stands still
     /// for all of that.
     start_ms: Option<f64>,
+    work: MoveWork,
     history: History,
 }
 
@@ -73,6 +74,7 @@ impl Placing {
             times: HashMap::new(),
             all_times: MoveTimes::on_a_machine(slowness),
             start_ms: None,
+            work: MoveWork::default(),
             history: History::default(),
         };
         Ok(Self { here: here.into(), started: Instant::now(), inner: Mutex::new(inner) })
@@ -125,13 +127,13 @@ impl Placing {
     /// What is worth doing about a program that begins here, where so many tasks share each CPU.
     pub fn prospect(&self, program: &Program, tasks_per_cpu: f64) -> Prospect {
         let inner = self.lock();
-        inner.placement.prospect(inner.history.expected_ms(program), inner.start_ms(), tasks_per_cpu)
+        inner.placement.prospect(inner.history.expected_ms(program), inner.start_takes(self.now_ms()), tasks_per_cpu)
     }
 
     /// What is worth doing about a descendant that has had so much CPU time, in ms, by now.
     pub fn prospect_of(&self, cpu_ms: u64, tasks_per_cpu: f64) -> Prospect {
         let inner = self.lock();
-        inner.placement.prospect(Some(cpu_ms), inner.start_ms(), tasks_per_cpu)
+        inner.placement.prospect(Some(cpu_ms), inner.start_takes(self.now_ms()), tasks_per_cpu)
     }
 
     /// A program has ended after so much CPU time, in ms.
@@ -198,6 +200,17 @@ impl Placing {
         self.lock().note_times(source, memory_bytes, downtime_us);
     }
 
+    /// A home agent has ended after so much CPU time: what the absence of its program took here is what the next one is expected to take.
+    pub fn worked(&self, cpu_time: Duration) {
+        let now_ms = self.now_ms();
+        self.lock().work.note(u64::try_from(cpu_time.as_millis()).unwrap_or(u64::MAX), now_ms);
+    }
+
+    /// See [`NodeView::work_ms`]: what was measured here is taken to hold for the other end too.
+    pub fn work_ms(&self) -> u64 {
+        self.lock().work.ms(self.now_ms())
+    }
+
     /// What a move to a node is expected to take.
     pub fn times(&self, target: &str) -> MoveTimes {
         let inner = self.lock();
@@ -255,6 +268,10 @@ impl Inner {
     /// How long a start elsewhere takes, in ms.
     fn start_ms(&self) -> u64 {
         self.start_ms.map_or_else(|| self.all_times.freeze_ms(), |start_ms| start_ms as u64)
+    }
+
+    fn start_takes(&self, now_ms: u64) -> StartTakes {
+        StartTakes { held_ms: self.start_ms(), work_ms: self.work.ms(now_ms) }
     }
 
     fn note_times(&mut self, node: &str, memory_bytes: u64, downtime_us: u64) {

@@ -229,6 +229,7 @@ impl State {
             memory_stall_centi: load.pressure.map_or(0, |pressure| pressure.memory_full_centi),
             link_bytes_per_s: times.bytes_per_s(),
             freeze_ms: times.freeze_ms(),
+            work_ms: self.placing.work_ms(),
             age_ms: if is_here { 0 } else { report.age_ms },
             accepting: load.accepting && !(is_here && self.draining.is_on()),
             alive: entry.state == NodeState::Alive,

@@ -68,10 +68,11 @@ pub struct Config {
     pub start_bytes: u64,
     /// Whether programs that probably need long are placed as they begin, before they have memory to move; and whether descendants of a job
     /// that have needed long become jobs of their own, which move by themselves. Long is [`Config::min_age_ms`] of CPU time, and
-    /// [`Config::move_worth`] times as long at home, with all who share its CPUs, as moves take.
+    /// [`Config::move_worth`] times what moves take: as long at home, with all who share its CPUs, and as much CPU time.
     pub start_elsewhere: bool,
     /// How many times as long as a move, or a start elsewhere, stops it a program must probably go on where it is, with all who share its
-    /// CPUs, to be moved for the sake of load. Ours: 2, as moves take longer where much is going on.
+    /// CPUs, to be moved for the sake of load; and how many times the CPU time that the move takes at either end it must probably still need:
+    /// that much its node is relieved of. Ours: 2, as moves take longer where much is going on.
     pub move_worth: u32,
     /// The same of a program that shares the CPUs where it is with its own tree only, and would find none free elsewhere. What it gained its
     /// tree would lose, and whoever waits for all of them gains nothing; but they may be waited for one by one. Ours: 50, so that at most a
@@ -179,10 +180,10 @@ impl Config {
     }
 }
 
-/// Whether a move, or a start elsewhere, that stops a program for so long is worth its while if the program would go on for so long where
-/// it is, both in the same unit; `worth` is [`Config::move_worth`] or [`Config::tree_move_worth`].
-pub(super) fn is_worth(worth: u32, stops: f64, goes_on: f64) -> bool {
-    stops * f64::from(worth) <= goes_on
+/// Whether a move, or a start elsewhere, that takes so much time is worth its while if the program would go on for so long where it is, both
+/// in the same unit; `worth` is [`Config::move_worth`] or [`Config::tree_move_worth`].
+pub(super) fn is_worth(worth: u32, takes: f64, goes_on: f64) -> bool {
+    takes * f64::from(worth) <= goes_on
 }
 
 #[cfg(test)]

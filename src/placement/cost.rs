@@ -7,8 +7,8 @@
 //!   there = stretch there                  its own slowdown
 //!         + others                         what it adds to the slowdown of those who are there
 //!         + away                           if it is not home
-//!         + downtime / horizon · (1 + others)   the move: what it loses while it stands still, and the others at both ends while a CPU is busy
-//!                                          with it, spread over the time that it will probably gain
+//!         + (downtime + work · others) / horizon   the move: what it loses while it stands still, and the others at both ends while a CPU is
+//!                                          busy with it, spread over the time that it will probably gain
 //!         + 5 % of here                    the noise of measured loads; 30 % if nothing but ages speaks for the move
 //!   here  = stretch here + others + away   what the cluster is relieved of if it leaves; more if memory is exhausted
 //! ```
@@ -66,6 +66,7 @@ pub(super) struct Place {
     weight_per_cpu: f64,
     freeze_s: f64,
     s_per_byte: f64,
+    work_s: f64,
 }
 
 impl Place {
@@ -78,6 +79,7 @@ impl Place {
             weight_per_cpu: tiers.weight() / f64::from(node.cpus),
             freeze_s: node.freeze_ms as f64 / 1_000.0,
             s_per_byte: 1.0 / node.link_bytes_per_s.max(1) as f64,
+            work_s: node.work_ms as f64 / 1_000.0,
         }
     }
 
@@ -140,6 +142,8 @@ pub(super) struct Scales<'a> {
     price_per_s: f64,
     /// How long, in seconds, the job would probably stay here, if that matters; it does not if a user asked or memory is short.
     stays_s: f64,
+    /// The CPU time, in seconds, that it will probably still need, if that matters.
+    needs_s: f64,
     /// Whether it shares the CPUs here with its own tree only.
     among_its_own: bool,
 }
@@ -159,6 +163,7 @@ impl<'a> Scales<'a> {
             least_gain_by_age: here_cost * share(config.least_gain_by_age_percent),
             price_per_s: 1.0 / job.horizon_s(),
             stays_s: if here.is_exhausted() { f64::INFINITY } else { job.stays_s(here.stretch()) },
+            needs_s: if here.is_exhausted() { f64::INFINITY } else { job.attained_ms as f64 / 1_000.0 },
             ..Self::asked(job, here_cost, config)
         }
     }
@@ -177,6 +182,7 @@ impl<'a> Scales<'a> {
             others: here.weight / here.cpus / load.weight,
             price_per_s: expected_ms.map_or(0.0, |ms| 1_000.0 / ms.max(1) as f64),
             stays_s: expected_ms.map_or(f64::INFINITY, |ms| ms as f64 / 1_000.0 * here.with(load).stretch()),
+            needs_s: expected_ms.map_or(f64::INFINITY, |ms| ms as f64 / 1_000.0),
             ..Self::asked(job, here.added_by(load) / load.weight + away, config)
         }
     }
@@ -197,6 +203,7 @@ impl<'a> Scales<'a> {
             least_gain_by_age: 0.0,
             price_per_s: 0.0,
             stays_s: f64::INFINITY,
+            needs_s: f64::INFINITY,
             among_its_own: false,
         }
     }
@@ -214,12 +221,15 @@ impl<'a> Scales<'a> {
         let for_itself = self.among_its_own && !is_free;
         let downtime_s = place.downtime_s(self.job.frozen_bytes);
         let worth = if for_itself { config.tree_move_worth } else { config.move_worth };
-        if is_worth(worth, downtime_s, self.stays_s) {
-            return Ok(());
-        }
         let milli = |seconds: f64| (seconds * 1_000.0) as u64;
-        let (downtime_ms, stays_ms) = (milli(downtime_s), milli(self.stays_s));
-        Err(Exclusion::NotWorthIt { downtime_ms, stays_ms, for_itself })
+        if !is_worth(worth, downtime_s, self.stays_s) {
+            let (downtime_ms, stays_ms) = (milli(downtime_s), milli(self.stays_s));
+            return Err(Exclusion::NotWorthIt { downtime_ms, stays_ms, for_itself });
+        }
+        if !is_worth(config.move_worth, place.work_s, self.needs_s) {
+            return Err(Exclusion::TooMuchWork { work_ms: milli(place.work_s), needs_ms: milli(self.needs_s) });
+        }
+        Ok(())
     }
 
     /// What the job would cost at a place.
@@ -229,8 +239,9 @@ impl<'a> Scales<'a> {
         let stretch = spot.occupancy.with(self.load).stretch();
         let added = stretch - spot.stretch;
         let away = if is_home { 0.0 } else { stretch * self.away };
-        let busy = 1.0 + self.others + place.weight_per_cpu * self.per_weight;
-        let price = self.price_per_s * place.downtime_s(self.job.frozen_bytes) * busy;
+        let downtime_s = place.downtime_s(self.job.frozen_bytes);
+        let others = self.others + place.weight_per_cpu * self.per_weight;
+        let price = self.price_per_s * (downtime_s + downtime_s.max(place.work_s) * others);
         let is_better_evenly = stretch + added * demand * self.per_demand + away + price < self.evenly_below;
         let least_gain = if is_better_evenly { self.least_gain } else { self.least_gain_by_age };
         Costs { stretch, others: added * weight * self.per_weight, away, price, least_gain }

@@ -34,6 +34,15 @@ impl Program {
     }
 }
 
+/// What it takes to start a program elsewhere, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartTakes {
+    /// For how long the program stands still.
+    pub held_ms: u64,
+    /// CPU time at either end: [`NodeView::work_ms`](super::NodeView::work_ms).
+    pub work_ms: u64,
+}
+
 /// What is worth doing about a program that begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {

@@ -66,6 +66,9 @@ pub struct NodeView {
     pub link_bytes_per_s: u64,
     /// How long a move to it stops a program even if it has no memory, in milliseconds, as measured by moves before.
     pub freeze_ms: u64,
+    /// CPU time that a move between here and it takes at either end, agents' service while the program is away included, in milliseconds, as
+    /// measured before; 0 if it was not: then a CPU is taken to be busy for as long as the program stands still.
+    pub work_ms: u64,
     /// How old this view is, in milliseconds; 0 for this node.
     pub age_ms: u64,
     /// Whether it takes guests. Its own jobs may return in any case.

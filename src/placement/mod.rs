@@ -48,6 +48,7 @@ mod tiers;
 mod times;
 mod units;
 mod wanting;
+mod work;
 
 #[cfg(test)]
 mod properties;
@@ -58,12 +59,13 @@ mod tests;
 
 pub use config::{Config, ConfigError};
 pub use decision::{Action, Cause, Decision};
-pub use history::{History, Program, Prospect};
+pub use history::{History, Program, Prospect, StartTakes};
 pub use input::{InFlight, Input, JobId, JobView, NodeName, NodeView, Owners};
 pub use reason::{Comparison, Exclusion, Reason, Shortage};
 pub use request::Wish;
 pub use state::Lease;
 pub use times::MoveTimes;
+pub use work::MoveWork;
 
 use state::State;
 use wanting::Wanting;
@@ -109,14 +111,16 @@ impl Placement {
         balance::explain(input, &self.config, &state, decision, seed)
     }
 
-    /// What is worth doing about a program of which so much CPU time is expected, where its start elsewhere takes so long, both in
-    /// milliseconds, and so many tasks share each CPU here: it is long if it takes longer here than its start elsewhere, as often as
-    /// [`Config::move_worth`] says.
+    /// What is worth doing about a program of which so much CPU time is expected, in milliseconds, where so many tasks share each CPU here: it
+    /// is long if it takes longer here than its start elsewhere, and more CPU time, as often as [`Config::move_worth`] says.
     #[must_use]
-    pub fn prospect(&self, expected_ms: Option<u64>, start_ms: u64, tasks_per_cpu: f64) -> Prospect {
+    pub fn prospect(&self, expected_ms: Option<u64>, start: StartTakes, tasks_per_cpu: f64) -> Prospect {
         let Config { start_elsewhere, min_age_ms, move_worth, .. } = self.config;
         let goes_on = |ms: u64| ms as f64 * tasks_per_cpu.max(1.0);
-        let is_long = |ms: &u64| *ms >= min_age_ms && config::is_worth(move_worth, start_ms as f64, goes_on(*ms));
+        let is_worth = |takes_ms: u64, goes_on_ms: f64| config::is_worth(move_worth, takes_ms as f64, goes_on_ms);
+        let is_long = |ms: &u64| {
+            *ms >= min_age_ms && is_worth(start.held_ms, goes_on(*ms)) && is_worth(start.work_ms, *ms as f64)
+        };
         expected_ms.filter(|_| start_elsewhere).filter(is_long).map_or(Prospect::Short, Prospect::Long)
     }
 

@@ -41,6 +41,7 @@ fn any_node(name: &'static str) -> impl Strategy<Value = NodeView> {
             swapped_bytes: total / 8,
             memory_falls_bytes_per_s: free / 64,
             memory_stall_centi: flags.3,
+            work_ms: free % 10_000,
             free_memory_bytes: free,
             total_memory_bytes: total,
             age_ms,

@@ -159,6 +159,14 @@ pub enum Exclusion {
         /// Whether its own tree would lose what it gained.
         for_itself: bool,
     },
+    /// A move takes too much CPU time for what it would relieve.
+    #[error("a move takes {} of CPU time at either end, but it will probably need {} only", Seconds(*work_ms), Seconds(*needs_ms))]
+    TooMuchWork {
+        /// CPU time that the move takes at either end, in milliseconds.
+        work_ms: u64,
+        /// CPU time that the job will probably still need, in milliseconds.
+        needs_ms: u64,
+    },
     /// It refused somebody lately, as it had its hands full.
     #[error("it had its hands full {} ago; asked again after {}", Seconds(*ago_ms), Seconds(*retry_ms))]
     BusyLately {

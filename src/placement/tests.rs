@@ -28,6 +28,7 @@ pub(super) fn node(name: &str, load_milli: u32) -> NodeView {
         memory_stall_centi: 0,
         link_bytes_per_s: 100 * MIB,
         freeze_ms: 400,
+        work_ms: 0,
         age_ms: 0,
         accepting: true,
         alive: true,

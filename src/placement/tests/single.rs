@@ -32,14 +32,51 @@ fn a_program_starts_elsewhere_if_it_needs_long_enough_for_the_time_that_its_star
 #[test]
 fn programs_that_nobody_knows_and_short_ones_stay_in_their_job() {
     let placement = placement();
-    assert_eq!(placement.prospect(None, 300, 1.0), Prospect::Short);
-    assert_eq!(placement.prospect(Some(1_999), 300, 8.0), Prospect::Short);
-    assert_eq!(placement.prospect(Some(2_000), 300, 1.0), Prospect::Long(2_000));
-    assert_eq!(placement.prospect(Some(11_999), 6_000, 0.5), Prospect::Short, "its start takes half of that");
-    assert_eq!(placement.prospect(Some(12_000), 6_000, 1.0), Prospect::Long(12_000));
-    assert_eq!(placement.prospect(Some(3_000), 6_000, 4.0), Prospect::Long(3_000), "among four it takes as long");
+    let start = |held_ms, work_ms| StartTakes { held_ms, work_ms };
+    assert_eq!(placement.prospect(None, start(300, 0), 1.0), Prospect::Short);
+    assert_eq!(placement.prospect(Some(1_999), start(300, 0), 8.0), Prospect::Short);
+    assert_eq!(placement.prospect(Some(2_000), start(300, 0), 1.0), Prospect::Long(2_000));
+    assert_eq!(placement.prospect(Some(11_999), start(6_000, 0), 0.5), Prospect::Short, "its start takes half of that");
+    assert_eq!(placement.prospect(Some(12_000), start(6_000, 0), 1.0), Prospect::Long(12_000));
+    assert_eq!(
+        placement.prospect(Some(3_000), start(6_000, 0), 4.0),
+        Prospect::Long(3_000),
+        "among four it takes as long"
+    );
+    assert_eq!(
+        placement.prospect(Some(5_999), start(300, 3_000), 8.0),
+        Prospect::Short,
+        "it saves half of its CPU time"
+    );
+    assert_eq!(placement.prospect(Some(6_000), start(300, 3_000), 8.0), Prospect::Long(6_000));
     let off = Placement::new(Config { start_elsewhere: false, ..Config::default() }).unwrap();
-    assert_eq!(off.prospect(Some(60_000), 300, 1.0), Prospect::Short);
+    assert_eq!(off.prospect(Some(60_000), start(300, 0), 1.0), Prospect::Short);
+}
+
+#[test]
+fn what_a_move_takes_of_cpus_is_weighed_against_what_it_relieves_its_node_of() {
+    let nodes = |work_ms| vec![node("n1", 4_000), NodeView { work_ms, ..node("n2", 0) }];
+    let fresh = JobView { demand_milli: 0, attained_ms: 0, age_ms: 0, ..job("n1/1", "n1", "n1") };
+    let start = |work_ms| placement().assign(&input(nodes(work_ms), Vec::new()), &fresh, Some(8_000), 1);
+    let price = |decision: &Decision| {
+        let mut compared = decision.reasons.iter();
+        compared.find_map(|reason| if let Reason::Compared(c) = reason { Some(c.price) } else { None })
+    };
+    let (free, dear) = (start(0), start(4_000));
+    assert!(moves_to(&free, "n2", Cause::Initial) && moves_to(&dear, "n2", Cause::Initial), "{:?}", lines(&dear));
+    // It stands still for 0.6 s in both cases. Four others, who have had a minute where it counts as having had one second, wait for 4 s.
+    let (free, dear) = (price(&free).unwrap(), price(&dear).unwrap());
+    assert!((dear - free - 4.0 / 60.0 * (4.0 - 0.6) / 8.0).abs() < 1e-6, "{free} {dear}");
+    let vain = start(4_001);
+    assert_eq!(vain.target(), None);
+    let why = "n2: a move takes 4.0 s of CPU time at either end, but it will probably need 8.0 s only";
+    assert!(lines(&vain).iter().any(|line| line == why), "{:?}", lines(&vain));
+
+    let here = |work_ms| input(nodes(work_ms), vec![job("n1/1", "n1", "n1")]);
+    assert!(moves_to(&placement().decide(&here(ATTAINED_MS / 2), 1)[0], "n2", Cause::Load));
+    assert_eq!(placement().decide(&here(ATTAINED_MS / 2 + 1), 1)[0].target(), None);
+    let asked = placement().request(&here(ATTAINED_MS), "n1/1", &"n2".into(), 1);
+    assert!(moves_to(&asked, "n2", Cause::Request), "a user's word counts more");
 }
 
 #[test]

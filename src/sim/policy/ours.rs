@@ -63,6 +63,7 @@ impl ScxMosix {
             memory_stall_centi: 0,
             link_bytes_per_s: (link_mbit * 1e6 / 8.0) as u64,
             freeze_ms: cluster.cost.map_or(0, |cost| (cost.freeze_s * 1e3) as u64),
+            work_ms: 0,
             age_ms,
             accepting: true,
             alive: cluster.machines[machine].is_open,
