@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MlockAllFlags, mlockall};
@@ -76,12 +75,12 @@ fn kind(role: &AgentRole) -> StreamKind {
     }
 }
 
-/// Starts an agent; it is reaped when it ends, and `ended` told the CPU time that it and its children have had. Its control socket appears
-/// when it is ready.
+/// Starts an agent; it is reaped when it ends, and `ended` told the CPU time that it and its children have had, in ms. Its control socket
+/// appears when it is ready.
 ///
 /// # Errors
 /// If the start message cannot be written or the process cannot be made.
-pub fn spawn_agent(start: &AgentStart, ended: impl FnOnce(Duration) + Send + 'static) -> Result<(), ProcessError> {
+pub fn spawn_agent(start: &AgentStart, ended: impl FnOnce(u64) + Send + 'static) -> Result<(), ProcessError> {
     let message = sealed_memfd(start).map_err(failed("write the start message"))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg(subcommand(kind(&start.role))).current_dir("/");
@@ -108,27 +107,27 @@ pub fn spawn_agent(start: &AgentStart, ended: impl FnOnce(Duration) + Send + 'st
         .name("reap-agent".into())
         .stack_size(64 << 10)
         .spawn(move || {
-            let cpu_time = cpu_time_at_end(&child);
+            let cpu_ms = cpu_ms_at_end(&child);
             let pid = child.id();
             match child.wait() {
-                Ok(status) => tracing::info!(pid, %status, ?cpu_time, "an agent has ended"),
+                Ok(status) => tracing::info!(pid, %status, cpu_ms, "an agent has ended"),
                 Err(error) => tracing::warn!(pid, %error, "cannot wait for an agent"),
             }
-            if let Some(cpu_time) = cpu_time {
-                ended(cpu_time);
+            if let Some(cpu_ms) = cpu_ms {
+                ended(cpu_ms);
             }
         })
         .map_err(failed("start a thread"))?;
     Ok(())
 }
 
-/// Waits for the end of a child, and tells the CPU time of it and of its own children; it is left to be reaped.
-fn cpu_time_at_end(child: &Child) -> Option<Duration> {
+/// Waits for the end of a child, and tells the CPU time of it and of its own children, in ms; it is left to be reaped.
+fn cpu_ms_at_end(child: &Child) -> Option<u64> {
     let id = WaitId::Pid(Pid::from_child(child));
     waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).ok()?;
     let stat = procfs::process::Process::new(child.id().cast_signed()).ok()?.stat().ok()?;
     let ticks = stat.utime + stat.stime + (stat.cutime + stat.cstime).max(0).cast_unsigned();
-    Some(Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second()))
+    Some(ticks * 1_000 / rustix::param::clock_ticks_per_second())
 }
 
 fn sealed_memfd(start: &AgentStart) -> io::Result<OwnedFd> {
@@ -377,8 +376,8 @@ mod tests {
     fn the_cpu_time_of_an_agent_includes_that_of_its_children() {
         let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done";
         let mut child = Command::new("sh").args(["-c", &format!("sh -c '{busy}'; :")]).spawn().unwrap();
-        let cpu_time = cpu_time_at_end(&child).unwrap();
-        assert!(cpu_time >= Duration::from_millis(10), "{cpu_time:?}");
+        let cpu_ms = cpu_ms_at_end(&child).unwrap();
+        assert!(cpu_ms >= 10, "{cpu_ms}");
         assert!(child.wait().unwrap().success(), "it was left to be reaped");
     }
 

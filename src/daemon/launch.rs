@@ -161,7 +161,7 @@ impl State {
                 let start = self.agent_settings.start(AgentRole::Home(role));
                 let state = self.clone();
                 tokio::task::spawn_blocking(move || {
-                    process::spawn_agent(&start, move |cpu_time| state.placing.worked(cpu_time))
+                    process::spawn_agent(&start, move |cpu_ms| state.placing.worked(cpu_ms))
                 })
                 .await
                 .map_err(|error| error.to_string())?

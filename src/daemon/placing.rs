@@ -200,10 +200,10 @@ impl Placing {
         self.lock().note_times(source, memory_bytes, downtime_us);
     }
 
-    /// A home agent has ended after so much CPU time: what the absence of its program took here is what the next one is expected to take.
-    pub fn worked(&self, cpu_time: Duration) {
-        let now_ms = self.now_ms();
-        self.lock().work.note(u64::try_from(cpu_time.as_millis()).unwrap_or(u64::MAX), now_ms);
+    /// A home agent has ended after so much CPU time, in ms: what the absence of its program took here is what the next one is expected to
+    /// take.
+    pub fn worked(&self, cpu_ms: u64) {
+        self.lock().work.note(cpu_ms, self.now_ms());
     }
 
     /// See [`NodeView::work_ms`]: what was measured here is taken to hold for the other end too.

@@ -190,11 +190,12 @@ impl State {
     pub fn node_views(&self) -> Vec<NodeView> {
         let view = self.cluster.view();
         let weights = self.weights_nano();
-        view.entries.iter().filter_map(|entry| self.view_of(entry, &view.me, weights)).collect()
+        let work_ms = self.placing.work_ms();
+        view.entries.iter().filter_map(|entry| self.view_of(entry, &view.me, weights, work_ms)).collect()
     }
 
-    /// A node as placement at `me` sees it, which has such weights itself.
-    fn view_of(&self, entry: &NodeEntry, me: &NodeName, weights_nano: (u64, u64)) -> Option<NodeView> {
+    /// A node as placement at `me` sees it, which has such weights itself, and whose moves take so much CPU time.
+    fn view_of(&self, entry: &NodeEntry, me: &NodeName, weights_nano: (u64, u64), work_ms: u64) -> Option<NodeView> {
         let report = entry.report.as_ref()?;
         let (summary, load) = (&report.summary, &report.load);
         let differs = self.info.protocol_version != summary.protocol_version;
@@ -229,7 +230,7 @@ impl State {
             memory_stall_centi: load.pressure.map_or(0, |pressure| pressure.memory_full_centi),
             link_bytes_per_s: times.bytes_per_s(),
             freeze_ms: times.freeze_ms(),
-            work_ms: self.placing.work_ms(),
+            work_ms,
             age_ms: if is_here { 0 } else { report.age_ms },
             accepting: load.accepting && !(is_here && self.draining.is_on()),
             alive: entry.state == NodeState::Alive,

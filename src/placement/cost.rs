@@ -156,14 +156,15 @@ impl<'a> Scales<'a> {
         let relieved = |occupancy: &Occupancy| occupancy.saved_by(load) / load.weight + away;
         let here_cost = relieved(here);
         let noise = share(config.least_gain_percent);
+        let if_it_matters = |seconds: f64| if here.is_exhausted() { f64::INFINITY } else { seconds };
         Self {
             evenly_below: relieved(&here.evenly(load)) * (1.0 - noise),
             others: here.without(load).weight / here.cpus / load.weight,
             least_gain: here_cost * noise,
             least_gain_by_age: here_cost * share(config.least_gain_by_age_percent),
             price_per_s: 1.0 / job.horizon_s(),
-            stays_s: if here.is_exhausted() { f64::INFINITY } else { job.stays_s(here.stretch()) },
-            needs_s: if here.is_exhausted() { f64::INFINITY } else { job.attained_ms as f64 / 1_000.0 },
+            stays_s: if_it_matters(job.stays_s(here.stretch())),
+            needs_s: if_it_matters(job.attained_ms as f64 / 1_000.0),
             ..Self::asked(job, here_cost, config)
         }
     }
@@ -178,11 +179,12 @@ impl<'a> Scales<'a> {
     ) -> Self {
         let load = job.load(config.young_ms);
         let away = if job.home == *here_name { 0.0 } else { share(config.away_percent) * here.with(load).stretch() };
+        let needs_s = expected_ms.map_or(f64::INFINITY, |ms| ms as f64 / 1_000.0);
         Self {
             others: here.weight / here.cpus / load.weight,
             price_per_s: expected_ms.map_or(0.0, |ms| 1_000.0 / ms.max(1) as f64),
-            stays_s: expected_ms.map_or(f64::INFINITY, |ms| ms as f64 / 1_000.0 * here.with(load).stretch()),
-            needs_s: expected_ms.map_or(f64::INFINITY, |ms| ms as f64 / 1_000.0),
+            stays_s: needs_s * here.with(load).stretch(),
+            needs_s,
             ..Self::asked(job, here.added_by(load) / load.weight + away, config)
         }
     }
