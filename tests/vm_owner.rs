@@ -37,7 +37,10 @@ fn runs_at(cluster: &Cluster, pid: &str, wanted: impl Fn(&str) -> bool) -> Strin
     eventually("the program runs where it should", MOVE_LIMIT, || {
         let row = row(cluster, "n1", pid);
         let node = row["runs_on"].as_str().unwrap_or_default().to_owned();
-        if wanted(&node) && row["state"] != "moving" { Ok(node) } else { Err(row.to_string()) }
+        let is_there = wanted(&node) && row["state"] != "moving";
+        // What has moved can move again, from the first moment on.
+        assert!(!is_there || row["cannot_move"].is_null(), "{row}");
+        if is_there { Ok(node) } else { Err(row.to_string()) }
     })
 }
 

@@ -32,6 +32,8 @@ pub struct Body {
     pub root_pid: i32,
     /// Root as this node numbers it.
     pub host_pid: i32,
+    /// CRIU's number in the guest.
+    pub criu_pid: i32,
     /// The processes that came: those that have deputies at home.
     pub originals: Vec<Process>,
     /// The relays of its channels.
@@ -62,6 +64,7 @@ struct State {
     ends: Option<Ends>,
     shared_files: Vec<crate::home::wire::SharedFile>,
     root_pid: i32,
+    criu_pid: i32,
     pids: BTreeSet<i32>,
     body: Option<Body>,
 }
@@ -91,7 +94,7 @@ impl<'a> Arriving<'a> {
     /// Takes hold of what is needed of the restored processes, which stand still.
     fn take_body(&self) -> Result<Arc<GuestRelays>, String> {
         let mut state = self.state();
-        let root_pid = state.root_pid;
+        let (root_pid, criu_pid) = (state.root_pid, state.criu_pid);
         // CRIU itself is in the cgroup too until it lets go.
         let mut originals = members(&self.world.cgroup).map_err(explain)?;
         originals.retain(|process| state.pids.contains(&process.inner_pid));
@@ -101,7 +104,7 @@ impl<'a> Arriving<'a> {
             .map_err(|error| format!("a shared file of the program cannot be taken: {error}"))?;
         let ends = state.ends.take().ok_or("the program's channels were not made")?;
         let (relays, relayed) = ends.relay(&self.home.sender.stdio()).map_err(explain)?;
-        state.body = Some(Body { root_pid, host_pid, originals, relays: relays.clone(), relayed, files });
+        state.body = Some(Body { root_pid, host_pid, criu_pid, originals, relays: relays.clone(), relayed, files });
         Ok(relays)
     }
 }
@@ -123,6 +126,7 @@ impl Host for Arriving<'_> {
         state.ends = Some(ends);
         state.shared_files = descriptors.shared_files.clone();
         state.root_pid = arrival.begin.root_pid;
+        state.criu_pid = started.criu_pid;
         state.pids = arrival.tree.iter().filter_map(|process| i32::try_from(process.pid).ok()).collect();
         Ok(started.criu)
     }

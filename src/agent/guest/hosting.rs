@@ -17,7 +17,7 @@ use super::{
     Agent, Ears, arrival,
     departure::{Leaving, News},
     exit_channel, exits,
-    init::Told,
+    init::{Told, keep_until_ended},
     lost,
     stdio::{HeldFile, offsets},
     world::World,
@@ -37,6 +37,8 @@ use crate::{
 
 /// How often it is looked whether the body could move, which takes a hundred system calls.
 const LOOK: Duration = Duration::from_secs(3);
+/// How long CRIU may take to end once it has let the body run.
+const CRIU_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long home may take to say that it has everything, after the end of the body.
 const DONE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long home may take to do what a process asked of its files before it ended.
@@ -98,7 +100,7 @@ impl Agent {
         early: Vec<Told>,
         ears: &mut Ears,
     ) {
-        let arrival::Body { root_pid, host_pid, originals, relays, relayed, files } = body;
+        let arrival::Body { root_pid, host_pid, criu_pid, originals, relays, relayed, files } = body;
         let files = Arc::new(files);
         let epoch = self.epoch.borrow().unwrap_or_default();
         let leaving = Arc::new(Leaving {
@@ -132,7 +134,7 @@ impl Agent {
             tasks: JoinSet::new(),
             news,
         };
-        let end = hosting.serve(told, early, news_heard, ears).await;
+        let end = hosting.serve(criu_pid, told, early, news_heard, ears).await;
         if end == End::Over {
             hosting.finish().await;
         }
@@ -144,8 +146,9 @@ impl Agent {
 impl Hosting<'_> {
     async fn serve(
         &mut self,
+        criu_pid: i32,
         mut told: mpsc::Receiver<Told>,
-        early: Vec<Told>,
+        mut early: Vec<Told>,
         mut news: mpsc::Receiver<News>,
         ears: &mut Ears,
     ) -> End {
@@ -155,6 +158,10 @@ impl Hosting<'_> {
         let (exit_sender, mut exited) = exit_channel();
         if let Err(error) = exits::watch(&self.originals, &exit_sender) {
             tracing::warn!(%error, "not all ends of the program's processes will be seen");
+        }
+        // Until then CRIU is in the cgroup with the body, where a look or a move would take it for a process of the body.
+        if timeout(CRIU_TIMEOUT, keep_until_ended(criu_pid, &mut told, &mut early)).await.is_err() {
+            tracing::warn!("criu has not ended: until it does this guest cannot move on");
         }
         for report in early {
             self.hear_init(report).await;

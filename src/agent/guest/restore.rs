@@ -39,6 +39,8 @@ pub struct BodyEnd {
 pub struct Started {
     /// For the target engine.
     pub criu: StartedCriu,
+    /// CRIU's number in the guest.
+    pub criu_pid: i32,
     /// The master of the guest's terminal, if the body has one.
     pub terminal: Option<OwnedFd>,
 }
@@ -75,7 +77,8 @@ pub async fn start(
     };
     let descriptors: Vec<BorrowedFd<'_>> = passed.iter().map(|(fd, _)| *fd).collect();
     let restoring = init.restore(restore, &descriptors).await.map_err(explain)?;
-    Ok(Started { criu: StartedCriu { connection, inherited }, terminal: restoring.terminal })
+    let criu = StartedCriu { connection, inherited };
+    Ok(Started { criu, criu_pid: restoring.criu_pid, terminal: restoring.terminal })
 }
 
 fn has_terminal(relayed: &[Relayed]) -> bool {

@@ -168,6 +168,16 @@ impl Drop for Init {
     }
 }
 
+/// Keeps init's reports until one tells of the end of `child`, or init has ended itself.
+pub async fn keep_until_ended(child: i32, told: &mut mpsc::Receiver<Told>, reports: &mut Vec<Told>) {
+    while !reports.iter().any(|report| matches!(report, Told::Ended { pid, .. } if *pid == child)) {
+        match told.recv().await {
+            Some(report) => reports.push(report),
+            None => return,
+        }
+    }
+}
+
 fn unexpected(told: &Told) -> InitError {
     InitError::Refused(format!("pid 1 of the guest answered out of turn: {told:?}"))
 }
@@ -230,5 +240,28 @@ async fn listen(
         if !taken && answers.is_closed() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::ExitStatus;
+
+    #[tokio::test]
+    async fn reports_are_kept_until_a_child_has_ended() {
+        let ended = |pid| Told::Ended { pid, status: ExitStatus::Exited(0) };
+        let (sender, mut told) = mpsc::channel(4);
+        for report in [ended(7), Told::Continued { pid: 300 }, ended(300), ended(8)] {
+            sender.try_send(report).unwrap();
+        }
+        let mut reports = Vec::new();
+        keep_until_ended(300, &mut told, &mut reports).await;
+        assert_eq!(reports, [ended(7), Told::Continued { pid: 300 }, ended(300)]);
+        keep_until_ended(7, &mut told, &mut reports).await;
+        assert_eq!(reports.len(), 3, "it had ended before");
+        drop(sender);
+        keep_until_ended(9, &mut told, &mut reports).await;
+        assert_eq!(reports.len(), 4, "pid 1 has ended");
     }
 }

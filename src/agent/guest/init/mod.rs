@@ -29,7 +29,7 @@ use std::{os::fd::RawFd, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use handle::{Init, InitError, Restoring};
+pub use handle::{Init, InitError, Restoring, keep_until_ended};
 pub use process::main;
 
 use crate::control::ExitStatus;
