@@ -34,12 +34,47 @@ pub(super) struct Survey<'a> {
     named: HashMap<&'a str, usize>,
 }
 
+/// The nodes that one job compares.
+struct Compared {
+    home: Option<usize>,
+    /// Its own.
+    own: Vec<usize>,
+    /// How many all jobs compare.
+    common: usize,
+}
+
+impl Compared {
+    /// Those of all jobs that are not its own, the emptiest first.
+    fn others(&self) -> impl Iterator<Item = usize> {
+        (0..self.common).filter(|index| Some(*index) != self.home)
+    }
+}
+
 /// A node where a job could go.
 #[derive(Clone, Copy)]
 struct Offer {
-    known: usize,
+    index: usize,
     is_home: bool,
     total: f64,
+}
+
+/// What the nodes that were looked at so far offer to one job.
+struct Offers {
+    /// Those that are about as good as the best before them.
+    near_best: Vec<Offer>,
+    /// What costs more than this is not chosen.
+    bound: f64,
+    /// Whether any node would take it.
+    is_open: bool,
+}
+
+/// What came of a look at one node.
+#[derive(PartialEq, Eq)]
+enum Weighed {
+    /// It was looked at.
+    Done,
+    /// It costs too much whatever the job adds to it.
+    Dear,
 }
 
 /// The node that was chosen for a job.
@@ -129,25 +164,18 @@ impl<'a> Survey<'a> {
         self.known.iter().filter(|known| known.open.is_ok()).map(|known| &known.place)
     }
 
-    /// The nodes that a job compares, each with whether it is its home; `only` restricts them to one, which must be among them.
-    fn compared<'j>(
-        &'j self,
-        job: &'j JobView,
-        only: Option<&'j str>,
-    ) -> impl Iterator<Item = (usize, &'j Known<'a>, bool)> {
-        let at = |name: &str| self.named.get(name).copied().unwrap_or(usize::MAX);
+    /// The nodes that a job compares: its own, which are its home and what its user named, and those that all do; `only` restricts them to
+    /// one, which must be among them.
+    fn compared(&self, job: &JobView, only: Option<&str>) -> Compared {
+        let at = |name: &str| self.named.get(name).copied().filter(|index| *index < self.known.len());
         let home = at(&job.home);
-        let (common, first) = match only {
-            Some(name) => (0, at(name)),
-            None => (self.common, home),
-        };
-        let apart = (first >= common).then_some(first);
+        if let Some(name) = only {
+            return Compared { home, own: Vec::from_iter(at(name)), common: 0 };
+        }
         // Few have any.
-        let allowed = job.allowed_nodes.as_deref().filter(|_| only.is_none()).unwrap_or_default();
-        let allowed = allowed.iter().map(|name| at(name)).filter(|index| *index >= common && *index != home);
-        let allowed: Vec<usize> = allowed.collect();
-        let all = (0..common).chain(apart).chain(allowed);
-        all.filter_map(move |index| Some((index, self.known.get(index)?, index == home)))
+        let allowed = job.allowed_nodes.as_deref().unwrap_or_default();
+        let allowed = allowed.iter().filter_map(|name| at(name)).filter(|at| *at >= self.common && Some(*at) != home);
+        Compared { home, own: home.into_iter().chain(allowed).collect(), common: self.common }
     }
 
     fn check(&self, known: &Known, job: &JobView) -> Result<(), Exclusion> {
@@ -159,36 +187,53 @@ impl<'a> Survey<'a> {
 
     /// Compares the nodes for a job; `only` restricts them to one. With `any` the best is chosen even if it costs more than here.
     pub(super) fn find(&self, scales: &Scales, only: Option<&str>, any: bool) -> Found {
-        let mut offers = Vec::new();
-        let mut is_open = false;
-        // What costs more than this is not chosen. No place costs less than its stretch, so most need not be looked at.
-        let mut bound = if any { f64::INFINITY } else { scales.here };
-        for (index, known, is_home) in self.compared(scales.job, only) {
-            let is_dear = known.place.stretch(is_home) > bound;
-            if (is_dear && is_open) || self.check(known, scales.job).is_err() {
-                continue;
-            }
-            is_open = true;
-            if is_dear {
-                continue;
-            }
-            let total = scales.there(&known.place, is_home).total();
-            if any || (total < scales.here && scales.is_worth(&known.place, is_home, self.config).is_ok()) {
-                bound = bound.min(self.near(total));
-                offers.push(Offer { known: index, is_home, total });
+        let bound = if any { f64::INFINITY } else { scales.here };
+        let mut offers = Offers { near_best: Vec::new(), bound, is_open: false };
+        let compared = self.compared(scales.job, only);
+        for index in &compared.own {
+            self.weigh(*index, Some(*index) == compared.home, any, scales, &mut offers);
+        }
+        for index in compared.others() {
+            // They come by what the least of their costs is, the lowest first.
+            if self.weigh(index, false, any, scales, &mut offers) == Weighed::Dear {
+                break;
             }
         }
         match self.choose(&offers, any, scales) {
             Some(choice) => Found::Choice(choice),
-            None if is_open => Found::NothingBetter,
+            None if offers.is_open => Found::NothingBetter,
             None => Found::NoTarget,
         }
+    }
+
+    /// Adds what a node offers to the others, if it is about as good as the best of them.
+    fn weigh(&self, index: usize, is_home: bool, any: bool, scales: &Scales, offers: &mut Offers) -> Weighed {
+        let Some(known) = self.known.get(index) else { return Weighed::Done };
+        let is_dear = scales.least(&known.place, is_home) > offers.bound;
+        if !(is_dear && offers.is_open) {
+            if self.check(known, scales.job).is_err() {
+                return Weighed::Done;
+            }
+            offers.is_open = true;
+        }
+        if is_dear {
+            return Weighed::Dear;
+        }
+        let total = scales.there(&known.place, is_home).total();
+        let is_better = any || (total < scales.here && scales.is_worth(&known.place, is_home, self.config).is_ok());
+        if is_better && total <= offers.bound {
+            offers.bound = offers.bound.min(self.near(total));
+            offers.near_best.push(Offer { index, is_home, total });
+        }
+        Weighed::Done
     }
 
     /// The figures of that comparison, the best nodes first, then the nodes that are no targets; at most [`Config::listed_nodes`].
     pub(super) fn list(&self, scales: &Scales, only: Option<&str>) -> Vec<Reason> {
         let (mut offers, mut closed) = (Vec::new(), Vec::new());
-        for (_, known, is_home) in self.compared(scales.job, only) {
+        let compared = self.compared(scales.job, only);
+        for index in compared.own.iter().copied().chain(compared.others()) {
+            let (Some(known), is_home) = (self.known.get(index), Some(index) == compared.home) else { continue };
             match self.check(known, scales.job).and_then(|()| scales.is_worth(&known.place, is_home, self.config)) {
                 Ok(()) => offers.push(scales.comparison(known.node, &known.place, is_home)),
                 Err(why) => closed.push(Reason::Excluded { node: known.node.name.clone(), why }),
@@ -210,13 +255,12 @@ impl<'a> Survey<'a> {
     }
 
     /// One of the offers that are within [`Config::near_best_percent`] of the best, at random.
-    fn choose(&self, offers: &[Offer], any: bool, scales: &Scales) -> Option<Choice> {
-        let near = self.near(offers.iter().map(|offer| offer.total).min_by(f64::total_cmp)?);
-        let near_best = || offers.iter().filter(|offer| offer.total <= near);
+    fn choose(&self, offers: &Offers, any: bool, scales: &Scales) -> Option<Choice> {
+        let near_best = || offers.near_best.iter().filter(|offer| offer.total <= offers.bound);
         let among = near_best().count();
         let pick = bounded(mix(self.seed, hash(&scales.job.id)), among);
-        let Offer { known, is_home, total } = *near_best().nth(pick)?;
-        let Known { node, place, .. } = self.known.get(known)?;
+        let Offer { index, is_home, total } = *near_best().nth(pick)?;
+        let Known { node, place, .. } = self.known.get(index)?;
         let limit = scales.limit(&scales.there(place, is_home));
         Some(Choice {
             node: node.name.clone(),

@@ -234,6 +234,14 @@ impl<'a> Scales<'a> {
         Ok(())
     }
 
+    /// No job costs less at a place than this: what it would if it added nothing to that and its move had no price.
+    pub(super) fn least(&self, place: &Place, is_home: bool) -> f64 {
+        let stretch = place.stretch(is_home);
+        let away = if is_home { 0.0 } else { stretch * self.away };
+        let least_gain = self.least_gain.min(self.least_gain_by_age);
+        Costs { stretch, others: 0.0, away, price: 0.0, least_gain }.total()
+    }
+
     /// What the job would cost at a place.
     pub(super) fn there(&self, place: &Place, is_home: bool) -> Costs {
         let spot = place.spot(is_home);
