@@ -3,7 +3,7 @@
  * Attained service: within a tier, young processes come first and old ones have a guaranteed share. A process's weight falls with
  * the CPU time that it has attained, by levels as in a multi-level feedback queue: full up to attained_first_ns; each doubling of
  * the CPU time begins a level and shifts the weight by attained_level_shift, by attained_least_shift at most. Levels multiply with
- * nice values and cgroup weights. Why, and the values: src/scheduler/attained.rs, from which the loader sets them.
+ * nice values and cgroup weights. Why: src/scheduler/attained.rs; the values: src/scheduler/config.rs, from which the loader sets them.
  *
  * What counts is the CPU time of the process, all its threads together: that is what the distribution of lifetimes was measured on,
  * and a program that makes a thread for each bit of work ages as well. It is kept with the process's first thread, whose storage

@@ -17,9 +17,9 @@
 
 #include "cgroup.bpf.h"
 
-/* Of the time that better tiers get while the tier waits, in thousandths. */
-#define OWED_TO_HOME_PERMILLE	500
-#define OWED_TO_GUEST_PERMILLE	50
+/* Of the time that better tiers get while the tier waits, in percent. Set by the loader before load, constant afterwards. */
+const volatile u32 owed_to_home_percent;
+const volatile u32 owed_to_guest_percent;
 /* A debt is paid when it has reached this. */
 #define OWED_TURN_NS		(4 * NSEC_PER_MSEC)
 /* Neither the CPU's debt to a tier nor the tier's to the others goes beyond this. */
@@ -116,7 +116,7 @@ static __always_inline void tier_forgive(struct cpu_ctx *cctx, u32 tier)
 /* The CPU ran a task of `ran` for `ns`: settles its debt to `tier`, which has tasks waiting for it or not. */
 static __always_inline void tier_settle(struct cpu_ctx *cctx, u32 tier, u32 ran, u64 ns, bool waiting)
 {
-	u64 permille = tier == MOSIX_TIER_HOME ? OWED_TO_HOME_PERMILLE : OWED_TO_GUEST_PERMILLE;
+	u64 percent = tier == MOSIX_TIER_HOME ? owed_to_home_percent : owed_to_guest_percent;
 	s64 *owed = owed_of(cctx, tier);
 
 	if (!owed)
@@ -126,7 +126,7 @@ static __always_inline void tier_settle(struct cpu_ctx *cctx, u32 tier, u32 ran,
 	else if (tier == ran || !waiting)
 		*owed = MIN(*owed, 0);
 	else if (tier > ran)
-		*owed = MIN(*owed + (s64)(ns * permille / 1000), OWED_MOST_NS);
+		*owed = MIN(*owed + (s64)(ns * percent / 100), OWED_MOST_NS);
 }
 
 #endif

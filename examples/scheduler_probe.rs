@@ -30,7 +30,7 @@ async fn main() -> anyhow::Result<()> {
         ["all"] => AttainedService::All,
         other => bail!("what is {other:?}?"),
     };
-    let scheduler = Scheduler::start(Config { attained_service }, Backoff::default())?;
+    let scheduler = Scheduler::start(Config { attained_service, ..Config::default() }, Backoff::default())?;
     let mut state = scheduler.state();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     loop {

@@ -7,6 +7,7 @@ extern crate self as scx_mosix;
 
 pub mod agent;
 pub mod api;
+pub mod bounds;
 pub mod cluster;
 pub mod control;
 pub mod daemon;

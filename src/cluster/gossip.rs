@@ -4,6 +4,7 @@ use rand::{Rng, RngExt};
 use serde::Deserialize;
 
 use super::age::{ExpectedAges, window_for};
+use crate::bounds::{self, OutOfBounds};
 
 /// The widest window. A message of it is at most 26 datagrams; with one message in a period, what a node
 /// sends is bounded whatever the cluster's size.
@@ -29,20 +30,6 @@ impl Default for GossipConfig {
     }
 }
 
-/// Settings that gossip cannot work with.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("gossip: {name} is {value}; set it between {min} and {max}")]
-pub struct GossipConfigError {
-    /// The setting.
-    pub name: &'static str,
-    /// What it was set to.
-    pub value: u64,
-    /// The smallest value that works.
-    pub min: u64,
-    /// The largest value that works.
-    pub max: u64,
-}
-
 /// What gossip does at the cluster's present size, and which ages are expected of that; see [`ExpectedAges`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GossipState {
@@ -61,18 +48,15 @@ impl GossipConfig {
     ///
     /// # Errors
     /// The first setting that is out of bounds, with its bounds.
-    pub fn validate(&self) -> Result<(), GossipConfigError> {
+    pub fn validate(&self) -> Result<(), OutOfBounds> {
         const HOUR_MS: u64 = 3_600_000;
-        let bounds = [
+        let settings = [
             ("window", self.window as u64, 1, MAX_WINDOW as u64),
             ("period_ms", self.period_ms, 100, 60_000),
             // No entry of another node is on average younger than it takes to be heard once.
             ("expected_age_ms", self.expected_age_ms.unwrap_or(HOUR_MS), self.period_ms, HOUR_MS),
         ];
-        match bounds.into_iter().find(|(_, value, min, max)| value < min || value > max) {
-            Some((name, value, min, max)) => Err(GossipConfigError { name, value, min, max }),
-            None => Ok(()),
-        }
+        bounds::check("gossip", settings)
     }
 
     /// What is done among `nodes`, this one included.

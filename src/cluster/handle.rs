@@ -13,7 +13,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ClusterView, Core, Endpoint, GossipConfig, GossipConfigError, NodeId, NodeSummary, task};
+use super::{ClusterView, Core, Endpoint, GossipConfig, NodeId, NodeSummary, task};
+use crate::bounds::OutOfBounds;
 use crate::{
     keys::{ClusterKey, KeyError, NodeName, Sealer, SenderId},
     node::NodeLoad,
@@ -40,7 +41,7 @@ pub enum ClusterError {
     Seal(#[from] KeyError),
     /// A setting of gossip is out of bounds.
     #[error("cannot gossip with these settings")]
-    Config(#[from] GossipConfigError),
+    Config(#[from] OutOfBounds),
 }
 
 /// What this node says of itself.

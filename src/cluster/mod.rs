@@ -50,7 +50,7 @@ pub use self::{
     effects::Event,
     endpoint::{About, Complaint, Endpoint},
     epoch::next_epoch,
-    gossip::{GossipConfig, GossipConfigError, GossipState, MAX_WINDOW},
+    gossip::{GossipConfig, GossipState, MAX_WINDOW},
     handle::{ClusterError, ClusterHandle, LocalState, Transport, start},
     identity::NodeId,
     loads::load_message_bytes,

@@ -14,14 +14,12 @@ use crate::{
         name::ProcessName,
         view::{MigrationSummary, PlacementCandidate, PlacementDecision, PlacementReason, PlacementReasons, Trigger},
     },
+    bounds::OutOfBounds,
     placement::{
-        Action, Cause, Config, ConfigError, Decision, History, InFlight, Input, JobView, MoveTimes, MoveWork, NodeView,
-        Placement, Program, Prospect, Reason, StartTakes, Wish,
+        Action, Cause, Config, Decision, History, InFlight, Input, JobView, MoveTimes, MoveWork, NodeView, Placement,
+        Program, Prospect, Reason, StartTakes, Wish,
     },
 };
-
-/// How much a move's time counts beside what was known before it: about the last six decide.
-const NEWS: f64 = 0.3;
 
 /// How long `criu --version` takes on a 3 GHz x86 core of 2020. Where it takes longer, so will moves, which start that program four times.
 const CRIU_TAKES: Duration = Duration::from_millis(6);
@@ -64,18 +62,19 @@ struct Round {
 
 impl Placing {
     /// Placement for the node `here`, where `criu --version` takes so long.
-    pub fn new(here: &str, config: Config, criu_takes: Option<Duration>) -> Result<Self, ConfigError> {
+    pub fn new(here: &str, config: Config, criu_takes: Option<Duration>) -> Result<Self, OutOfBounds> {
         let slowness = criu_takes.map_or(1.0, |takes| takes.div_duration_f64(CRIU_TAKES).max(1.0));
+        let learning = config.learning;
         let placement = Placement::new(config)?;
         let inner = Inner {
             placement,
             seeds: RandomState::new(),
             decided: HashMap::new(),
             times: HashMap::new(),
-            all_times: MoveTimes::on_a_machine(slowness),
+            all_times: MoveTimes::on_a_machine(slowness, learning),
             start_ms: None,
-            work: MoveWork::default(),
-            history: History::default(),
+            work: MoveWork::new(learning),
+            history: History::new(learning),
         };
         Ok(Self { here: here.into(), started: Instant::now(), inner: Mutex::new(inner) })
     }
@@ -186,13 +185,14 @@ impl Placing {
     pub fn moved(&self, record: &MigrationSummary) {
         let Some(downtime_us) = record.downtime_us else { return };
         let mut inner = self.lock();
+        let learning = inner.placement.config().learning;
         inner.note_times(&record.target, record.memory_bytes, downtime_us);
         let took_ms = record.end_time_ms.unwrap_or(record.create_time_ms).saturating_sub(record.create_time_ms) as f64;
         // A program that starts has no memory.
         let memory_ms = record.memory_bytes as f64 / inner.all_times.bytes_per_s() as f64 * 1_000.0;
         let took_ms = (took_ms - memory_ms).max(0.0);
         let start_ms = inner.start_ms.get_or_insert(took_ms);
-        *start_ms += NEWS * (took_ms - *start_ms);
+        *start_ms = learning.blend(*start_ms, took_ms);
     }
 
     /// A guest has come from `source`: a move there is expected to take as long.

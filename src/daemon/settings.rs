@@ -10,11 +10,11 @@ use serde::Deserialize;
 
 use crate::{
     api::name::MAX_ALLOWED_NODES,
+    bounds::OutOfBounds,
     cluster::GossipConfig,
     control::Constraints,
     keys::{ClusterKey, KeyError, NodeName},
-    placement,
-    scheduler::{self, AttainedService},
+    placement, scheduler,
     ui::args::DaemonArgs,
 };
 
@@ -49,9 +49,8 @@ pub struct Settings {
 impl Settings {
     /// Placement's tunables, for the scheduler that this node has.
     pub fn placement_here(&self) -> placement::Config {
-        let young_first = self.sched_ext && self.scheduler.attained_service != AttainedService::Off;
         let placement = self.placement.clone();
-        if young_first { placement.with_young_below(scheduler::attained::alike_from()) } else { placement }
+        if self.sched_ext { placement.under(&self.scheduler) } else { placement }
     }
 }
 
@@ -77,6 +76,14 @@ pub enum SettingsError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// A setting could not work.
+    #[error("{}: settings out of bounds", .path.display())]
+    Bounds {
+        /// The file.
+        path: PathBuf,
+        /// Which.
+        source: OutOfBounds,
+    },
     /// A class has more nodes than a job may.
     #[error("{}: class {class} names more than {MAX_ALLOWED_NODES} nodes", .path.display())]
     ManyNodes {
@@ -98,6 +105,12 @@ struct SettingsFile {
 }
 
 impl SettingsFile {
+    fn check_bounds(&self) -> Result<(), OutOfBounds> {
+        self.placement.validate()?;
+        self.gossip.validate()?;
+        self.scheduler.validate()
+    }
+
     /// A class with more nodes than may be named.
     fn too_many_nodes(&self) -> Option<&String> {
         self.class.iter().find(|(_, class)| class.nodes.len() > MAX_ALLOWED_NODES).map(|(name, _)| name)
@@ -130,6 +143,7 @@ impl TryFrom<DaemonArgs> for Settings {
                 let text = std::fs::read_to_string(path).map_err(failed)?;
                 let failed = |source| SettingsError::Parse { path: path.clone(), source: Box::new(source) };
                 let file: SettingsFile = toml::from_str(&text).map_err(failed)?;
+                file.check_bounds().map_err(|source| SettingsError::Bounds { path: path.clone(), source })?;
                 if let Some(class) = file.too_many_nodes() {
                     return Err(SettingsError::ManyNodes { path: path.clone(), class: class.clone() });
                 }
@@ -156,6 +170,7 @@ impl TryFrom<DaemonArgs> for Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler::AttainedService;
 
     #[test]
     fn a_misspelt_setting_is_an_error_that_names_it() {
@@ -168,6 +183,30 @@ mod tests {
         let file: SettingsFile = toml::from_str("[gossip]\nwindow = 64\nexpected_age_ms = 20000\n").unwrap();
         assert_eq!((file.gossip.window, file.gossip.expected_age_ms), (64, Some(20_000)));
         assert_eq!(file.scheduler.attained_service, AttainedService::Jobs);
+    }
+
+    #[test]
+    fn every_section_has_bounds() {
+        let error = |text: &str| {
+            let file: SettingsFile = toml::from_str(text).unwrap();
+            file.check_bounds().err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(error(""), "");
+        assert!(error("[placement]\nlease_ms = 1\n").starts_with("placement: lease_ms is 1; set it between"));
+        assert!(error("[placement.learning]\nagents = 0\n").starts_with("placement.learning: agents is 0;"));
+        assert!(error("[gossip]\nwindow = 0\n").starts_with("gossip: window is 0;"));
+        assert!(error("[scheduler]\nguest_share_percent = 0\n").starts_with("scheduler: guest_share_percent is 0;"));
+    }
+
+    #[test]
+    fn what_guests_get_is_said_once() {
+        let error = toml::from_str::<SettingsFile>("[placement]\nguest_share_percent = 9\n").err().unwrap();
+        assert!(error.to_string().contains("guest_share_percent"), "{error}");
+        let file: SettingsFile = toml::from_str("[scheduler]\nguest_share_percent = 9\n").unwrap();
+        let placement = file.placement.under(&file.scheduler);
+        assert_eq!((placement.guest_share_percent, placement.young_ms), (9, 4_000));
+        let file: SettingsFile = toml::from_str("[scheduler]\nattained_service = \"off\"\n").unwrap();
+        assert_eq!(file.placement.clone().under(&file.scheduler), file.placement);
     }
 
     #[test]

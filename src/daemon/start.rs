@@ -38,12 +38,12 @@ use super::{
 };
 use crate::{
     api::{self, ApiServer, ServeError, backend::Views, view::Trigger},
+    bounds::OutOfBounds,
     cluster::{self, ClusterError, ClusterHandle, LocalState, NodeSummary, Transport},
     control::{FromAgent, MoveState, ToAgent},
     keys::{KeyError, TlsConfigs, TlsPurpose},
     migration::criu::Program,
     node::{self, Machine, NodeError, NodeInfo, NodeInfoParams, NodeLoad, Sampler, SchedExtState},
-    placement,
     scheduler::{self, Backoff, Scheduler},
     telemetry::{Telemetry, TelemetryConfig, TelemetryError, landlock},
 };
@@ -106,9 +106,9 @@ pub enum DaemonError {
     /// The settings cannot be used.
     #[error("cannot use these settings")]
     Settings(#[from] super::settings::SettingsError),
-    /// A setting of placement is out of bounds.
+    /// A setting is out of bounds.
     #[error("cannot use these settings")]
-    Placement(#[from] placement::ConfigError),
+    Bounds(#[from] OutOfBounds),
 }
 
 /// Runs a daemon until SIGTERM or SIGINT.

@@ -1,6 +1,8 @@
 //! What can be tuned, with where each default comes from.
 
-use std::time::Duration;
+use super::learning::Learning;
+use crate::bounds::{self, OutOfBounds};
+use crate::scheduler;
 
 /// Of several good nodes, those within 5 % of the best share by chance (MOSIX's initial assignment).
 pub const NEAR_BEST_PERCENT: u32 = 5;
@@ -8,15 +10,19 @@ pub const NEAR_BEST_PERCENT: u32 = 5;
 pub const HOME_THRESHOLD_MILLI: u32 = 1_000;
 
 /// The tunables of placement. Percentages are whole percents, milli is thousandths.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// A node's own jobs stay while it has fewer runnable tasks per CPU than this, in thousandths. Default: one per CPU.
     pub home_threshold_milli: u32,
     /// By how much a job away from home is taken to be slowed down, in percent: its files, terminal and sockets are at home. Ours: 10.
     pub away_percent: u32,
-    /// Of a node's CPUs, what guests have in any case where owners' programs come first, in percent: what our scheduler owes them
-    /// (`bpf/tiers.bpf.h`). 5.
+    /// By how many more tasks a node is as full, as it feels, when its memory is exhausted: the addition under which the opportunity-cost
+    /// paper's figures come out best. 10.
+    pub thrashing_tasks: u32,
+    /// Of a node's CPUs, what guests have in any case where owners' programs come first, in percent: a daemon sets it to what its scheduler
+    /// owes them ([`scheduler::Config::guest_share_percent`](crate::scheduler::Config)).
+    #[serde(skip)]
     pub guest_share_percent: u32,
     /// The least that a move must gain, in percent of the cost here: less than this is noise of measured loads. Ours: 5.
     pub least_gain_percent: u32,
@@ -83,6 +89,8 @@ pub struct Config {
     pub surveyed_nodes: usize,
     /// Nodes that a decision's reasons name; the rest is counted. Bounds the reasons in large clusters.
     pub listed_nodes: usize,
+    /// How it learns what moves take and programs need.
+    pub learning: Learning,
 }
 
 impl Default for Config {
@@ -90,7 +98,8 @@ impl Default for Config {
         Self {
             home_threshold_milli: HOME_THRESHOLD_MILLI,
             away_percent: 10,
-            guest_share_percent: 5,
+            thrashing_tasks: 10,
+            guest_share_percent: scheduler::Config::default().guest_share_percent,
             least_gain_percent: 5,
             least_gain_by_age_percent: 30,
             young_ms: 1_000,
@@ -115,42 +124,29 @@ impl Default for Config {
             tree_move_worth: 50,
             surveyed_nodes: 64,
             listed_nodes: 8,
+            learning: Learning::default(),
         }
     }
 }
 
-/// A configuration that placement cannot work with: one value lies outside its bounds.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("placement: {name} is {value}; set it between {min} and {max}")]
-pub struct ConfigError {
-    /// The setting.
-    pub name: &'static str,
-    /// What it was set to.
-    pub value: u64,
-    /// The smallest value that works.
-    pub min: u64,
-    /// The largest value that works.
-    pub max: u64,
-}
-
 impl Config {
-    /// For nodes whose schedulers serve first whoever has had less CPU time than this, and all others alike.
+    /// For nodes that our scheduler serves.
     #[must_use]
-    pub fn with_young_below(self, age: Duration) -> Self {
-        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        Self { young_ms: self.young_ms.max(age_ms), ..self }
+    pub fn under(self, scheduler: &scheduler::Config) -> Self {
+        let young_ms = self.young_ms.max(scheduler.alike_from_ms());
+        Self { young_ms, guest_share_percent: scheduler.guest_share_percent, ..self }
     }
 
     /// Checks every bound.
     ///
     /// # Errors
     /// The first setting that is out of bounds, with its bounds.
-    pub fn validate(&self) -> Result<(), ConfigError> {
+    pub fn validate(&self) -> Result<(), OutOfBounds> {
         const HOUR_MS: u64 = 3_600_000;
-        let bounds: [(&'static str, u64, u64, u64); 22] = [
+        let settings = [
             ("home_threshold_milli", u64::from(self.home_threshold_milli), 0, 1_000_000),
             ("away_percent", u64::from(self.away_percent), 0, 1_000),
-            ("guest_share_percent", u64::from(self.guest_share_percent), 1, 100),
+            ("thrashing_tasks", u64::from(self.thrashing_tasks), 0, 1_000),
             ("least_gain_percent", u64::from(self.least_gain_percent), 0, 100),
             ("least_gain_by_age_percent", u64::from(self.least_gain_by_age_percent), 0, 100),
             ("young_ms", self.young_ms, 1, HOUR_MS),
@@ -171,12 +167,8 @@ impl Config {
             ("surveyed_nodes", u64::try_from(self.surveyed_nodes).unwrap_or(u64::MAX), 2, 4_096),
             ("listed_nodes", u64::try_from(self.listed_nodes).unwrap_or(u64::MAX), 1, 64),
         ];
-        for (name, value, min, max) in bounds {
-            if value < min || value > max {
-                return Err(ConfigError { name, value, min, max });
-            }
-        }
-        Ok(())
+        bounds::check("placement", settings)?;
+        self.learning.validate()
     }
 }
 

@@ -12,10 +12,7 @@ use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// How much a run counts beside what was known before it: about the last six decide.
-const NEWS: f64 = 0.3;
-/// Programs remembered. A thousand source files and their compilers take a few hundred KiB.
-const CAPACITY: usize = 4_096;
+use super::learning::Learning;
 
 /// A program and what it was called with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -66,22 +63,29 @@ struct Known {
 }
 
 /// CPU times of the programs that ended lately.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct History {
+    learning: Learning,
     known: HashMap<Key, Known>,
     learned: u64,
 }
 
 impl History {
+    /// Nothing learned yet.
+    #[must_use]
+    pub fn new(learning: Learning) -> Self {
+        Self { learning, known: HashMap::new(), learned: 0 }
+    }
+
     /// Notes that `program` has ended after so much CPU time.
     pub fn learn(&mut self, program: &Program, cpu_ms: u64) {
         self.learned += 1;
         for key in [Key::Program(program.clone()), Key::Executable(program.executable.clone())] {
             let news = Known { mean_ms: cpu_ms as f64, at: self.learned };
             let known = self.known.entry(key).or_insert(news);
-            *known = Known { mean_ms: known.mean_ms + NEWS * (news.mean_ms - known.mean_ms), at: self.learned };
+            *known = Known { mean_ms: self.learning.blend(known.mean_ms, news.mean_ms), at: self.learned };
         }
-        if self.known.len() > CAPACITY {
+        if self.known.len() > self.learning.programs {
             self.forget_older_half();
         }
     }
@@ -97,7 +101,7 @@ impl History {
     /// At most once in a thousand times, so that no order need be kept.
     fn forget_older_half(&mut self) {
         let mut times: Vec<u64> = self.known.values().map(|known| known.at).collect();
-        let (_, middle, _) = times.select_nth_unstable(CAPACITY / 2);
+        let (_, middle, _) = times.select_nth_unstable(self.learning.programs / 2);
         let middle = *middle;
         self.known.retain(|_, known| known.at > middle);
     }
@@ -113,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_same_call_is_known_best_and_the_executable_else() {
-        let mut history = History::default();
+        let mut history = History::new(Learning::default());
         assert_eq!(history.expected_ms(&program("/cc1", "cc1 a.c")), None);
         for _ in 0..20 {
             history.learn(&program("/cc1", "cc1 a.c"), 1_000);
@@ -134,16 +138,17 @@ mod tests {
 
     #[test]
     fn what_changes_is_learned_anew_and_memory_is_bounded() {
-        let mut history = History::default();
+        let Learning { programs, .. } = Learning::default();
+        let mut history = History::new(Learning::default());
         let changed = program("/make", "make");
         history.learn(&changed, 60_000);
         (0..20).for_each(|_| history.learn(&changed, 100));
         assert!(history.expected_ms(&changed).unwrap() < 200);
-        for number in 0..3 * CAPACITY {
+        for number in 0..3 * programs {
             history.learn(&program("/sh", &format!("sh {number}")), 5);
-            assert!(history.known.len() <= CAPACITY);
+            assert!(history.known.len() <= programs);
         }
-        let last = program("/sh", &format!("sh {}", 3 * CAPACITY - 1));
+        let last = program("/sh", &format!("sh {}", 3 * programs - 1));
         assert_eq!(history.expected_ms(&last), Some(5));
     }
 }

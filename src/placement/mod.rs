@@ -40,6 +40,7 @@ mod decision;
 mod eligible;
 mod history;
 mod input;
+mod learning;
 mod reason;
 mod request;
 pub mod slowdown;
@@ -57,10 +58,11 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, ConfigError};
+pub use config::Config;
 pub use decision::{Action, Cause, Decision};
 pub use history::{History, Program, Prospect, StartTakes};
 pub use input::{InFlight, Input, JobId, JobView, NodeName, NodeView, Owners};
+pub use learning::Learning;
 pub use reason::{Comparison, Exclusion, Reason, Shortage};
 pub use request::Wish;
 pub use state::Lease;
@@ -69,6 +71,8 @@ pub use work::MoveWork;
 
 use state::State;
 use wanting::Wanting;
+
+use crate::bounds::OutOfBounds;
 
 /// The placement of one node: its configuration and what it must remember between decisions (leases, failures, who wants to leave).
 #[derive(Debug, Clone)]
@@ -83,7 +87,7 @@ impl Placement {
     ///
     /// # Errors
     /// A configuration that is out of bounds.
-    pub fn new(config: Config) -> Result<Self, ConfigError> {
+    pub fn new(config: Config) -> Result<Self, OutOfBounds> {
         config.validate()?;
         Ok(Self { config, state: State::default(), wanting: Wanting::default() })
     }

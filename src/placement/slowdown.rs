@@ -9,7 +9,7 @@
 //!   size(job)     = 2 · CPU time so far     processes live about as long again as they have: Harchol-Balter and Downey, "Exploiting
 //!                                           process lifetime distributions for dynamic load balancing", ACM TOCS 15(3), 1997
 //!   weight(job)   = demand / size           demand: CPUs that it keeps busy, or would
-//!   stretch(node) = max(1, demand / CPUs) / speed;   without memory as if THRASHING tasks more were there; CPUs: what those leave who come first
+//!   stretch(node) = max(1, demand / CPUs) / speed;   without memory as if some tasks more were there; CPUs: what those leave who come first
 //!   cost(node)    = stretch · Σ weight
 //! ```
 //!
@@ -18,10 +18,6 @@
 //! jobs gather where few short ones are, and those that start find a node that is nearly free.
 //!
 //! The sum over all nodes falls with every move that follows this rule, so no sequence of such moves comes back to where it began.
-
-/// Tasks by which a node is the fuller, as it feels, when its memory is exhausted: the addition under which the opportunity-cost
-/// paper's figures come out best.
-const THRASHING: f64 = 10.0;
 
 /// The weight of a job that keeps `demand` CPUs busy and has had `attained_s` seconds of CPU time, in 1/s; below `young_s` all are equally young.
 #[must_use]
@@ -56,6 +52,8 @@ pub struct Occupancy {
     pub speed: f64,
     /// Memory that can be used before it is exhausted, in bytes.
     pub memory: f64,
+    /// By how many more tasks it is as full, as it feels, when its memory is exhausted.
+    pub thrashing: f64,
     /// CPUs that its tasks keep busy, or would: its runnable tasks.
     pub demand: f64,
     /// The sum of their weights, in 1/s.
@@ -74,7 +72,7 @@ impl Occupancy {
     /// What a second of CPU time takes here, in seconds.
     #[must_use]
     pub fn stretch(&self) -> f64 {
-        let thrashing = if self.is_exhausted() { THRASHING } else { 0.0 };
+        let thrashing = if self.is_exhausted() { self.thrashing } else { 0.0 };
         ((self.demand + thrashing) / self.left).max(1.0) / self.speed
     }
 
@@ -128,8 +126,16 @@ mod tests {
 
     use super::*;
 
-    const EMPTY: Occupancy =
-        Occupancy { cpus: 1.0, left: 1.0, speed: 1.0, memory: 100.0, demand: 0.0, weight: 0.0, used: 0.0 };
+    const EMPTY: Occupancy = Occupancy {
+        cpus: 1.0,
+        left: 1.0,
+        speed: 1.0,
+        memory: 100.0,
+        thrashing: 10.0,
+        demand: 0.0,
+        weight: 0.0,
+        used: 0.0,
+    };
 
     fn job(attained_s: f64) -> Load {
         Load { demand: 1.0, weight: weight(1.0, attained_s, 1.0), memory: 10.0 }

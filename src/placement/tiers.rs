@@ -29,6 +29,7 @@ impl Tiers {
             left: cpus,
             speed: f64::from(node.speed_milli) / 1_000.0,
             memory: limit_bytes as f64,
+            thrashing: f64::from(config.thrashing_tasks),
             demand: tasks_per_cpu(node.load_milli, node.speed_milli) * cpus,
             weight: node.weight_nano as f64 / 1e9,
             used: node.total_memory_bytes.saturating_sub(node.free_memory_bytes) as f64 + node.swapped_bytes as f64,

@@ -1,27 +1,13 @@
 //! How long moves stop programs, learned from those that were made.
 
-/// How much less each move counts than the one after it.
-const FADING: f64 = 0.9;
-/// What is assumed before the first move: that a program stands still for so long without memory, in seconds, measured beside moves of
-/// 70 MiB, which took seven times as long …
-const FREEZE_S: f64 = 0.1;
-/// … and that its memory crosses at so many bytes per second: 1 Gb/s.
-const RATE: f64 = 1e9 / 8.0;
-/// How much each of the two moves counts that stand for the assumption, beside one that was made …
-const ASSUMED_COUNT: f64 = 0.1;
-/// … and the size of the larger of the two, in bytes: that of a program of medium size, whose moves soon say more.
-const ASSUMED_BYTES: f64 = (32 << 20) as f64;
-
-/// What is assumed of a move of so many bytes, in seconds.
-fn assumed_s(bytes: f64) -> f64 {
-    FREEZE_S + bytes / RATE
-}
+use super::learning::Learning;
 
 /// A line `downtime = freeze + bytes / rate` through the moves so far by least squares, older ones fading, and through two moves that nobody
-/// made and that count less, of no memory and of 32 MiB. These took what is assumed, and as many times longer as the others did: whatever
+/// made and that count less, of no memory and of [`Learning::assumed_bytes`]. These took what is assumed, and as many times longer as the others did: whatever
 /// makes moves slow makes small ones and large ones so.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MoveTimes {
+    learning: Learning,
     made: Sums,
     /// What was assumed of the moves that were made, in seconds.
     assumed_s: f64,
@@ -40,14 +26,14 @@ struct Sums {
 }
 
 impl Sums {
-    fn faded(self) -> Self {
+    fn faded(self, fading: f64) -> Self {
         let Self { count, bytes, seconds, bytes_squared, product } = self;
         Self {
-            count: count * FADING,
-            bytes: bytes * FADING,
-            seconds: seconds * FADING,
-            bytes_squared: bytes_squared * FADING,
-            product: product * FADING,
+            count: count * fading,
+            bytes: bytes * fading,
+            seconds: seconds * fading,
+            bytes_squared: bytes_squared * fading,
+            product: product * fading,
         }
     }
 
@@ -66,15 +52,29 @@ impl Sums {
 impl MoveTimes {
     /// No move yet, on a machine that is so many times slower than the usual at what moves are made of: starting programs, system calls.
     #[must_use]
-    pub fn on_a_machine(slowness: f64) -> Self {
-        Self { made: Sums::default(), assumed_s: 0.0, slowness }
+    pub fn on_a_machine(slowness: f64, learning: Learning) -> Self {
+        Self { learning, made: Sums::default(), assumed_s: 0.0, slowness }
+    }
+
+    /// What each move counts of the one after it.
+    fn fading(&self) -> f64 {
+        1.0 - 1.0 / f64::from(self.learning.moves)
+    }
+
+    fn assumed_rate(&self) -> f64 {
+        self.learning.assumed_link_bytes_per_s as f64
+    }
+
+    /// What is assumed of a move of so many bytes, in seconds.
+    fn assume_s(&self, bytes: f64) -> f64 {
+        self.learning.assumed_freeze_ms as f64 / 1_000.0 + bytes / self.assumed_rate()
     }
 
     /// Notes a move that took `bytes` across while its program stood still for `downtime_ms`.
     pub fn note(&mut self, bytes: u64, downtime_ms: u64) {
         let (bytes, seconds) = (bytes as f64, downtime_ms as f64 / 1_000.0);
-        self.made = self.made.faded().with(1.0, bytes, seconds);
-        self.assumed_s = self.assumed_s * FADING + assumed_s(bytes);
+        self.made = self.made.faded(self.fading()).with(1.0, bytes, seconds);
+        self.assumed_s = self.assumed_s * self.fading() + self.assume_s(bytes);
     }
 
     /// How many times as long as assumed moves took.
@@ -84,8 +84,10 @@ impl MoveTimes {
 
     /// The sums with the moves that stand for the assumption.
     fn sums(&self) -> Sums {
-        let assumed = |sums: Sums, bytes| sums.with(ASSUMED_COUNT, bytes, self.slowness() * assumed_s(bytes));
-        assumed(assumed(self.made, 0.0), ASSUMED_BYTES)
+        let Learning { assumed_weight_percent, assumed_bytes, .. } = self.learning;
+        let count = f64::from(assumed_weight_percent) / 100.0;
+        let assumed = |sums: Sums, bytes| sums.with(count, bytes, self.slowness() * self.assume_s(bytes));
+        assumed(assumed(self.made, 0.0), assumed_bytes as f64)
     }
 
     /// Seconds per byte: the line's slope. Where larger ones were quicker by chance it would be below 0: then the assumed one is taken.
@@ -93,7 +95,11 @@ impl MoveTimes {
         let sums = self.sums();
         let spread = sums.count * sums.bytes_squared - sums.bytes * sums.bytes;
         let slope = (sums.count * sums.product - sums.bytes * sums.seconds) / spread;
-        if slope.is_finite() && slope > 0.0 { slope } else { self.slowness().max(f64::MIN_POSITIVE) / RATE }
+        if slope.is_finite() && slope > 0.0 {
+            slope
+        } else {
+            self.slowness().max(f64::MIN_POSITIVE) / self.assumed_rate()
+        }
     }
 
     /// How long a move stops a program that has no memory, in milliseconds.
@@ -119,9 +125,9 @@ mod tests {
 
     #[test]
     fn the_assumption_stands_until_moves_say_otherwise() {
-        let mut times = MoveTimes::on_a_machine(1.0);
+        let mut times = MoveTimes::on_a_machine(1.0, Learning::default());
         assert!((99..=100).contains(&times.freeze_ms()) && times.bytes_per_s() / 1_000 >= 124_999, "{times:?}");
-        let slow = MoveTimes::on_a_machine(20.0);
+        let slow = MoveTimes::on_a_machine(20.0, Learning::default());
         assert!(
             (1_999..=2_000).contains(&slow.freeze_ms()) && (6_249..=6_250).contains(&(slow.bytes_per_s() / 1_000)),
             "{slow:?}"
@@ -143,7 +149,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_moves_give_usable_figures(moves in prop::collection::vec((any::<u64>(), any::<u64>()), 0..50)) {
-            let mut times = MoveTimes::on_a_machine(1.0);
+            let mut times = MoveTimes::on_a_machine(1.0, Learning::default());
             for (bytes, ms) in moves {
                 times.note(bytes, ms);
             }

@@ -9,7 +9,7 @@ use std::path::Path;
 use libbpf_rs::{Link, MapCore, MapFlags, OpenObject, ProgramInput};
 
 use super::abi::{self, SchedulerStats, TaskAccount};
-use super::attained::{self, Config};
+use super::config::Config;
 use super::hints::{Change, Hints};
 use super::skel::{SchedulerSkel, SchedulerSkelBuilder, intf};
 use super::topology::Topology;
@@ -184,10 +184,12 @@ fn load<'obj>(
     anyhow::ensure!(nr_cpus <= rodata.cpu_llc.len(), "{nr_cpus} CPUs; at most {} are supported", rodata.cpu_llc.len());
     let last_llc = (rodata.llc_nr_cpus.len() - 1) as u16;
     rodata.attained_service = config.attained_service.as_raw();
-    rodata.attained_first_ns = attained::FIRST_LEVEL.as_nanos() as u64;
-    rodata.attained_level_shift = attained::LEVEL_SHIFT;
-    rodata.attained_least_shift = attained::LEAST_SHIFT;
-    rodata.attained_forget_shift = attained::FORGET_SHIFT;
+    rodata.attained_first_ns = config.first_level_ms * 1_000_000;
+    rodata.attained_level_shift = config.level_shift;
+    rodata.attained_least_shift = config.least_shift;
+    rodata.attained_forget_shift = config.forget_shift;
+    rodata.owed_to_home_percent = config.home_share_percent;
+    rodata.owed_to_guest_percent = config.guest_share_percent;
     rodata.nr_cpus = nr_cpus as u32;
     rodata.nr_llcs = topology.nr_llcs().min(u32::from(last_llc) + 1);
     for (entry, llc) in rodata.cpu_llc.iter_mut().zip(&topology.llc_of_cpu) {

@@ -14,9 +14,10 @@
 
 mod abi;
 mod attachment;
-pub mod attained;
+mod attained;
 mod backoff;
 mod check;
+mod config;
 mod foreground;
 mod hints;
 mod skel;
@@ -30,9 +31,10 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{oneshot, watch};
 
 pub use abi::{SchedulerStats, TaskAccount, Tier, TierStats};
-pub use attained::{AttainedService, Config};
+pub use attained::AttainedService;
 pub use backoff::Backoff;
 pub use check::{attached_scheduler, check};
+pub use config::Config;
 pub use foreground::run_foreground;
 pub use hints::HintTarget;
 pub use topology::Topology;

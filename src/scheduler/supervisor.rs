@@ -21,8 +21,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::abi::{SchedulerStats, TaskAccount};
 use super::attachment::{Attachment, Exit};
-use super::attained::Config;
 use super::backoff::Backoff;
+use super::config::Config;
 use super::hints::{HintTarget, Hints, start_time_of};
 use super::{SchedulerError, State, Tier, check};
 

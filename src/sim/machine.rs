@@ -7,7 +7,7 @@ use super::scenario::{MachineKind, Scenario, Thrashing};
 use super::workload::Part;
 use crate::{
     placement::{Config, slowdown},
-    scheduler::attained,
+    scheduler,
 };
 
 /// How a machine's jobs share it.
@@ -23,33 +23,49 @@ pub(super) enum Sharing {
 
 impl Sharing {
     /// Placement's tunables on machines that share their CPUs so.
-    pub(super) fn placement(self, config: &Config) -> Config {
+    pub(super) fn placement(self, scenario: &Scenario) -> Config {
+        let config = scenario.placement.clone();
         match self {
-            Self::AttainedService => config.clone().with_young_below(attained::alike_from()),
-            Self::Fair | Self::ShortestRemaining => config.clone(),
+            Self::AttainedService => config.under(&scenario.scheduler),
+            Self::Fair | Self::ShortestRemaining => config,
         }
     }
 }
 
-/// CPU time, in seconds at speed 1, up to which a job has its full weight. Each doubling begins a level.
-const FIRST_LEVEL_S: f64 = attained::FIRST_LEVEL.as_secs_f64();
-/// A job's weight on each level in relation to that on the level before.
-const LEVEL_RATIO: f64 = 1.0 / (1_u32 << attained::LEVEL_SHIFT) as f64;
-/// No job's weight is less: a guaranteed share for the old.
-const LEAST_WEIGHT: f64 = 1.0 / (1_u32 << attained::LEAST_SHIFT) as f64;
-
-/// The level of a job that has had so much CPU time.
-fn level(attained_s: f64) -> i32 {
-    if attained_s < FIRST_LEVEL_S { 0 } else { (attained_s / FIRST_LEVEL_S).log2() as i32 + 1 }
+/// How weights fall with attained service: `bpf/attained.bpf.h`.
+#[derive(Debug, Clone, Copy)]
+struct Levels {
+    /// CPU time, in seconds at speed 1, up to which a job has its full weight. Each doubling begins a level.
+    first_s: f64,
+    /// A job's weight on each level in relation to that on the level before.
+    ratio: f64,
+    /// No job's weight is less: a guaranteed share for the old.
+    least: f64,
 }
 
-/// The CPU time at which a job leaves `level`.
-fn level_end_s(level: i32) -> f64 {
-    FIRST_LEVEL_S * f64::from(level).exp2()
-}
+impl Levels {
+    fn new(config: &scheduler::Config) -> Self {
+        let part = |shift: u32| (-f64::from(shift)).exp2();
+        Self {
+            first_s: config.first_level_ms as f64 / 1e3,
+            ratio: part(config.level_shift),
+            least: part(config.least_shift),
+        }
+    }
 
-fn weight(attained_s: f64) -> f64 {
-    LEVEL_RATIO.powi(level(attained_s)).max(LEAST_WEIGHT)
+    /// The level of a job that has had so much CPU time.
+    fn level(&self, attained_s: f64) -> i32 {
+        if attained_s < self.first_s { 0 } else { (attained_s / self.first_s).log2() as i32 + 1 }
+    }
+
+    /// The CPU time at which a job leaves `level`.
+    fn end_s(&self, level: i32) -> f64 {
+        self.first_s * f64::from(level).exp2()
+    }
+
+    fn weight(&self, attained_s: f64) -> f64 {
+        self.ratio.powi(self.level(attained_s)).max(self.least)
+    }
 }
 
 /// A part of a job on a machine.
@@ -157,6 +173,7 @@ pub(super) struct Machine {
     rises: bool,
     unseen: f64,
     sharing: Sharing,
+    levels: Levels,
     thrashing: Thrashing,
     /// See [`Config::young_ms`], in seconds.
     young_s: f64,
@@ -182,8 +199,9 @@ impl Machine {
             rises: scenario.gossip.is_some(),
             unseen: 0.0,
             sharing,
+            levels: Levels::new(&scenario.scheduler),
             thrashing: scenario.thrashing,
-            young_s: sharing.placement(&scenario.placement).young_ms as f64 / 1e3,
+            young_s: sharing.placement(scenario).young_ms as f64 / 1e3,
             now_s: 0.0,
         }
     }
@@ -255,11 +273,12 @@ impl Machine {
         self.share();
         let wait = |running: &Running| {
             let until_end = running.remaining_s / running.rate;
-            if self.sharing != Sharing::AttainedService || weight(running.attained_s) <= LEAST_WEIGHT {
+            let Running { attained_s, .. } = *running;
+            if self.sharing != Sharing::AttainedService || self.levels.weight(attained_s) <= self.levels.least {
                 return until_end;
             }
             // Rounding must not leave it just below the step for ever.
-            let step_s = (level_end_s(level(running.attained_s)) - running.attained_s).max(NOTHING_S);
+            let step_s = (self.levels.end_s(self.levels.level(attained_s)) - attained_s).max(NOTHING_S);
             until_end.min(step_s / running.rate)
         };
         let soonest = self.jobs.iter().filter(|running| running.rate > 0.0).map(wait).min_by(f64::total_cmp);
@@ -304,9 +323,10 @@ impl Machine {
                 // The heaviest first: whoever is due more than a CPU gets one, and the others share the rest.
                 self.jobs.sort_by(|a, b| a.attained_s.total_cmp(&b.attained_s).then(a.id.cmp(&b.id)));
                 let mut cpus = f64::from(self.cpus);
-                let mut weights: f64 = self.jobs.iter().map(|running| weight(running.attained_s)).sum();
+                let levels = self.levels;
+                let mut weights: f64 = self.jobs.iter().map(|running| levels.weight(running.attained_s)).sum();
                 for running in &mut self.jobs {
-                    let own = weight(running.attained_s);
+                    let own = levels.weight(running.attained_s);
                     let part = (cpus * own / weights).min(1.0);
                     running.rate = full * part;
                     cpus = (cpus - part).max(0.0);

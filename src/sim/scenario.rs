@@ -5,10 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::{engine::Leave, policy::PolicyName};
-use crate::{
-    cluster::{GossipConfig, GossipConfigError},
-    placement,
-};
+use crate::{bounds::OutOfBounds, cluster::GossipConfig, placement, scheduler};
 
 /// A scenario file.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -43,6 +40,9 @@ pub struct Scenario {
     /// Placement's configuration, for ours.
     #[serde(default)]
     pub placement: placement::Config,
+    /// The local schedulers' configuration, for ours with attained-service weights.
+    #[serde(default)]
+    pub scheduler: scheduler::Config,
     /// What others found, to be printed beside.
     #[serde(default)]
     pub context: Vec<Context>,
@@ -175,12 +175,9 @@ pub enum ScenarioError {
     /// The file is not TOML, or not of this form.
     #[error("the scenario is not understood")]
     Toml(#[from] toml::de::Error),
-    /// Placement could not work with its configuration.
+    /// Placement, the scheduler or gossip could not work with its configuration.
     #[error(transparent)]
-    Placement(#[from] placement::ConfigError),
-    /// Gossip could not work with its configuration.
-    #[error(transparent)]
-    Gossip(#[from] GossipConfigError),
+    Bounds(#[from] OutOfBounds),
     /// A figure makes no sense.
     #[error("the scenario's {name} is {value}; {wanted}")]
     Figure {
@@ -239,6 +236,7 @@ impl Scenario {
 
     fn check(&self) -> Result<(), ScenarioError> {
         self.placement.validate()?;
+        self.scheduler.validate()?;
         self.gossip.map_or(Ok(()), |gossip| gossip.validate())?;
         let (least_dirty, most_dirty) = self.moves.dirty_share_per_s;
         let machines = self.machines.iter().flat_map(|kind| {

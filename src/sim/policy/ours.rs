@@ -26,7 +26,7 @@ impl ScxMosix {
     /// A placement for each machine of a scenario that was checked, where machines share their CPUs so.
     pub(super) fn new(scenario: &Scenario, sharing: Sharing) -> Self {
         let count = scenario.machines.iter().map(|kind| kind.count).sum();
-        let placement = Placement::new(sharing.placement(&scenario.placement));
+        let placement = Placement::new(sharing.placement(scenario));
         // A scenario that was checked has a valid configuration.
         let placement = placement.or_else(|_| Placement::new(Config::default())).into_iter();
         Self {
