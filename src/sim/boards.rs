@@ -8,19 +8,11 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
+use super::scenario::Network;
 use crate::cluster::{Board, Entry, GossipConfig};
 
 /// Turns of a node after which it forgets what is too old: forgetting looks at the whole board.
 const FORGET_TURNS: u32 = 8;
-
-/// How messages travel.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Network {
-    /// The share of messages that are lost, 0 to 1.
-    pub(super) loss: f64,
-    /// How long a message is under way, in milliseconds.
-    pub(super) delay_ms: u64,
-}
 
 /// The boards of a cluster, on which nodes say a `T` of themselves.
 pub(super) struct Boards<T> {
@@ -60,10 +52,10 @@ impl<T: Clone> Boards<T> {
     }
 
     /// The boards of a cluster whose nodes have not heard of each other yet; they forget what is older than `forget_ms`.
-    pub(super) fn starting(said: Vec<T>, config: GossipConfig, forget_ms: u64, seed: u64) -> Self {
+    pub(super) fn starting(said: Vec<T>, config: GossipConfig, network: Network, forget_ms: u64, seed: u64) -> Self {
         let most = said.len();
         let boards = said.into_iter().zip(0..).map(|(said, node)| Board::new(node, 1, said, most, 0)).collect();
-        Self { forget_ms: Some(forget_ms), ..Self::new(boards, config, Network::default(), seed) }
+        Self { forget_ms: Some(forget_ms), ..Self::new(boards, config, network, seed) }
     }
 
     /// Lets everything happen that happens before `until_ms`; `say` is told a node and a time and gives what the node then says.
@@ -163,7 +155,7 @@ mod tests {
     use super::*;
 
     fn boards(seed: u64) -> Boards<u64> {
-        Boards::starting(vec![0; 20], GossipConfig::default(), 10_000, seed)
+        Boards::starting(vec![0; 20], GossipConfig::default(), Network::default(), 10_000, seed)
     }
 
     #[test]

@@ -2,10 +2,7 @@
 
 use serde::Serialize;
 
-use super::{
-    boards::{Boards, Network},
-    parallel,
-};
+use super::{boards::Boards, parallel, scenario::Network};
 use crate::{
     cluster::{Board, Entry, ExpectedAges, GossipConfig, LocalState, NodeSummary, Version, load_message_bytes},
     node::{NodeLoad, Pressure, SchedExtState},

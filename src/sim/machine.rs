@@ -108,6 +108,11 @@ impl Running {
         }
     }
 
+    /// As it looks to whoever does not know how much memory it will need.
+    pub(super) fn of_unknown_memory(&self) -> Self {
+        Self { memory_mib: 0.0, ..self.clone() }
+    }
+
     /// Its weight as placement reckons it, in 1/s, where jobs are equally young below `young_s`.
     pub(super) fn weight(&self, young_s: f64) -> f64 {
         slowdown::weight(1.0, self.attained_s, young_s)

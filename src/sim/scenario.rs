@@ -37,6 +37,9 @@ pub struct Scenario {
     /// How machines hear of each other's load, which begins with the run and rises slowly, as on nodes; without it all know all at once.
     /// Words that are older than placement's `stale_ms` are forgotten.
     pub gossip: Option<GossipConfig>,
+    /// How the messages of gossip travel; without it none is lost and all are there at once.
+    #[serde(default)]
+    pub network: Network,
     /// Placement's configuration, for ours.
     #[serde(default)]
     pub placement: placement::Config,
@@ -141,6 +144,27 @@ pub struct JobKind {
     pub least_memory_mib: f64,
     /// The most memory, in MiB.
     pub most_memory_mib: f64,
+    /// Whether it is known how much memory a job will need when it is placed; else it is placed as if it needed none, and what it needs shows
+    /// once it runs. The clairvoyant bound knows it anyhow.
+    #[serde(default = "yes")]
+    pub memory_known: bool,
+    /// Whether ours is told how much CPU time a job will need when it is placed, as history tells a node; else nothing is known of it.
+    #[serde(default)]
+    pub cpu_known: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How messages of gossip travel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// The share of messages that are lost, 0 to 1.
+    pub loss: f64,
+    /// How long a message is under way, in milliseconds.
+    pub delay_ms: u64,
 }
 
 /// Jobs that come in several parts.
@@ -191,13 +215,15 @@ pub enum ScenarioError {
 }
 
 /// The scenarios that come with the program.
-const BUILT_IN: [(&str, &str); 12] = [
+const BUILT_IN: [(&str, &str); 14] = [
     ("oc-literal", include_str!("scenarios/oc-literal.toml")),
     ("oc-fit", include_str!("scenarios/oc-fit.toml")),
     ("pareto", include_str!("scenarios/pareto.toml")),
     ("bursts", include_str!("scenarios/bursts.toml")),
     ("slow-node", include_str!("scenarios/slow-node.toml")),
     ("stale", include_str!("scenarios/stale.toml")),
+    ("lossy", include_str!("scenarios/lossy.toml")),
+    ("unknown-memory", include_str!("scenarios/unknown-memory.toml")),
     ("leaving-1", include_str!("scenarios/leaving-1.toml")),
     ("leaving-10", include_str!("scenarios/leaving-10.toml")),
     ("leaving-50", include_str!("scenarios/leaving-50.toml")),
@@ -286,6 +312,19 @@ impl Scenario {
             let wanted = "the shares must not be below 0, and the first not above the second";
             return Err(ScenarioError::Figure { name: "dirty_share_per_s", value: least_dirty, wanted });
         }
+        let Network { loss, delay_ms } = self.network;
+        if !(0.0..1.0).contains(&loss) {
+            let wanted = "it must not be below 0, and must be below 1";
+            return Err(ScenarioError::Figure { name: "network's loss", value: loss, wanted });
+        }
+        if self.gossip.is_none() && self.network != Network::default() {
+            let wanted = "it needs [gossip]: without it there are no messages";
+            return Err(ScenarioError::Figure {
+                name: "network's loss or delay_ms",
+                value: loss.max(delay_ms as f64),
+                wanted,
+            });
+        }
         match &self.parallel {
             Some(Parallel { share, .. }) if !(0.0..=1.0).contains(share) => Err(ScenarioError::Figure {
                 name: "share of parallel jobs",
@@ -325,6 +364,9 @@ mod tests {
             refused("mean_gap_s = 20", "mean_gap_s = nan"),
             "the scenario's mean_gap_s is NaN; it must be above 0"
         );
+        let message_loss = refused("[moves]", "[network]\nloss = 0.5\n\n[moves]");
+        assert!(message_loss.contains("needs [gossip]"), "{message_loss}");
+        assert!(refused("[moves]", "[network]\nloss = 1\n\n[moves]").contains("must be below 1"));
         assert!(refused("[0.5, 1.5]", "[1.5, 0.5]").contains("must not be above the upper"));
         assert_eq!(refused("mean_gap_s", "mean_gap"), "the scenario is not understood");
     }

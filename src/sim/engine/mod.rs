@@ -60,6 +60,8 @@ struct Engine<'a> {
     events: BinaryHeap<Event>,
     outcome: Outcome,
     left: usize,
+    /// Whether the policy is told of the memory of a part that it places.
+    memory_known: bool,
     /// The number of the next part.
     next_part: usize,
     /// How many parts were placed: they come at each machine in turn.
@@ -84,6 +86,7 @@ impl<'a> Engine<'a> {
             outcome: Outcome { slowdowns: vec![0.0; jobs.len()], moves: 0 },
             parts_left: jobs.iter().map(|job| job.parts).collect(),
             left: jobs.len(),
+            memory_known: scenario.jobs.memory_known || policy == PolicyName::Clairvoyant,
             next_part: 0,
             placed: 0,
             departures: departures::draw(scenario, machines.len(), seed),
@@ -176,7 +179,10 @@ impl<'a> Engine<'a> {
         let is_open = |machine: &usize| self.cluster.machines[*machine].is_open;
         let at = (0..count).map(|turn| (self.placed + turn) % count).find(is_open).unwrap_or(0);
         self.placed = at + 1;
-        policy.place(&mut self.cluster, at, running)
+        if self.memory_known || running.attained_s > 0.0 {
+            return policy.place(&mut self.cluster, at, running);
+        }
+        policy.place(&mut self.cluster, at, &running.of_unknown_memory())
     }
 
     fn add(&mut self, machine: usize, running: Running) {

@@ -44,6 +44,37 @@ fn moves_are_made_if_they_pay() {
     assert_eq!(moves(1e6), 0);
 }
 
+#[test]
+fn what_a_job_needs_is_told_to_those_who_place_it_only_if_it_is_known() {
+    let told = |known: bool, name: PolicyName| {
+        let mut scenario = scenario("memory-bound");
+        scenario.arrivals.until_s = 50.0;
+        scenario.jobs.memory_known = known;
+        run(&scenario, name, 3)
+    };
+    assert_ne!(told(true, PolicyName::EPvm), told(false, PolicyName::EPvm));
+    assert_ne!(told(true, PolicyName::ScxMosix), told(false, PolicyName::ScxMosix));
+    assert_eq!(told(true, PolicyName::Clairvoyant), told(false, PolicyName::Clairvoyant), "it knows anyhow");
+    assert_eq!(told(true, PolicyName::Pvm), told(false, PolicyName::Pvm), "it never asks");
+    let told_cpu = |known: bool| {
+        let mut scenario = scenario("oc-fit");
+        scenario.jobs.cpu_known = known;
+        run(&scenario, PolicyName::ScxMosixReal, 3)
+    };
+    assert_ne!(told_cpu(true), told_cpu(false));
+}
+
+#[test]
+fn what_is_lost_makes_words_older() {
+    let known = |loss: f64| {
+        let mut scenario = Scenario::named("lossy");
+        scenario.network.loss = loss;
+        run(&scenario, PolicyName::ScxMosix, 3)
+    };
+    assert_ne!(known(0.0), known(0.33));
+    assert_ne!(known(0.33), known(0.9));
+}
+
 /// A hundred machines as they are: they gossip, moves take their time, and placement is as it is by default. Jobs come until 100 s and
 /// have work for longer than a test looks on.
 fn lasting(mean_gap_s: f64) -> Scenario {

@@ -59,7 +59,7 @@ impl Cluster {
         let boards = scenario.gossip.map(|config| {
             let said = machines.iter().map(|machine| machine.figures(0.0)).collect();
             // What placement does not believe is not worth remembering.
-            Boards::starting(said, config, scenario.placement.stale_ms, seed)
+            Boards::starting(said, config, scenario.network, scenario.placement.stale_ms, seed)
         });
         Self {
             now_s: 0.0,

@@ -20,6 +20,8 @@ pub(super) struct ScxMosix {
     /// The names of jobs, by number.
     jobs: Vec<JobId>,
     at_each_event: bool,
+    /// Whether it is told how much CPU time a job will need when it is placed.
+    cpu_known: bool,
 }
 
 impl ScxMosix {
@@ -34,6 +36,7 @@ impl ScxMosix {
             placements: placement.flat_map(|placement| vec![placement; count]).collect(),
             jobs: Vec::new(),
             at_each_event: scenario.decide_at_events,
+            cpu_known: scenario.jobs.cpu_known,
         }
     }
 
@@ -189,10 +192,11 @@ fn bytes(mib: f64) -> u64 {
 
 impl Policy for ScxMosix {
     fn place(&mut self, cluster: &mut Cluster, at: usize, job: &Running) -> usize {
+        let expected_ms = self.cpu_known.then_some((job.remaining_s * 1e3) as u64);
         let job = self.job(cluster, job, at);
         let input = Input { jobs: Vec::new(), ..self.input(cluster, at) };
         let seed = cluster.random.random();
-        let decision = self.placements[at].assign(&input, &job, None, seed);
+        let decision = self.placements[at].assign(&input, &job, expected_ms, seed);
         let to = self.admitted(cluster, at, &decision, &job).unwrap_or(at);
         self.settle(cluster, at, to, &job.id);
         to
