@@ -52,6 +52,10 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+struct task_io_accounting {
+	__u64 read_bytes, write_bytes;
+};
+
 struct signal_struct {
 	atomic_t live;
 	int nr_threads;
@@ -59,6 +63,7 @@ struct signal_struct {
 	unsigned int flags;
 	unsigned long nvcsw, nivcsw, min_flt, maj_flt;
 	unsigned long long sum_sched_runtime;
+	struct task_io_accounting ioac;	/* of threads that have ended, and of children that were waited for */
 };
 
 typedef struct {
@@ -104,6 +109,7 @@ struct task_struct {
 	unsigned long nvcsw, nivcsw;
 	__u64 start_boottime;
 	unsigned long min_flt, maj_flt;
+	struct task_io_accounting ioac;
 	const struct cred *real_cred;
 	char comm[TASK_COMM_LEN];
 	struct signal_struct *signal;
@@ -223,17 +229,24 @@ int sample_tasks(struct bpf_iter__task *ctx)
 	sample.min_flt = p->min_flt;
 	sample.maj_flt = p->maj_flt;
 	sample.switches = p->nvcsw + p->nivcsw;
+	/* Kernels without CONFIG_TASK_IO_ACCOUNTING do not count it. */
+	if (bpf_core_field_exists(p->ioac.read_bytes))
+		sample.io_bytes = p->ioac.read_bytes + p->ioac.write_bytes;
 	if (p->pid == p->tgid) {
 		sample.run_ns += signal->sum_sched_runtime;
 		sample.min_flt += signal->min_flt;
 		sample.maj_flt += signal->maj_flt;
 		sample.switches += signal->nvcsw + signal->nivcsw;
+		if (bpf_core_field_exists(signal->ioac.read_bytes))
+			sample.io_bytes += signal->ioac.read_bytes + signal->ioac.write_bytes;
 		mm = p->mm;
 		if (mm) {
 			/* The kernel's own quick figure: each counter may lag by a batch of pages per CPU, and be negative by it. */
 			__s64 pages = mm->rss_stat[0].count + mm->rss_stat[1].count + mm->rss_stat[3].count;
 
 			sample.rss_pages = pages > 0 ? pages : 0;
+			pages = mm->rss_stat[0].count;
+			sample.file_pages = pages > 0 ? pages : 0;
 		}
 	}
 	sample.cgroup_id = p->cgroups->dfl_cgrp->kn->id;

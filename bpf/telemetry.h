@@ -43,11 +43,13 @@ struct task_sample {
 	__u64 maj_flt;
 	__u64 switches;
 	__u64 rss_pages;
+	__u64 file_pages;	/* those of them that are of mapped files */
+	__u64 io_bytes;		/* read from disks, and written to files, since it began */
 	__u64 cgroup_id;
 	char comm[TASK_COMM_LEN];
 };
 
 _Static_assert(sizeof(struct task_event) == 72, "ABI: task_event");
-_Static_assert(sizeof(struct task_sample) == 112, "ABI: task_sample");
+_Static_assert(sizeof(struct task_sample) == 128, "ABI: task_sample");
 
 #endif /* SCX_MOSIX_TELEMETRY_H */

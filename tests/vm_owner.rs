@@ -15,10 +15,12 @@ const WAIT_LIMIT: Duration = Duration::from_secs(300);
 
 /// Starts a program at n1 that computes until it is killed; gives its pid there.
 fn start(cluster: &Cluster, number: usize, options: &str) -> (Running, String) {
-    let line = format!(
-        "scx_mosix run {options} -- workload threads --threads 1 --steps 100000 --work-ms 40 >/home/user/out{number} & \
-         echo \"PID $!.\"; wait $!; echo \"STATUS $?.\""
-    );
+    let command = format!("workload threads --threads 1 --steps 100000 --work-ms 40 >/home/user/out{number}");
+    start_command(cluster, options, &command)
+}
+
+fn start_command(cluster: &Cluster, options: &str, command: &str) -> (Running, String) {
+    let line = format!("scx_mosix run {options} -- {command} & echo \"PID $!.\"; wait $!; echo \"STATUS $?.\"");
     let mut parent = cluster.spawn("n1", "user", &["sh", "-c", &line]);
     let said = parent.wait_for(".", Duration::from_secs(60));
     let pid = said.trim().trim_start_matches("PID ").trim_end_matches('.').to_owned();
@@ -124,4 +126,14 @@ fn owners_have_their_machines_and_programs_in_hand() {
     let (trigger, reason) = last_reason(&cluster, &first_pid);
     assert!(trigger == "evacuate" && reason.contains("not among the nodes allowed"), "{trigger}: {reason}");
     cluster.sh("n1", "pkill workload");
+
+    // Away from home, what a program writes would cross the link.
+    let write =
+        "sh -c 'while :; do dd if=/dev/zero of=/home/user/written bs=64k count=32 conv=fsync 2>/dev/null; done'";
+    let (_writer, writer_pid) = start_command(&cluster, "--stay", write);
+    eventually("it is known that it writes", Duration::from_secs(60), || {
+        let why = cluster.scx_mosix("n1", &["why", &writer_pid]);
+        if why.stdout.contains(" for its files over the link") { Ok(()) } else { Err(format!("{why}")) }
+    });
+    cluster.sh("n1", &format!("kill {writer_pid}"));
 }

@@ -89,6 +89,8 @@ fn input(jobs: usize, nodes: usize) -> Input {
         tree_attained_ms: 0,
         rss_bytes: (1 + index as u64 % 512) << 20,
         frozen_bytes: (1 + index as u64 % 512) << 20,
+        mapped_bytes: (index as u64 % 16) << 20,
+        io_bytes: (index as u64 % 128) << 20,
         age_ms: 10_000 + index as u64 * 2_003,
         since_last_move_ms: None,
         movable: Ok(()),

@@ -141,6 +141,9 @@ pub struct JobPast {
     pub age_ms: u64,
     /// CPU that it asked for lately, in thousandths of a CPU.
     pub demand_milli: u32,
+    /// What it had read from disks and written to files, in bytes.
+    #[serde(default)]
+    pub io_bytes: u64,
 }
 
 /// What a guest agent is told at its start.

@@ -23,6 +23,10 @@ pub struct Figures {
     pub cpu_time_ms: u64,
     /// Memory in use, in bytes.
     pub resident_bytes: u64,
+    /// What of that is of mapped files, in bytes.
+    pub mapped_bytes: u64,
+    /// What they have read from disks and written to files since they began, in bytes, with their children that they have waited for.
+    pub io_bytes: u64,
     /// What had to be fetched from a disk lately, in bytes, decayed.
     fetched_bytes: u64,
     /// Processes.
@@ -96,6 +100,8 @@ impl Summing {
             figures.cpu_milli = figures.cpu_milli.saturating_add(milli(task.cpu_share_milli));
             figures.cpu_time_ms += task.cpu_ms_total;
             figures.resident_bytes += task.rss_bytes;
+            figures.mapped_bytes += task.file_bytes;
+            figures.io_bytes = figures.io_bytes.saturating_add(task.io_bytes_total);
             let fetched_pages = task.maj_flt_per_s.saturating_mul(snapshot.interval_ms) / 1_000;
             figures.fetched_bytes = figures.fetched_bytes.saturating_add(fetched_pages.saturating_mul(page_bytes));
             figures.processes += 1;
@@ -245,6 +251,8 @@ mod tests {
                 wait_ms_total: 0,
                 wait_now_milli: 0,
                 rss_bytes: 40 << 20,
+                file_bytes: 4 << 20,
+                io_bytes_total: 0,
                 min_flt: 0,
                 maj_flt: 0,
                 min_flt_per_s: 0,

@@ -138,6 +138,7 @@ impl State {
             tree_attained_ms: job.tree_attained_ms,
             age_ms: job.age_ms,
             demand_milli: job.demand_milli,
+            io_bytes: job.io_bytes,
         })
     }
 

@@ -335,6 +335,7 @@ fn figures(reason: &Reason) -> Vec<crate::api::view::Figure> {
         ("its own slowdown there", c.stretch),
         ("what it adds to the slowdown of others there", c.others),
         ("being away from home", c.away),
+        ("its files over the link", c.link),
         ("the move", c.price),
         ("predicted downtime, seconds", c.downtime_s),
         ("least gain", c.least_gain),

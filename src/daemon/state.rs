@@ -261,6 +261,8 @@ impl State {
                 rss_bytes: figures.working_set_bytes(),
                 // All of its memory crosses while it stands still.
                 frozen_bytes: figures.resident_bytes,
+                mapped_bytes: figures.mapped_bytes,
+                io_bytes: figures.io_bytes,
                 age_ms: super::now_ms().saturating_sub(job.began_ms),
                 since_last_move_ms: None,
                 movable: cannot.map_or(Ok(()), |why| Err(why.into())),
@@ -281,6 +283,8 @@ impl State {
                 tree_attained_ms: guest.past.tree_attained_ms + figures.cpu_time_ms,
                 rss_bytes: figures.working_set_bytes(),
                 frozen_bytes: figures.resident_bytes,
+                mapped_bytes: figures.mapped_bytes,
+                io_bytes: guest.past.io_bytes.saturating_add(figures.io_bytes),
                 age_ms: guest.past.age_ms + since,
                 since_last_move_ms: Some(since),
                 movable: guest.cannot_move.clone().map_or(Ok(()), |why| Err(why.into())),
@@ -303,6 +307,9 @@ impl State {
             tree_attained_ms: guest.past.tree_attained_ms,
             rss_bytes: guest.body.resident_bytes,
             frozen_bytes: guest.body.resident_bytes,
+            // The source knows, and has counted it.
+            mapped_bytes: 0,
+            io_bytes: guest.past.io_bytes,
             age_ms: guest.past.age_ms,
             since_last_move_ms: None,
             movable: Ok(()),

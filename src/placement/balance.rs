@@ -322,7 +322,8 @@ impl<'a> Balancer<'a> {
 
     /// What is compared for a job.
     fn scales<'j>(&self, job: &'j JobView) -> Scales<'j> {
-        Scales::new(job, &self.input.here, &self.tiers.of(!job.is_guest()), self.config)
+        let home_s_per_byte = self.survey.home_s_per_byte(job);
+        Scales::new(job, &self.input.here, &self.tiers.of(!job.is_guest()), home_s_per_byte, self.config)
     }
 
     /// Compares the nodes for a job, or `only` one; with `any`, for any place with room. What came of it is added to the reasons.

@@ -159,6 +159,13 @@ impl<'a> Survey<'a> {
         Self { input, config, state, cause, seed, known, common, named }
     }
 
+    /// How long each byte takes between here and the home of a job that is among the nodes compared, in seconds; 0 at home, and if nothing is
+    /// known of that.
+    pub(super) fn home_s_per_byte(&self, job: &JobView) -> f64 {
+        let known = self.named.get(&*job.home).and_then(|index| self.known.get(*index));
+        known.filter(|_| job.is_guest()).map_or(0.0, |known| known.place.s_per_byte())
+    }
+
     /// The nodes that take jobs from here.
     pub(super) fn targets(&self) -> impl Iterator<Item = &Place> {
         self.known.iter().filter(|known| known.open.is_ok()).map(|known| &known.place)

@@ -6,11 +6,11 @@
 //! ```text
 //!   there = stretch there                  its own slowdown
 //!         + others                         what it adds to the slowdown of those who are there
-//!         + away                           if it is not home
-//!         + (downtime + work · others) / horizon   the move: what it loses while it stands still, and the others at both ends while a CPU is
-//!                                          busy with it, spread over the time that it will probably gain
+//!         + away + traffic / rate          if it is not home: what it costs in any case, and the time that its files take over the link
+//!         + (downtime + refill + work · others) / horizon   the move: what it loses while it stands still and until caches are filled again, and
+//!                                          the others at both ends while a CPU is busy with it, spread over the time that it will probably gain
 //!         + 5 % of here                    the noise of measured loads; 30 % if nothing but ages speaks for the move
-//!   here  = stretch here + others + away   what the cluster is relieved of if it leaves; more if memory is exhausted
+//!   here  = stretch here + others + away + traffic / rate   what the cluster is relieved of if it leaves; more if memory is exhausted
 //! ```
 //!
 //! A job goes where `there < here`. After the move the two sides have changed places, so that the way back is never better. Among its own
@@ -93,6 +93,11 @@ impl Place {
         self.spot(is_home).stretch
     }
 
+    /// How long it takes to send a byte there, in seconds.
+    pub(super) fn s_per_byte(&self) -> f64 {
+        self.s_per_byte
+    }
+
     /// How long a move to it stops a program of which so much must cross meanwhile, in seconds.
     pub(super) fn downtime_s(&self, frozen_bytes: u64) -> f64 {
         self.freeze_s + frozen_bytes as f64 * self.s_per_byte
@@ -110,13 +115,19 @@ pub(super) struct Costs {
     stretch: f64,
     others: f64,
     away: f64,
+    link: f64,
     price: f64,
     least_gain: f64,
 }
 
 impl Costs {
     pub(super) fn total(&self) -> f64 {
-        self.stretch + self.others + self.away + self.price + self.least_gain
+        self.stretch + self.others + self.away + self.link + self.price + self.least_gain
+    }
+
+    /// What the place itself knows best.
+    pub(super) fn known_there(&self) -> f64 {
+        self.stretch + self.others + self.away
     }
 }
 
@@ -135,6 +146,11 @@ pub(super) struct Scales<'a> {
     others: f64,
     /// Being away from home, in terms of the stretch.
     away: f64,
+    /// What crosses the link while it is away, in bytes for each second of its CPU time.
+    traffic: f64,
+    /// How long each byte takes between here and its home, in seconds; 0 at home. It will not take less elsewhere away from home, as far as is
+    /// known here.
+    home_s_per_byte: f64,
     /// See [`Config::least_gain_percent`] and [`Config::least_gain_by_age_percent`].
     least_gain: f64,
     least_gain_by_age: f64,
@@ -149,10 +165,17 @@ pub(super) struct Scales<'a> {
 }
 
 impl<'a> Scales<'a> {
-    /// For a job at `here`, of which `here_name` is the name.
-    pub(super) fn new(job: &'a JobView, here_name: &NodeName, here: &Occupancy, config: &Config) -> Self {
+    /// For a job at `here`, of which `here_name` is the name; to its home each byte takes `home_s_per_byte` seconds.
+    pub(super) fn new(
+        job: &'a JobView,
+        here_name: &NodeName,
+        here: &Occupancy,
+        home_s_per_byte: f64,
+        config: &Config,
+    ) -> Self {
         let load = job.load(config.young_ms);
-        let away = if job.home == *here_name { 0.0 } else { share(config.away_percent) * here.stretch() };
+        let link = job.traffic_bytes_per_s(config.young_ms) * home_s_per_byte;
+        let away = if job.home == *here_name { 0.0 } else { share(config.away_percent) * here.stretch() + link };
         let relieved = |occupancy: &Occupancy| occupancy.saved_by(load) / load.weight + away;
         let here_cost = relieved(here);
         let noise = share(config.least_gain_percent);
@@ -163,6 +186,7 @@ impl<'a> Scales<'a> {
             least_gain: here_cost * noise,
             least_gain_by_age: here_cost * share(config.least_gain_by_age_percent),
             price_per_s: 1.0 / job.horizon_s(),
+            home_s_per_byte,
             stays_s: if_it_matters(job.stays_s(here.stretch())),
             needs_s: if_it_matters(job.attained_ms as f64 / 1_000.0),
             ..Self::asked(job, here_cost, config)
@@ -201,6 +225,8 @@ impl<'a> Scales<'a> {
             evenly_below: 0.0,
             others: 0.0,
             away: share(config.away_percent),
+            traffic: job.traffic_bytes_per_s(config.young_ms),
+            home_s_per_byte: 0.0,
             least_gain: 0.0,
             least_gain_by_age: 0.0,
             price_per_s: 0.0,
@@ -239,7 +265,7 @@ impl<'a> Scales<'a> {
         let stretch = place.stretch(is_home);
         let away = if is_home { 0.0 } else { stretch * self.away };
         let least_gain = self.least_gain.min(self.least_gain_by_age);
-        Costs { stretch, others: 0.0, away, price: 0.0, least_gain }.total()
+        Costs { stretch, others: 0.0, away, link: 0.0, price: 0.0, least_gain }.total()
     }
 
     /// What the job would cost at a place.
@@ -249,17 +275,25 @@ impl<'a> Scales<'a> {
         let stretch = spot.occupancy.with(self.load).stretch();
         let added = stretch - spot.stretch;
         let away = if is_home { 0.0 } else { stretch * self.away };
+        let link = if is_home { 0.0 } else { self.traffic * place.s_per_byte.max(self.home_s_per_byte) };
         let downtime_s = place.downtime_s(self.job.frozen_bytes);
         let others = self.others + place.weight_per_cpu * self.per_weight;
-        let price = self.price_per_s * (downtime_s + downtime_s.max(place.work_s) * others);
-        let is_better_evenly = stretch + added * demand * self.per_demand + away + price < self.evenly_below;
+        let stopped_s = downtime_s + self.refill_s(place, is_home);
+        let price = self.price_per_s * (stopped_s + downtime_s.max(place.work_s) * others);
+        let is_better_evenly = stretch + added * demand * self.per_demand + away + link + price < self.evenly_below;
         let least_gain = if is_better_evenly { self.least_gain } else { self.least_gain_by_age };
-        Costs { stretch, others: added * weight * self.per_weight, away, price, least_gain }
+        Costs { stretch, others: added * weight * self.per_weight, away, link, price, least_gain }
     }
 
-    /// What the job may cost at most where it costs this, price and least gain not counted.
+    /// How long it takes at a place to fetch again what it has mapped of files, in seconds. Home has them. What CPUs have in their caches is
+    /// fetched from memory in a few milliseconds, which is little beside any move.
+    fn refill_s(&self, place: &Place, is_home: bool) -> f64 {
+        if is_home { 0.0 } else { self.job.mapped_bytes as f64 * place.s_per_byte }
+    }
+
+    /// What the job may cost at most of [`Costs::known_there`] where it costs this.
     pub(super) fn limit(&self, costs: &Costs) -> f64 {
-        self.here - costs.price - costs.least_gain
+        self.here - costs.price - costs.least_gain - costs.link
     }
 
     /// What is gained by each second that the move takes, the time until it is decided included.
@@ -270,15 +304,17 @@ impl<'a> Scales<'a> {
     /// The costs at a node as they are shown.
     pub(super) fn comparison(&self, node: &NodeView, place: &Place, is_home: bool) -> Comparison {
         let costs = self.there(place, is_home);
-        let Costs { stretch, others, away, price, least_gain } = costs;
+        let Costs { stretch, others, away, link, price, least_gain } = costs;
         Comparison {
             node: node.name.clone(),
             is_home,
             stretch,
             others,
             away,
+            link,
             price,
             downtime_s: place.downtime_s(self.job.frozen_bytes),
+            refill_s: self.refill_s(place, is_home),
             least_gain,
             total: costs.total(),
             here: self.here,

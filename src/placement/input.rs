@@ -123,6 +123,10 @@ pub struct JobView {
     pub rss_bytes: u64,
     /// What would have to cross while it stands still, in bytes.
     pub frozen_bytes: u64,
+    /// What of it is of mapped files, in bytes: where it goes, the caches of home's files are empty.
+    pub mapped_bytes: u64,
+    /// What it has read from disks and written to files since it was started, wherever it was, in bytes: away from home that crosses the link.
+    pub io_bytes: u64,
     /// Time since it was started, in milliseconds.
     pub age_ms: u64,
     /// Time since it arrived here; `None` if it never moved.
@@ -168,6 +172,13 @@ impl JobView {
         let attained_s = self.attained_ms.max(self.tree_attained_ms) as f64 / 1_000.0;
         let weight = slowdown::weight(demand, attained_s, young_ms as f64 / 1_000.0);
         slowdown::Load { demand, weight, memory: self.rss_bytes as f64 }
+    }
+
+    /// What crosses the link for it while it is away from home, in bytes for each second of its CPU time, where jobs are equally young below
+    /// `young_ms` of that: what it read at its start says little of how it goes on.
+    #[must_use]
+    pub fn traffic_bytes_per_s(&self, young_ms: u64) -> f64 {
+        self.io_bytes as f64 * 1_000.0 / self.attained_ms.max(young_ms).max(1) as f64
     }
 
     /// How long, in seconds, it will probably go on to gain by a move: a process lives on for about as long as it has had CPU time, and what

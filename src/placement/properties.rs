@@ -68,6 +68,8 @@ fn any_job(id: usize) -> impl Strategy<Value = JobView> {
             demand_milli,
             rss_bytes,
             frozen_bytes: rss_bytes,
+            mapped_bytes: rss_bytes / 3,
+            io_bytes: rss_bytes.wrapping_mul(2_654_435_761) >> 24,
             attained_ms: times.0,
             tree: times.3,
             tree_attained_ms: times.2,
@@ -271,10 +273,12 @@ proptest! {
         demand_milli in 250_u32..16_000,
         attained_ms in 0_u64..1_000_000,
         home in prop::sample::select(&["n1", "n2", "n3"][..]),
+        files in (0_u64..100_000_000_000, (1_000_000_u64..1_000_000_000, 1_000_000_u64..1_000_000_000, 1_000_000_u64..1_000_000_000)),
     ) {
+        let (io_bytes, links) = files;
         let ((cpus_1, speed_1), (cpus_2, speed_2)) = sizes;
         let share = |cpus: u32, speed: u32| (demand_milli * 1_000).div_ceil(cpus * speed);
-        let guest = JobView { demand_milli, attained_ms, since_last_move_ms: Some(60_000), ..job("j", home, "n1") };
+        let guest = JobView { demand_milli, attained_ms, io_bytes, since_last_move_ms: Some(60_000), ..job("j", home, "n1") };
         let weight = (guest.load(Config::default().young_ms).weight * 1e9) as u64;
         // Here the job is part of the load.
         // Owners' programs, this job not counted, are a part of what is there, in thousandths.
@@ -287,20 +291,22 @@ proptest! {
             NodeView { owners: owned.map(|_| owners), ..view }
         };
         let parts = owned.unwrap_or_default();
-        let n1 = NodeView { cpus: cpus_1, speed_milli: speed_1, weight_nano: weights.0 + weight, ..node("n1", loads.0 + share(cpus_1, speed_1)) };
+        let n1 = NodeView { cpus: cpus_1, speed_milli: speed_1, link_bytes_per_s: links.0, weight_nano: weights.0 + weight, ..node("n1", loads.0 + share(cpus_1, speed_1)) };
         let n1 = owners("n1", parts.0, n1, true);
-        let n2 = NodeView { cpus: cpus_2, speed_milli: speed_2, weight_nano: weights.1, ..node("n2", loads.1) };
+        let n2 = NodeView { cpus: cpus_2, speed_milli: speed_2, link_bytes_per_s: links.1, weight_nano: weights.1, ..node("n2", loads.1) };
         let n2 = owners("n2", parts.1, n2, false);
-        let there = Input { here: "n1".into(), now_ms: 0, nodes: vec![n1.clone(), n2.clone()], jobs: vec![guest.clone()], in_flight: vec![], draining: false };
+        // Nobody else takes it.
+        let n3 = NodeView { accepting: false, link_bytes_per_s: links.2, ..node("n3", 60_000) };
+        let there = Input { here: "n1".into(), now_ms: 0, nodes: vec![n1.clone(), n2.clone(), n3.clone()], jobs: vec![guest.clone()], in_flight: vec![], draining: false };
         let first = Placement::new(Config::default()).unwrap().decide(&there, 0).remove(0);
-        if first.target().is_none() {
+        if first.target().is_none_or(|target| **target != *"n2") {
             return Ok(());
         }
         let n1 = owners("n1", parts.0, NodeView { load_milli: loads.0, weight_nano: weights.0, ..n1 }, false);
         let n2 = NodeView { load_milli: loads.1 + share(cpus_2, speed_2), weight_nano: weights.1 + weight, ..n2 };
         let n2 = owners("n2", parts.1, n2, true);
         let moved = JobView { running_on: "n2".into(), ..guest };
-        let back = Input { here: "n2".into(), now_ms: 100_000, nodes: vec![n1, n2], jobs: vec![moved], in_flight: vec![], draining: false };
+        let back = Input { here: "n2".into(), now_ms: 100_000, nodes: vec![n1, n2, n3], jobs: vec![moved], in_flight: vec![], draining: false };
         let second = Placement::new(Config::default()).unwrap().decide(&back, 0).remove(0);
         prop_assert_eq!(second.target(), None, "{:?} {:?}", first, second);
     }

@@ -20,10 +20,14 @@ pub struct Comparison {
     pub others: f64,
     /// What being away from home costs it.
     pub away: f64,
+    /// What its files cost it over the link.
+    pub link: f64,
     /// What the move costs.
     pub price: f64,
     /// How long the move would probably stop it, in seconds.
     pub downtime_s: f64,
+    /// How long it would wait then for what it has mapped of files, in seconds.
+    pub refill_s: f64,
     /// The least that a move must gain.
     pub least_gain: f64,
     /// The sum.
@@ -42,15 +46,20 @@ impl Comparison {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { node, is_home, stretch, others, away, price, downtime_s, least_gain, total, here } = self;
+        let Self { node, is_home, stretch, others, away, link, price, downtime_s, refill_s, least_gain, total, here } =
+            self;
         write!(f, "{node}{}: {stretch:.2} for itself", if *is_home { " (home)" } else { "" })?;
-        for (value, what) in [(others, "for others"), (away, "away from home")] {
+        for (value, what) in [(others, "for others"), (away, "away from home"), (link, "for its files over the link")] {
             if *value > 0.0 {
                 write!(f, " + {value:.2} {what}")?;
             }
         }
         if *price > 0.0 {
-            write!(f, " + {price:.2} for the move ({downtime_s:.1} s stopped)")?;
+            write!(f, " + {price:.2} for the move ({downtime_s:.1} s stopped")?;
+            match *refill_s {
+                0.05.. => write!(f, ", {refill_s:.1} s until it has its files)")?,
+                _ => f.write_str(")")?,
+            }
         }
         if *least_gain > 0.0 {
             write!(f, " + {least_gain:.2} least gain")?;

@@ -98,8 +98,9 @@ pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &st
         }
     }
     let occupancy = Tiers::new(here, config, state).of(!job.is_guest());
-    let scales = Scales::asked(job, Scales::new(job, &input.here, &occupancy, config).here, config);
     let survey = Survey::new(input, job.own_nodes(), only, config, state, Cause::Request, seed);
+    let here_cost = Scales::new(job, &input.here, &occupancy, survey.home_s_per_byte(job), config).here;
+    let scales = Scales::asked(job, here_cost, config);
     let only = only.map(|node| &**node);
     let mut reasons = survey.list(&scales, only);
     match survey.find(&scales, only, only.is_some()) {
@@ -149,7 +150,7 @@ pub(super) fn admit(
     if let Some(limit_milli) = limit_milli {
         let place = Place::new(here, config, state);
         let costs = Scales::asked(job, 0.0, config).there(&place, job.home == here.name);
-        let cost_milli = (costs.total() * 1_000.0) as u32;
+        let cost_milli = (costs.known_there() * 1_000.0) as u32;
         if cost_milli > limit_milli {
             return Err(refused(Exclusion::NoLongerBetter { cost_milli, limit_milli }));
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod files;
 mod memory;
 mod owners;
 mod single;
@@ -48,6 +49,8 @@ pub(super) fn job(id: &str, home: &str, running_on: &str) -> JobView {
         tree_attained_ms: 0,
         rss_bytes: 20 * MIB,
         frozen_bytes: 20 * MIB,
+        mapped_bytes: 0,
+        io_bytes: 0,
         age_ms: 60_000,
         since_last_move_ms: None,
         movable: Ok(()),

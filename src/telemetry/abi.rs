@@ -4,7 +4,7 @@ use super::events::{ProcessId, TaskEvent};
 use super::sample::{CgroupRef, PF_KTHREAD, TaskSample};
 
 /// `sizeof(struct task_sample)`, asserted there.
-pub(super) const SAMPLE_BYTES: usize = 112;
+pub(super) const SAMPLE_BYTES: usize = 128;
 /// `sizeof(struct task_event)`, asserted there.
 pub(super) const EVENT_BYTES: usize = 72;
 
@@ -63,6 +63,8 @@ fn decode_sample(record: &[u8; SAMPLE_BYTES], page_bytes: u64) -> TaskSample {
         maj_flt: fields.u64(),
         switches: fields.u64(),
         rss_bytes: fields.u64().saturating_mul(page_bytes),
+        file_bytes: fields.u64().saturating_mul(page_bytes),
+        io_bytes: fields.u64(),
         cgroup: CgroupRef::Id(fields.u64()),
         comm: fields.comm(),
     }
@@ -112,14 +114,15 @@ mod tests {
     fn a_sample_is_decoded_field_by_field() {
         let mut bytes: Vec<u8> =
             [7u32, 5, 1, 1000, 3, PF_KTHREAD, 1, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        bytes.extend((11u64..19).flat_map(u64::to_ne_bytes));
+        bytes.extend((11u64..21).flat_map(u64::to_ne_bytes));
         bytes.extend(*b"cat\0garbage~~~~~");
         let sample = decode_samples(&bytes, 4096).pop().unwrap();
         assert_eq!((sample.pid, sample.tgid, sample.ppid, sample.uid, sample.nr_threads), (7, 5, 1, 1000, 3));
         assert!(sample.is_kernel);
         assert_eq!((sample.state, sample.start_ns, sample.run_ns, sample.wait_ns), ('S', 11, 12, 13));
         assert_eq!((sample.min_flt, sample.maj_flt, sample.switches, sample.rss_bytes), (14, 15, 16, 17 * 4096));
-        assert_eq!((sample.cgroup, sample.comm.as_str()), (CgroupRef::Id(18), "cat"));
+        assert_eq!((sample.file_bytes, sample.io_bytes), (18 * 4096, 19));
+        assert_eq!((sample.cgroup, sample.comm.as_str()), (CgroupRef::Id(20), "cat"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The fall-back when BPF is refused: processes from `/proc`.
 //!
-//! Four files per process and sample instead of one pass in the kernel: some ten times the cost, CPU time in clock ticks, nothing
+//! Five files per process and sample instead of one pass in the kernel: some ten times the cost, CPU time in clock ticks, nothing
 //! of processes that come and go between two samples, and no events. A snapshot says which source it has.
 
 use std::path::{Path, PathBuf};
@@ -31,7 +31,11 @@ impl ProcTasks {
         let dir = self.proc.join(pid.to_string());
         let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
         let mut sample = parse_stat(&read("stat")?, self.ns_per_tick, self.page_bytes)?;
-        sample.uid = parse_uid(&read("status")?)?;
+        let status = read("status")?;
+        sample.uid = parse_uid(&status)?;
+        sample.file_bytes = parse_file_bytes(&status);
+        // Without CONFIG_TASK_IO_ACCOUNTING nobody counts it.
+        sample.io_bytes = read("io").map_or(0, |io| parse_io_bytes(&io));
         sample.cgroup = CgroupRef::Path(parse_cgroup(&read("cgroup")?));
         sample.wait_ns = self.wait_ns(&dir, sample.nr_threads);
         Some(sample)
@@ -86,6 +90,8 @@ fn parse_stat(stat: &str, ns_per_tick: u64, page_bytes: u64) -> Option<TaskSampl
         maj_flt: number(12)?,
         switches: 0,
         rss_bytes: number(24)?.checked_mul(page_bytes)?,
+        file_bytes: 0,
+        io_bytes: 0,
         cgroup: CgroupRef::Path(String::new()),
         comm: comm.to_owned(),
     })
@@ -94,6 +100,19 @@ fn parse_stat(stat: &str, ns_per_tick: u64, page_bytes: u64) -> Option<TaskSampl
 /// The real user id in `/proc/PID/status`.
 fn parse_uid(status: &str) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// The memory of mapped files in `/proc/PID/status`, which counts in KiB; 0 if the kernel does not say.
+fn parse_file_bytes(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("RssFile:"));
+    let kib: Option<u64> = line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}
+
+/// What `/proc/PID/io` says was read from disks and written to files.
+fn parse_io_bytes(io: &str) -> u64 {
+    let of = |name: &str| io.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0_u64);
+    of("read_bytes:").saturating_add(of("write_bytes:"))
 }
 
 /// The path in the unified hierarchy in `/proc/PID/cgroup`; `/` when there is none.
@@ -130,12 +149,22 @@ mod tests {
         assert!(matches!(&own.cgroup, CgroupRef::Path(path) if path.starts_with('/')));
     }
 
+    #[test]
+    fn mapped_files_and_traffic_are_read() {
+        assert_eq!(parse_file_bytes("Name:\tcat\nRssAnon:\t  88 kB\nRssFile:\t    1636 kB\n"), 1636 * 1024);
+        assert_eq!(parse_file_bytes("Name:\tkthreadd\n"), 0);
+        let io = "rchar: 9000\nwchar: 8000\nread_bytes: 4096\nwrite_bytes: 8192\ncancelled_write_bytes: 0\n";
+        assert_eq!(parse_io_bytes(io), 12_288);
+    }
+
     proptest! {
         #[test]
         fn any_text_is_survived(text in "\\PC*") {
             parse_stat(&text, 10_000_000, 4096);
             parse_uid(&text);
             parse_wait(&text);
+            parse_file_bytes(&text);
+            parse_io_bytes(&text);
             prop_assert!(!parse_cgroup(&text).contains('\n'));
         }
 

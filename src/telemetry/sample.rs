@@ -45,6 +45,10 @@ pub struct TaskSample {
     pub switches: u64,
     /// Memory in use; 0 but for leaders.
     pub rss_bytes: u64,
+    /// What of it is of mapped files.
+    pub file_bytes: u64,
+    /// Read from disks and written to files. A leader's include its children's that were waited for.
+    pub io_bytes: u64,
     /// Where it belongs.
     pub cgroup: CgroupRef,
     /// Its name (at most 15 bytes).

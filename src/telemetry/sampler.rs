@@ -38,6 +38,10 @@ pub struct TaskLoad {
     pub wait_now_milli: u64,
     /// Memory in use.
     pub rss_bytes: u64,
+    /// What of it is of mapped files.
+    pub file_bytes: u64,
+    /// Read from disks and written to files since it began, by its children that it has waited for too.
+    pub io_bytes_total: u64,
     /// Page faults served from memory, since it began.
     pub min_flt: u64,
     /// Page faults that waited for a disk, since it began.
@@ -78,6 +82,7 @@ struct Process {
     min_flt: u64,
     maj_flt: u64,
     switches: u64,
+    io_bytes: u64,
 }
 
 /// Keeps what is needed from sample to sample.
@@ -144,6 +149,8 @@ impl Sampler {
             wait_ms_total: wait_total_ns / 1_000_000,
             wait_now_milli: milli(waited_ns),
             rss_bytes: leader.rss_bytes,
+            file_bytes: leader.file_bytes,
+            io_bytes_total: process.io_bytes,
             min_flt: process.min_flt,
             maj_flt: process.maj_flt,
             min_flt_per_s: per_second(process.min_flt.saturating_sub(past.min_flt)),
@@ -175,12 +182,14 @@ fn sum_up(samples: Vec<TaskSample>) -> Vec<Process> {
             min_flt: 0,
             maj_flt: 0,
             switches: 0,
+            io_bytes: 0,
         });
         process.run_ns = process.run_ns.saturating_add(sample.run_ns);
         process.wait_ns = process.wait_ns.saturating_add(sample.wait_ns);
         process.min_flt = process.min_flt.saturating_add(sample.min_flt);
         process.maj_flt = process.maj_flt.saturating_add(sample.maj_flt);
         process.switches = process.switches.saturating_add(sample.switches);
+        process.io_bytes = process.io_bytes.saturating_add(sample.io_bytes);
         process.alive |= !matches!(sample.state, 'Z' | 'X');
         if sample.pid == sample.tgid {
             process.id.start_ns = sample.start_ns;
@@ -214,6 +223,8 @@ pub(super) fn sample_of(pid: u32, run_ms: u64, wait_ms: u64) -> TaskSample {
         maj_flt: 0,
         switches: 0,
         rss_bytes: 4096,
+        file_bytes: 0,
+        io_bytes: 0,
         cgroup: super::sample::CgroupRef::Path("/x".to_owned()),
         comm: "cat".to_owned(),
     }

@@ -100,6 +100,7 @@ impl From<&GuestReservation> for peer::ReserveGuestRequest {
                 tree_attained_ms: reservation.past.tree_attained_ms,
                 age_ms: reservation.past.age_ms,
                 demand_milli: reservation.past.demand_milli,
+                io_bytes: reservation.past.io_bytes,
             }),
             requirements: Some(peer::Requirements {
                 protocol: requirements.protocol,
@@ -140,6 +141,7 @@ impl TryFrom<peer::ReserveGuestRequest> for GuestReservation {
                 tree_attained_ms: body.tree_attained_ms,
                 age_ms: body.age_ms,
                 demand_milli: body.demand_milli,
+                io_bytes: body.io_bytes,
             },
             by_request: request.by_request,
             limit_milli: request.limit_milli,
@@ -209,6 +211,7 @@ mod tests {
                 tree_attained_ms: 90_000,
                 age_ms: 120_000,
                 demand_milli: 1_900,
+                io_bytes: 5 << 30,
             },
             by_request: false,
             limit_milli: Some(2_500),

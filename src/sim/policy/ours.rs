@@ -87,6 +87,8 @@ impl ScxMosix {
             tree_attained_ms: 0,
             rss_bytes: bytes(running.memory_mib),
             frozen_bytes: bytes(frozen),
+            mapped_bytes: 0,
+            io_bytes: 0,
             age_ms: since_ms(running.began_s),
             since_last_move_ms: running.moved_s.map(since_ms),
             movable: Ok(()),
