@@ -91,6 +91,7 @@ fn input(jobs: usize, nodes: usize) -> Input {
         frozen_bytes: (1 + index as u64 % 512) << 20,
         mapped_bytes: (index as u64 % 16) << 20,
         io_bytes: (index as u64 % 128) << 20,
+        home_link_bytes_per_s: None,
         age_ms: 10_000 + index as u64 * 2_003,
         since_last_move_ms: None,
         movable: Ok(()),

@@ -110,7 +110,7 @@ pub enum AgentRole {
     /// Arbiter and home side of one job.
     Home(HomeRole),
     /// Host of one guest.
-    Guest(GuestRole),
+    Guest(Box<GuestRole>),
 }
 
 /// What a home agent is told at its start.
@@ -144,6 +144,9 @@ pub struct JobPast {
     /// What it had read from disks and written to files, in bytes.
     #[serde(default)]
     pub io_bytes: u64,
+    /// What was reckoned to cross between home and the node where it is, in bytes per second, when it was sent there.
+    #[serde(default)]
+    pub home_link_bytes_per_s: Option<u64>,
 }
 
 /// What a guest agent is told at its start.

@@ -179,7 +179,7 @@ impl Host {
             hostname: want.body.hostname,
             cgroup: PathBuf::from(CGROUP_ROOT).join(format!("scx_mosix/guest-{migration}")),
         };
-        let start = self.settings.start(AgentRole::Guest(role));
+        let start = self.settings.start(AgentRole::Guest(Box::new(role)));
         tokio::task::spawn_blocking(move || process::spawn_agent(&start, |_| {}))
             .await
             .map_err(|error| error.to_string())?

@@ -12,7 +12,7 @@ use crate::{
     },
     control::{AgentRole, HomeRole, JobPast, SessionId, StreamKind},
     keys::NodeName,
-    placement::{Action, Decision, Exclusion, Reason, Wish},
+    placement::{Action, Decision, Exclusion, JobView, Reason, Wish},
 };
 
 /// How long a home agent may take to come up.
@@ -118,7 +118,7 @@ impl State {
             home_address,
             comm: comm(root),
             constraints,
-            past: self.past(process),
+            past: self.past(process, target),
             limit_milli,
             target: target.into(),
             trigger,
@@ -128,8 +128,8 @@ impl State {
         self.moves.start(order, self.requirements(), owner)
     }
 
-    /// What a job whose body is here did so far.
-    fn past(&self, process: &ProcessName) -> JobPast {
+    /// What a job whose body is here did so far, before it goes to `target`.
+    fn past(&self, process: &ProcessName, target: &str) -> JobPast {
         let name = process.to_string();
         let job = self.job_views().into_iter().find(|job| *job.id == *name);
         job.map_or_else(JobPast::default, |job| JobPast {
@@ -139,7 +139,16 @@ impl State {
             age_ms: job.age_ms,
             demand_milli: job.demand_milli,
             io_bytes: job.io_bytes,
+            home_link_bytes_per_s: Some(self.home_link_bytes_per_s(&job, target)),
         })
+    }
+
+    /// What is reckoned to cross between a job's home and `target`: no more than between here and either.
+    fn home_link_bytes_per_s(&self, job: &JobView, target: &str) -> u64 {
+        let to = |node: &str| self.placing.times(node).bytes_per_s();
+        let from_home =
+            if job.is_guest() { to(&job.home).max(job.home_link_bytes_per_s.unwrap_or(0)) } else { u64::MAX };
+        to(target).min(from_home)
     }
 
     /// The agent that owns the body of a job; a job that never moved gets its home agent now.

@@ -263,6 +263,7 @@ impl State {
                 frozen_bytes: figures.resident_bytes,
                 mapped_bytes: figures.mapped_bytes,
                 io_bytes: figures.io_bytes,
+                home_link_bytes_per_s: None,
                 age_ms: super::now_ms().saturating_sub(job.began_ms),
                 since_last_move_ms: None,
                 movable: cannot.map_or(Ok(()), |why| Err(why.into())),
@@ -285,6 +286,7 @@ impl State {
                 frozen_bytes: figures.resident_bytes,
                 mapped_bytes: figures.mapped_bytes,
                 io_bytes: guest.past.io_bytes.saturating_add(figures.io_bytes),
+                home_link_bytes_per_s: guest.past.home_link_bytes_per_s,
                 age_ms: guest.past.age_ms + since,
                 since_last_move_ms: Some(since),
                 movable: guest.cannot_move.clone().map_or(Ok(()), |why| Err(why.into())),
@@ -310,6 +312,7 @@ impl State {
             // The source knows, and has counted it.
             mapped_bytes: 0,
             io_bytes: guest.past.io_bytes,
+            home_link_bytes_per_s: guest.past.home_link_bytes_per_s,
             age_ms: guest.past.age_ms,
             since_last_move_ms: None,
             movable: Ok(()),

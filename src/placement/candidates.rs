@@ -159,11 +159,12 @@ impl<'a> Survey<'a> {
         Self { input, config, state, cause, seed, known, common, named }
     }
 
-    /// How long each byte takes between here and the home of a job that is among the nodes compared, in seconds; 0 at home, and if nothing is
-    /// known of that.
+    /// How long each byte takes between here and the home of a job that is among the nodes compared, in seconds, as this node has measured or as
+    /// was reckoned when it was sent here, whichever is less; 0 at home, and if nothing is known of that.
     pub(super) fn home_s_per_byte(&self, job: &JobView) -> f64 {
         let known = self.named.get(&*job.home).and_then(|index| self.known.get(*index));
-        known.filter(|_| job.is_guest()).map_or(0.0, |known| known.place.s_per_byte())
+        let reckoned = job.home_link_bytes_per_s.map_or(f64::INFINITY, |rate| 1.0 / rate.max(1) as f64);
+        known.filter(|_| job.is_guest()).map_or(0.0, |known| known.place.s_per_byte().min(reckoned))
     }
 
     /// The nodes that take jobs from here.

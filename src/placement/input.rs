@@ -127,6 +127,9 @@ pub struct JobView {
     pub mapped_bytes: u64,
     /// What it has read from disks and written to files since it was started, wherever it was, in bytes: away from home that crosses the link.
     pub io_bytes: u64,
+    /// What was reckoned to cross between its home and the node where it runs, in bytes per second, when it was sent there; `None` at home. It is
+    /// not brought back because the two ends think otherwise of one link, or it would be sent to and fro.
+    pub home_link_bytes_per_s: Option<u64>,
     /// Time since it was started, in milliseconds.
     pub age_ms: u64,
     /// Time since it arrived here; `None` if it never moved.

@@ -51,6 +51,7 @@ pub(super) fn job(id: &str, home: &str, running_on: &str) -> JobView {
         frozen_bytes: 20 * MIB,
         mapped_bytes: 0,
         io_bytes: 0,
+        home_link_bytes_per_s: None,
         age_ms: 60_000,
         since_last_move_ms: None,
         movable: Ok(()),

@@ -111,6 +111,7 @@ struct Agent {
 
 async fn run(start: AgentStart) -> Result<(), String> {
     let AgentRole::Guest(role) = start.role.clone() else { return Err("started with another role".into()) };
+    let role = *role;
     let path = socket_path(&start.run_dir, StreamKind::Move, role.migration);
     let (daemons, requests) = Daemons::listen(&path, first_state(&role)).map_err(explain)?;
     let connector = Connector::new(&start.identity).map_err(explain)?;

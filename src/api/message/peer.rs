@@ -101,6 +101,7 @@ impl From<&GuestReservation> for peer::ReserveGuestRequest {
                 age_ms: reservation.past.age_ms,
                 demand_milli: reservation.past.demand_milli,
                 io_bytes: reservation.past.io_bytes,
+                home_link_bytes_per_s: reservation.past.home_link_bytes_per_s,
             }),
             requirements: Some(peer::Requirements {
                 protocol: requirements.protocol,
@@ -142,6 +143,7 @@ impl TryFrom<peer::ReserveGuestRequest> for GuestReservation {
                 age_ms: body.age_ms,
                 demand_milli: body.demand_milli,
                 io_bytes: body.io_bytes,
+                home_link_bytes_per_s: body.home_link_bytes_per_s,
             },
             by_request: request.by_request,
             limit_milli: request.limit_milli,
@@ -212,6 +214,7 @@ mod tests {
                 age_ms: 120_000,
                 demand_milli: 1_900,
                 io_bytes: 5 << 30,
+                home_link_bytes_per_s: Some(100_000_000),
             },
             by_request: false,
             limit_milli: Some(2_500),

@@ -7,6 +7,10 @@ fn reader(mib_per_s: u64, running_on: &str) -> JobView {
     JobView { io_bytes: mib_per_s * MIB * ATTAINED_MS / 1_000, ..job("n1/7", "n1", running_on) }
 }
 
+fn one_at(here: &str, nodes: Vec<NodeView>, job: JobView) -> Decision {
+    decide(&mut placement(), &Input { here: here.into(), ..input(nodes, vec![job]) }).remove(0)
+}
+
 /// A link carries 100 MiB/s.
 fn at_home(mib_per_s: u64) -> Decision {
     one(vec![node("n1", 3_000), node("n2", 0)], reader(mib_per_s, "n1"))
@@ -25,9 +29,7 @@ fn who_reads_and_writes_much_stays_with_his_files() {
 #[test]
 fn away_from_home_it_comes_back_to_them_and_goes_nowhere_else_for_them() {
     let from_n2 = |mib_per_s: u64, nodes: Vec<NodeView>| {
-        let jobs = vec![JobView { since_last_move_ms: Some(60_000), ..reader(mib_per_s, "n2") }];
-        let input = Input { here: "n2".into(), ..input(nodes, jobs) };
-        decide(&mut placement(), &input).remove(0)
+        one_at("n2", nodes, JobView { since_last_move_ms: Some(60_000), ..reader(mib_per_s, "n2") })
     };
     let two = || vec![node("n1", 1_500), node("n2", 1_000)];
     assert_eq!(from_n2(0, two()).target(), None);
@@ -66,4 +68,16 @@ fn a_target_does_not_judge_the_link_to_another_home() {
     let slow = vec![node("n1", 6_000), NodeView { link_bytes_per_s: MIB, ..node("n2", 0) }];
     let there = Input { here: "n2".into(), ..input(slow, Vec::new()) };
     assert_eq!(placement().admit(&there, &reader(300, "n1"), Cause::Load, decision.limit_milli), Ok(()));
+}
+
+#[test]
+fn who_was_sent_away_is_not_brought_back_for_a_link_that_was_known() {
+    let nodes = || vec![NodeView { link_bytes_per_s: 5 * MIB, ..node("n1", 1_500) }, node("n2", 1_000)];
+    let from_n2 = |home_link_bytes_per_s| {
+        let guest =
+            JobView { home_link_bytes_per_s, frozen_bytes: 0, since_last_move_ms: Some(60_000), ..reader(20, "n2") };
+        one_at("n2", nodes(), guest)
+    };
+    assert!(moves_to(&from_n2(None), "n1", Cause::Home), "{:?}", lines(&from_n2(None)));
+    assert_eq!(from_n2(Some(100 * MIB)).target(), None, "{:?}", lines(&from_n2(Some(100 * MIB))));
 }

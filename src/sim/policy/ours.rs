@@ -89,6 +89,7 @@ impl ScxMosix {
             frozen_bytes: bytes(frozen),
             mapped_bytes: 0,
             io_bytes: 0,
+            home_link_bytes_per_s: None,
             age_ms: since_ms(running.began_s),
             since_last_move_ms: running.moved_s.map(since_ms),
             movable: Ok(()),
