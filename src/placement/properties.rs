@@ -134,7 +134,9 @@ proptest! {
         let mut placement = Placement::new(config.clone()).unwrap();
         let decisions = placement.decide(&input, seed);
         prop_assert_eq!(decisions.len(), input.jobs.len());
-        let leaving = input.in_flight.iter().filter(|flight| flight.source == input.here && flight.target != input.here).count();
+        let leaves = |flight: &&InFlight| flight.source == input.here && flight.target != input.here;
+        let leaving: BTreeSet<_> = input.in_flight.iter().filter(leaves).map(|flight| (&flight.job, &flight.target)).collect();
+        let leaving = leaving.len();
         let moves = decisions.iter().filter(|decision| decision.target().is_some()).count();
         let is_urgent = |decision: &Decision| {
             matches!(decision.action, Action::Move { cause: Cause::Evacuate | Cause::Memory, .. })
