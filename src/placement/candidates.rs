@@ -159,10 +159,15 @@ impl<'a> Survey<'a> {
         Self { input, config, state, cause, seed, known, common, named }
     }
 
+    /// Where a node is that must be among them, if it is known.
+    fn index_of(&self, name: &str) -> Option<usize> {
+        self.named.get(name).copied().filter(|index| *index < self.known.len())
+    }
+
     /// How long each byte takes between here and the home of a job that is among the nodes compared, in seconds, as this node has measured or as
     /// was reckoned when it was sent here, whichever is less; 0 at home, and if nothing is known of that.
     pub(super) fn home_s_per_byte(&self, job: &JobView) -> f64 {
-        let known = self.named.get(&*job.home).and_then(|index| self.known.get(*index));
+        let known = self.index_of(&job.home).and_then(|index| self.known.get(index));
         let reckoned = job.home_link_bytes_per_s.map_or(f64::INFINITY, |rate| 1.0 / rate.max(1) as f64);
         known.filter(|_| job.is_guest()).map_or(0.0, |known| known.place.s_per_byte().min(reckoned))
     }
@@ -175,14 +180,14 @@ impl<'a> Survey<'a> {
     /// The nodes that a job compares: its own, which are its home and what its user named, and those that all do; `only` restricts them to
     /// one, which must be among them.
     fn compared(&self, job: &JobView, only: Option<&str>) -> Compared {
-        let at = |name: &str| self.named.get(name).copied().filter(|index| *index < self.known.len());
-        let home = at(&job.home);
+        let home = self.index_of(&job.home);
         if let Some(name) = only {
-            return Compared { home, own: Vec::from_iter(at(name)), common: 0 };
+            return Compared { home, own: Vec::from_iter(self.index_of(name)), common: 0 };
         }
         // Few have any.
         let allowed = job.allowed_nodes.as_deref().unwrap_or_default();
-        let allowed = allowed.iter().filter_map(|name| at(name)).filter(|at| *at >= self.common && Some(*at) != home);
+        let allowed =
+            allowed.iter().filter_map(|name| self.index_of(name)).filter(|at| *at >= self.common && Some(*at) != home);
         Compared { home, own: home.into_iter().chain(allowed).collect(), common: self.common }
     }
 

@@ -173,14 +173,16 @@ impl<'a> Scales<'a> {
         home_s_per_byte: f64,
         config: &Config,
     ) -> Self {
-        let load = job.load(config.young_ms);
-        let link = job.traffic_bytes_per_s(config.young_ms) * home_s_per_byte;
-        let away = if job.home == *here_name { 0.0 } else { share(config.away_percent) * here.stretch() + link };
+        let asked = Self::asked(job, 0.0, config);
+        let load = asked.load;
+        let link = asked.traffic * home_s_per_byte;
+        let away = if job.home == *here_name { 0.0 } else { asked.away * here.stretch() + link };
         let relieved = |occupancy: &Occupancy| occupancy.saved_by(load) / load.weight + away;
         let here_cost = relieved(here);
         let noise = share(config.least_gain_percent);
         let if_it_matters = |seconds: f64| if here.is_exhausted() { f64::INFINITY } else { seconds };
         Self {
+            here: here_cost,
             evenly_below: relieved(&here.evenly(load)) * (1.0 - noise),
             others: here.without(load).weight / here.cpus / load.weight,
             least_gain: here_cost * noise,
@@ -189,7 +191,7 @@ impl<'a> Scales<'a> {
             home_s_per_byte,
             stays_s: if_it_matters(job.stays_s(here.stretch())),
             needs_s: if_it_matters(job.attained_ms as f64 / 1_000.0),
-            ..Self::asked(job, here_cost, config)
+            ..asked
         }
     }
 
