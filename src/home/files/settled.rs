@@ -26,7 +26,7 @@ use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use rustix::fs::{FileType, Statx};
 use serde::{Deserialize, Serialize};
 
-use super::wire::{Attr, Reply};
+use super::wire::{Attr, Caller, Reply};
 
 /// How long nothing must have changed.
 const SETTLED_AFTER: Duration = Duration::from_secs(600);
@@ -141,16 +141,20 @@ fn contents(file: impl AsFd, size: u64) -> io::Result<Digest> {
     Ok(digest)
 }
 
-/// What becomes of a reply for root's programs: nothing is believed that is not watched.
-pub(super) fn unsettled(reply: Reply) -> Result<Reply, rustix::io::Errno> {
-    Ok(match reply {
+/// What becomes of home's reply for those who asked: root's programs may be those that change what is settled, so they believe nothing that is
+/// not watched.
+pub(super) fn told_to(caller: Caller, reply: Reply) -> Reply {
+    if caller.uid != 0 {
+        return reply;
+    }
+    match reply {
         Reply::Entry { node, attr, watched } => Reply::Entry { node, attr: Attr { settled: false, ..attr }, watched },
         Reply::Attr { attr } => Reply::Attr { attr: Attr { settled: false, ..attr } },
         Reply::Opened { handle, twin, contents, .. } => Reply::Opened { handle, settled: false, twin, contents },
         Reply::Missing { watched: true, .. } => Reply::Missing { settled: false, watched: true },
-        Reply::Missing { watched: false, .. } => return Err(rustix::io::Errno::NOENT),
+        Reply::Missing { watched: false, .. } => Reply::Error { errno: libc::ENOENT },
         other => other,
-    })
+    }
 }
 
 fn only_root_changes(stat: &Statx) -> bool {
@@ -226,9 +230,15 @@ mod tests {
 
     #[test]
     fn root_is_told_nothing_to_believe() {
-        assert_eq!(unsettled(Reply::Missing { settled: true, watched: false }), Err(rustix::io::Errno::NOENT));
+        let (user, root) = (Caller { uid: 1000, gid: 100 }, Caller { uid: 0, gid: 0 });
+        let missing = |settled, watched| Reply::Missing { settled, watched };
+        assert_eq!(told_to(root, missing(true, false)), Reply::Error { errno: libc::ENOENT });
+        assert_eq!(told_to(root, missing(true, true)), missing(false, true));
         let opened = |settled| Reply::Opened { handle: 1, settled, twin: None, contents: None };
-        assert_eq!(unsettled(opened(true)), Ok(opened(false)));
-        assert_eq!(unsettled(Reply::Done {}), Ok(Reply::Done {}));
+        assert_eq!(told_to(root, opened(true)), opened(false));
+        assert_eq!(told_to(root, Reply::Done {}), Reply::Done {});
+        for reply in [missing(true, false), opened(true)] {
+            assert_eq!(told_to(user, reply.clone()), reply);
+        }
     }
 }

@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::super::MAX_WATCHED_NAMES;
-use super::super::wire::{Attr, Break, Caller, Name, Op, ROOT, Reply, Step, Text};
+use super::super::wire::{Attr, Break, Name, Op, ROOT, Reply, Step, Text};
 
 /// Most bytes of contents that are kept; beyond it those of all files are forgotten.
 const CONTENTS_MAX_BYTES: usize = 4 << 20;
@@ -117,19 +117,18 @@ impl Known {
         self.contents_bytes -= contents.map_or(0, |contents| contents.len());
     }
 
-    fn recall(&mut self, caller: Caller, op: &Op) -> Option<Reply> {
+    fn recall(&mut self, op: &Op) -> Option<Reply> {
         match op {
             Op::Lookup { parent, name } => {
                 let target = *self.dirs.get(parent)?.get(name)?;
                 let Some(node) = target.node else {
-                    let settled = target.settled && may_believe(caller);
-                    return Some(Reply::Missing { settled, watched: target.watched });
+                    return Some(Reply::Missing { settled: target.settled, watched: target.watched });
                 };
-                let attr = self.attr(caller, node)?;
+                let attr = self.nodes.get(&node)?.attr?;
                 *self.given.entry(node).or_default() += 1;
                 Some(Reply::Entry { node, attr, watched: target.watched })
             }
-            Op::Getattr { node } => self.attr(caller, *node).map(|attr| Reply::Attr { attr }),
+            Op::Getattr { node } => self.nodes.get(node)?.attr.map(|attr| Reply::Attr { attr }),
             Op::Readlink { node } => self.nodes.get(node)?.link.clone().map(|data| Reply::Data { data }),
             Op::Getxattr { node, name } => {
                 let known = &self.nodes.get(node)?.xattrs;
@@ -142,11 +141,6 @@ impl Known {
             Op::Flush { .. } if self.still => Some(Reply::Done {}),
             _ => None,
         }
-    }
-
-    fn attr(&self, caller: Caller, node: u64) -> Option<Attr> {
-        let attr = self.nodes.get(&node)?.attr?;
-        Some(Attr { settled: attr.settled && may_believe(caller), ..attr })
     }
 
     fn hear(&mut self, about: About, reply: &Reply) {
@@ -223,11 +217,6 @@ impl Known {
     }
 }
 
-/// Root's programs may be those that change what is settled.
-fn may_believe(caller: Caller) -> bool {
-    caller.uid != 0
-}
-
 impl Memory {
     /// Nothing of the body runs from now on, or it has run until now: begins with an empty memory.
     pub(in super::super) fn begin(&self) {
@@ -249,8 +238,8 @@ impl Memory {
     }
 
     /// The answer to what the kernel asks, if home has given it already.
-    pub(in super::super) fn recall(&self, caller: Caller, op: &Op) -> Option<Reply> {
-        self.lock().recall(caller, op)
+    pub(super) fn recall(&self, op: &Op) -> Option<Reply> {
+        self.lock().recall(op)
     }
 
     /// What is in an open file from `offset` on, if home has told all that is in it.

@@ -26,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::memory::{Memory, Question};
+use super::settled::told_to;
 use super::wire::{Caller, Op, Reply, Request};
 use super::{MAX_IN_FLIGHT, SILENCE_LIMIT_MS};
 
@@ -75,6 +76,7 @@ struct State {
 
 struct Waiting {
     since: Instant,
+    caller: Caller,
     question: Option<Question>,
     done: Completion,
     _slot: OwnedSemaphorePermit,
@@ -166,6 +168,11 @@ impl FileChannel {
         }
     }
 
+    /// The answer to what the kernel asks, if home has given it already, to whomever.
+    pub(super) fn recall(&self, caller: Caller, op: &Op) -> Option<Reply> {
+        Some(told_to(caller, self.memory.recall(op)?))
+    }
+
     /// Sends a request; `done` gets what becomes of it. Blocks while [`MAX_IN_FLIGHT`] requests are under way or the queue
     /// is full, until the channel is cut: not for a runtime's own threads.
     pub(super) fn submit(&self, caller: Caller, op: Op, done: Completion) {
@@ -185,7 +192,7 @@ impl FileChannel {
         let id = state.next_id;
         state.next_id += 1;
         let question = self.memory.ask(&op);
-        state.waiting.insert(id, Waiting { since: Instant::now(), question, done, _slot: slot });
+        state.waiting.insert(id, Waiting { since: Instant::now(), caller, question, done, _slot: slot });
         // Under the lock, so that frames leave in the order of their numbers.
         let sent = self.outgoing.try_send(Request { id, caller, op }.encode());
         drop(state);
@@ -241,7 +248,7 @@ impl FileChannel {
         self.news.fetch_add(1, Ordering::AcqRel);
         self.memory.hear(waiting.question, Some(&reply));
         self.answered.notify_all();
-        (waiting.done)(Ok(reply));
+        (waiting.done)(Ok(told_to(waiting.caller, reply)));
     }
 
     /// Since when requests wait without a word from home.

@@ -1,3 +1,4 @@
+use super::super::wire::{Attr, Time};
 use super::*;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0 };
@@ -41,6 +42,27 @@ async fn replies_find_their_requests_in_any_order() {
     }
     assert_eq!(one.await.unwrap(), Ok(Reply::Opened { handle: 1, settled: false, twin: None, contents: None }));
     assert_eq!(two.await.unwrap(), Ok(Reply::Opened { handle: 2, settled: false, twin: None, contents: None }));
+}
+
+#[tokio::test]
+async fn what_root_asked_for_first_is_settled_for_users_all_the_same() {
+    let mut home = Home::new(4, 30_000);
+    let time = Time { secs: 0, nanos: 0 };
+    let (atime, mtime, ctime) = (time, time, time);
+    let (ino, size, blocks, mode, nlink, uid, gid, rdev, blksize) = (1, 0, 0, libc::S_IFDIR | 0o755, 2, 0, 0, 0, 4096);
+    let (settled, watched) = (true, true);
+    let attr = Attr { ino, size, blocks, atime, mtime, ctime, mode, nlink, uid, gid, rdev, blksize, settled, watched };
+    let op = Op::Getattr { node: 1 };
+    let asked = tokio::spawn({
+        let (channel, op) = (home.channel.clone(), op.clone());
+        async move { channel.ask(CALLER, op).await }
+    });
+    let request = home.request().await;
+    home.reply(request.id, Reply::Attr { attr }).await;
+    let unsettled = Reply::Attr { attr: Attr { settled: false, ..attr } };
+    assert_eq!(asked.await.unwrap(), Ok(unsettled.clone()));
+    assert_eq!(home.channel.recall(CALLER, &op), Some(unsettled));
+    assert_eq!(home.channel.recall(Caller { uid: 1000, gid: 100 }, &op), Some(Reply::Attr { attr }));
 }
 
 #[tokio::test]

@@ -106,7 +106,7 @@ impl HomeFs {
         respond: impl FnOnce(answer::Answer, R) + Send + 'static,
     ) {
         let caller = caller(req);
-        if let Some(known) = self.channel().memory().recall(caller, &op) {
+        if let Some(known) = self.channel().recall(caller, &op) {
             return respond(Ok(known), reply);
         }
         self.channel().submit(caller, op, Box::new(move |answer| respond(answer, reply)));
@@ -115,7 +115,7 @@ impl HomeFs {
     /// Asks home for the attributes of an open file, unless they were heard last of all.
     fn ask_recent(&self, req: &Request, node: u64, handle: u64, reply: ReplyAttr) {
         let (caller, op) = (caller(req), Op::Getattr { node });
-        if let Some(known) = self.channel().memory().recall(caller, &op) {
+        if let Some(known) = self.channel().recall(caller, &op) {
             return answer::attr(Ok(known), reply);
         }
         let (asked, before) = (Instant::now(), self.channel().news_count());

@@ -36,7 +36,7 @@ use self::inodes::Inodes;
 use self::locks::Locks;
 use self::queue::Queue;
 use self::watches::Watches;
-use super::settled::{Settled, unsettled};
+use super::settled::Settled;
 use super::wire::{Op, Reply, Request, WireError};
 use super::{MAX_IN_FLIGHT, PULSE_INTERVAL_MS, WATCH_DELAY_MS};
 
@@ -216,7 +216,6 @@ async fn push(tree: &Tree, outgoing: &mpsc::Sender<Bytes>) {
 fn work(tree: &Tree, queue: &Queue<Job>, mut identity: Identity) {
     while let Some(Job { request, outgoing }) = queue.pop() {
         let reply = tree.perform(&mut identity, &request);
-        let reply = if request.caller.uid == 0 { reply.and_then(unsettled) } else { reply };
         let reply = reply.unwrap_or_else(|errno| Reply::Error { errno: errno.raw_os_error() });
         // If it fails nobody waits for it.
         let _ = tree.watches.notice(|breaks| outgoing.blocking_send(reply.encode(request.id, breaks)));

@@ -22,7 +22,7 @@ use codec::{Field, messages, record};
 pub(crate) use codec::{Name, Text};
 
 /// Version of the frames; counts up with every change of this module.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// Most bytes that one read or write carries: large enough to keep a link busy, small enough that a terminal's output does
 /// not wait behind it.

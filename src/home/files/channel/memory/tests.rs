@@ -3,9 +3,6 @@ use proptest::prelude::*;
 use super::super::super::wire::{Contents, Time};
 use super::*;
 
-const USER: Caller = Caller { uid: 1000, gid: 100 };
-const ROOT: Caller = Caller { uid: 0, gid: 0 };
-
 fn attr(size: u64) -> Attr {
     let time = Time { secs: 0, nanos: 0 };
     let (atime, mtime, ctime) = (time, time, time);
@@ -40,7 +37,7 @@ fn heard(memory: &Memory, op: &Op, reply: Reply) {
 }
 
 fn knows(memory: &Memory, op: &Op) -> bool {
-    memory.recall(USER, op).is_some()
+    memory.recall(op).is_some()
 }
 
 #[test]
@@ -54,7 +51,7 @@ fn while_the_body_runs_only_what_is_watched_is_kept() {
     assert!(!knows(&memory, &lookup()) && !knows(&memory, &Op::Getattr { node: 7 }));
     let entry = Reply::Entry { node: 7, attr: watched(1), watched: true };
     heard(&memory, &lookup(), entry.clone());
-    assert_eq!(memory.recall(USER, &lookup()), Some(entry));
+    assert_eq!(memory.recall(&lookup()), Some(entry));
     assert!(!knows(&memory, &Op::Lookup { parent: 2, name: named("name") }));
 }
 
@@ -64,8 +61,8 @@ fn everything_is_kept_while_nothing_runs() {
     memory.begin();
     let entry = Reply::Entry { node: 7, attr: attr(1), watched: false };
     heard(&memory, &lookup(), entry.clone());
-    assert_eq!(memory.recall(USER, &lookup()), Some(entry));
-    assert_eq!(memory.recall(USER, &Op::Getattr { node: 7 }), Some(Reply::Attr { attr: attr(1) }));
+    assert_eq!(memory.recall(&lookup()), Some(entry));
+    assert_eq!(memory.recall(&Op::Getattr { node: 7 }), Some(Reply::Attr { attr: attr(1) }));
     let late = memory.ask(&Op::Getattr { node: 9 });
     memory.end();
     memory.hear(late, Some(&Reply::Attr { attr: watched(2) }));
@@ -81,13 +78,11 @@ fn a_name_that_is_missing_is_remembered_and_other_errors_are_not() {
     heard(&memory, &lookup(), Reply::Error { errno: libc::EIO });
     assert!(!knows(&memory, &lookup()));
     heard(&memory, &lookup(), Reply::Error { errno: libc::ENOENT });
-    assert_eq!(memory.recall(USER, &lookup()), Some(Reply::Missing { settled: false, watched: false }));
+    assert_eq!(memory.recall(&lookup()), Some(Reply::Missing { settled: false, watched: false }));
     memory.end();
     let missing = Reply::Missing { settled: true, watched: true };
     heard(&memory, &lookup(), missing.clone());
-    assert_eq!(memory.recall(USER, &lookup()), Some(missing));
-    // Root may be the one who makes it.
-    assert_eq!(memory.recall(ROOT, &lookup()), Some(Reply::Missing { settled: false, watched: true }));
+    assert_eq!(memory.recall(&lookup()), Some(missing));
 }
 
 #[test]
@@ -234,7 +229,7 @@ proptest! {
                         let (question, told) = asked.remove(0);
                         memory.hear(question, Some(&entry(told)));
                     }
-                    if let Some(known) = memory.recall(USER, &lookup()) {
+                    if let Some(known) = memory.recall(&lookup()) {
                         prop_assert_eq!(known, entry(size));
                     }
                 }
