@@ -15,9 +15,13 @@
  *	thread	Counts with its process. It remembers what the process had when it came, should exec make it the process's first.
  *	sleep	A part of the time slept (attained_forget_shift) is taken off: an editor does not age, however long it is used.
  *
- * A crowd of young processes, be it a fork bomb, has no more than its cgroup's share: the levels lower a task's part of that, and
- * what the old lose there goes to all of the tier, not to their own cgroup alone. And whatever the weights, no key lies further
- * ahead than clock.bpf.h allows, so that nobody waits for ever.
+ * Who makes room: the old among those whose age counts, and only for the young among those. All of them together weigh what they
+ * would without levels, so that a job which is alone with programs that are none has its full share however old it is. The sums
+ * are kept with the clock; a task takes its part of them when it is charged or queued, so what waits is weighed a turn late.
+ *
+ * A crowd of young processes, be it a fork bomb, has no more than the shares of all jobs: what the old lose goes to the young of the
+ * tier, not to their own cgroup alone. And whatever the weights, no key lies further ahead than clock.bpf.h allows, so that nobody
+ * waits for ever.
  */
 #ifndef SCX_MOSIX_ATTAINED_BPF_H
 #define SCX_MOSIX_ATTAINED_BPF_H
@@ -68,12 +72,20 @@ static u32 attained_shift(s64 attained_ns)
 	return MIN(shift, attained_least_shift);
 }
 
-/* Gives a runnable task the weight that is left of its full one. */
+/* Gives a runnable task its weight: of what all those whose age counts weigh together, the part that its age leaves it. */
 static void attained_weigh(struct task_struct *p, struct task_ctx *tctx)
 {
-	u32 shift = tctx->by_attained ? attained_shift(attained_process(p, tctx)->attained_ns) : 0;
+	struct tier_clock *clock = clock_of(tctx->llc, tctx->tier);
+	u64 left = tctx->full_weight;
 
-	clock_set_weight(tctx, MAX(tctx->full_weight >> (shift & 31), 1));
+	if (!tctx->by_attained || !clock) {
+		clock_book_aging(tctx, 0, 0);
+		clock_set_weight(tctx, left);
+		return;
+	}
+	left = MAX(left >> (attained_shift(attained_process(p, tctx)->attained_ns) & 31), 1);
+	clock_book_aging(tctx, tctx->full_weight, left);
+	clock_set_weight(tctx, MAX(left * clock->aging_full / MAX(clock->aging_left, left), 1));
 }
 
 /* Books `ns` of CPU time to the running task's process. */

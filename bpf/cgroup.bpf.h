@@ -147,6 +147,7 @@ static void cgroup_unweigh(struct task_struct *p, struct task_ctx *tctx)
 		}
 		tctx->task_weight = 0;
 	}
+	clock_book_aging(tctx, 0, 0);
 	clock_set_weight(tctx, 0);
 }
 

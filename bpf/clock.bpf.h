@@ -49,7 +49,20 @@ static __always_inline u64 clock_way(const struct tier_clock *clock, u32 llc, u6
 	return virtual_of(ns * cpus_of_llc(llc), clock->weight);
 }
 
-/* Puts the task under another clock; its distance to the clock stays what it was, and so does the sum of the weights. */
+/* Books what a runnable task whose age counts weighs in full, and what age leaves of that; 0 and 0: nothing any more. */
+static __always_inline void clock_book_aging(struct task_ctx *tctx, u32 full, u32 left)
+{
+	struct tier_clock *clock = clock_of(tctx->llc, tctx->tier);
+
+	if (!clock || (full == tctx->aging_full && left == tctx->aging_left))
+		return;
+	__sync_fetch_and_add(&clock->aging_full, (u64)full - (u64)tctx->aging_full);
+	__sync_fetch_and_add(&clock->aging_left, (u64)left - (u64)tctx->aging_left);
+	tctx->aging_full = full;
+	tctx->aging_left = left;
+}
+
+/* Puts the task under another clock; its distance to the clock stays what it was, and so do the sums of the weights. */
 static __always_inline void clock_move(struct task_ctx *tctx, u32 llc, u32 tier)
 {
 	struct tier_clock *from = clock_of(tctx->llc, tctx->tier);
@@ -60,6 +73,12 @@ static __always_inline void clock_move(struct task_ctx *tctx, u32 llc, u32 tier)
 	if (tctx->weight) {
 		__sync_fetch_and_sub(&from->weight, tctx->weight);
 		__sync_fetch_and_add(&to->weight, tctx->weight);
+	}
+	if (tctx->aging_full) {
+		__sync_fetch_and_sub(&from->aging_full, tctx->aging_full);
+		__sync_fetch_and_sub(&from->aging_left, tctx->aging_left);
+		__sync_fetch_and_add(&to->aging_full, tctx->aging_full);
+		__sync_fetch_and_add(&to->aging_left, tctx->aging_left);
 	}
 	tctx->vruntime += to->vnow - from->vnow;
 	tctx->llc = llc;

@@ -28,6 +28,8 @@ volatile u32 nr_cgroup_hints;
 struct tier_clock {
 	u64 vnow;	/* virtual time */
 	u64 weight;	/* sum of the weights of its runnable tasks */
+	u64 aging_full;	/* of those of them whose age counts: sum of the full weights, */
+	u64 aging_left;	/* and of what age leaves of them; see attained.bpf.h */
 };
 
 struct llc_ctx {
@@ -66,7 +68,9 @@ struct task_ctx {
 	u32 llc;		/* whose clock vruntime belongs to */
 	u32 tier;		/* and which */
 	u32 full_weight;	/* share of the whole machine, in WEIGHT_ONE */
-	u32 weight;		/* what the process's age leaves of it; 0: not runnable */
+	u32 weight;		/* by which it is served, its age counted; 0: not runnable */
+	u32 aging_full;		/* what is booked for it with the clock's sums of the same names */
+	u32 aging_left;
 	u32 task_weight;	/* nice value's weight as counted in its cgroup; 0: not runnable */
 	bool yielded;
 

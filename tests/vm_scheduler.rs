@@ -236,9 +236,18 @@ fn the_young_come_first_and_the_old_have_their_share() {
     let got_us = beside_the_young(&cluster, "plain", "burn 500");
     println!("beside one young process of 500000 us an old one of no job got {got_us} us");
     assert!(alike_us.contains(&got_us), "{got_us} us");
+
+    // Nor does the old one make room for it: only for the young among its like.
+    cluster.sh("n1", &format!("kill -CONT {old}"));
+    let alike = shares(&cluster, &[plain, old], 1000);
+    println!("an old one of no job and one of a job: {alike:?}");
+    assert!(alike[1] * 3 > alike[0] && alike[0] * 3 > alike[1], "{alike:?}");
+    let got_us = beside_the_young(&cluster, "jobs/old", "burn 500");
+    println!("beside one young process of 500000 us and one of no job the old one got {got_us} us");
+    assert!(got_us * 10 < 500_000, "the young one comes first all the same: {got_us} us");
     assert_eq!(probe.stdout(), "running\n", "all without an ejection");
 
-    cluster.sh("n1", &format!("kill -9 {plain}; kill -CONT {old}"));
+    cluster.sh("n1", &format!("kill -9 {plain}"));
     drop(probe);
 
     // The setting: nobody makes room for the young, or everybody does. What each has had is counted from the attachment on.
