@@ -65,10 +65,9 @@ fn start_programs(cluster: &Cluster, prefix: &str) -> Vec<Running> {
     programs
 }
 
-/// Takes memory at n1 until half of what the programs have is missing, the last of it slowly if there is to be time to do something about it.
-/// It says `full.` when it has all.
-fn hog(cluster: &Cluster, is_slow: bool) -> Running {
-    let free = free_mib(cluster);
+/// Takes memory at n1, where so much is `free`, until half of what the programs have is missing, the last of it slowly if there is to be time
+/// to do something about it. It says `full.` when it has all.
+fn hog(cluster: &Cluster, free: u64, is_slow: bool) -> Running {
     let all = free + HOG_BEYOND_MIB;
     let quick = if is_slow { free.saturating_sub(SLOW_BELOW_MIB) } else { all };
     let script = format!(
@@ -82,7 +81,7 @@ fn hog(cluster: &Cluster, is_slow: bool) -> Running {
 fn somebody_is_killed(cluster: &Cluster) {
     let programs = start_programs(cluster, "");
     let before = counters(cluster, "n1");
-    let hog = hog(cluster, false);
+    let hog = hog(cluster, free_mib(cluster), false);
     eventually("the kernel kills for want of memory", HOG_LIMIT, || {
         let now = counters(cluster, "n1");
         if now.killed > before.killed { Ok(()) } else { Err(format!("{now:?}")) }
@@ -128,9 +127,15 @@ fn programs_are_ushered_out_before_memory_is_exhausted() {
         }
     });
     cluster.sh("n1", "rm /home/user/out*");
-    let programs = start_programs(&cluster, "scx_mosix run --");
+    // Until it is known what is free with all of them here: while they start, memory becomes less as if it would soon be exhausted.
+    let programs = start_programs(&cluster, "scx_mosix run --stay --");
     let before = counters(&cluster, "n1");
-    let mut hog = hog(&cluster, true);
+    let free = free_mib(&cluster);
+    let listed = cluster.json("n1", &["ps"]);
+    for row in listed.as_array().unwrap() {
+        cluster.scx_mosix("n1", &["unlock", &row["pid"].to_string()]).success();
+    }
+    let mut hog = hog(&cluster, free, true);
     hog.wait_for("full.", HOG_LIMIT);
     let after = counters(&cluster, "n1");
     eprintln!("before {before:?}, after {after:?}");
