@@ -10,6 +10,7 @@ use fuser::{
 use super::super::BELIEVED_MS;
 use super::super::channel::ChannelError;
 use super::super::wire::{Attr, Reply, SetTime, Time};
+use super::twins::Way;
 
 /// How long the kernel may go on believing these attributes, and the name that led to them.
 fn time_to_live(attr: &Attr) -> Duration {
@@ -87,36 +88,27 @@ pub(super) fn data(answer: Answer, reply: ReplyData) {
     }
 }
 
+/// Of a directory.
 pub(super) fn opened(answer: Answer, reply: ReplyOpen) {
     match answer {
-        // Otherwise the kernel drops the pages that it has of the file.
-        Ok(Reply::Opened { handle, settled: true, .. }) => {
-            reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE)
-        }
-        Ok(Reply::Opened { handle, settled: false, .. }) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+        Ok(Reply::Opened { handle, .. }) => reply.opened(FileHandle(handle), FopenFlags::empty()),
         other => reply.error(errno(other)),
     }
 }
 
-/// While nothing of the body runs, the pages that the kernel has are as good as what else is believed; dropping them would
-/// take them away from the body too.
-pub(super) fn opened_at_standstill(answer: Answer, reply: ReplyOpen) {
-    match answer {
-        Ok(Reply::Opened { handle, .. }) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
-        other => reply.error(errno(other)),
+/// What the kernel does with the pages of a file that it opens: unless told to keep those that it has, it drops them.
+pub(super) fn page_flags<B>(way: &Way<B>, keeps_pages: bool) -> FopenFlags {
+    match way {
+        Way::Direct => FopenFlags::FOPEN_DIRECT_IO,
+        Way::Pages if keeps_pages => FopenFlags::FOPEN_KEEP_CACHE,
+        Way::Pages | Way::Backed(_) => FopenFlags::empty(),
     }
 }
 
-pub(super) fn created(answer: Answer, reply: ReplyCreate) {
+pub(super) fn created(answer: Answer, flags: FopenFlags, reply: ReplyCreate) {
     match answer {
         Ok(Reply::Created { node, attr, handle }) => {
-            reply.created(
-                &time_to_live(&attr),
-                &file_attr(node, &attr),
-                GENERATION,
-                FileHandle(handle),
-                FopenFlags::empty(),
-            );
+            reply.created(&time_to_live(&attr), &file_attr(node, &attr), GENERATION, FileHandle(handle), flags);
         }
         other => reply.error(errno(other)),
     }

@@ -61,9 +61,13 @@ macro_rules! text {
 impl Filesystem for HomeFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let max_write = u32::try_from(MAX_DATA_BYTES).unwrap_or(u32::MAX);
-        // The errors carry the nearest possible value, which is what is wanted of these two.
+        // The errors carry the nearest possible value, which is what is wanted of these.
         let _ = config.set_max_write(max_write);
         let _ = config.set_max_background(MAX_BACKGROUND);
+        // The node's own files may be on an overlay.
+        let _ = config.set_max_stack_depth(2);
+        let passes_through = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
+        self.0.passes_through.store(passes_through, Ordering::Relaxed);
         config.add_capabilities(CAPABILITIES).map_err(|missing| {
             io::Error::new(io::ErrorKind::Unsupported, format!("the kernel's FUSE lacks {missing:?}"))
         })
@@ -163,17 +167,20 @@ impl Filesystem for HomeFs {
     }
 
     fn open(&self, req: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let respond = if self.channel().memory().is_still() { answer::opened_at_standstill } else { answer::opened };
+        // While nothing of the body runs, the pages that the kernel has are as good as what else is believed; dropping them would take them
+        // away from the body too.
+        let still = self.channel().memory().is_still();
         let fs = self.clone();
         self.ask(req, Op::Open { node: node.0, flags: flags.0 }, reply, move |answer, reply| match answer {
             Ok(Reply::Opened { handle, settled, twin: Some(twin), .. }) => {
                 let runtime = fs.channel().runtime().clone();
                 runtime.spawn(async move {
-                    fs.0.twins.find(handle, twin).await;
-                    respond(Ok(Reply::Opened { handle, settled, twin: None, contents: None }), reply);
+                    let twin = fs.0.twins.find(twin).await;
+                    fs.opened(node, handle, settled || still, twin, reply);
                 });
             }
-            other => respond(other, reply),
+            Ok(Reply::Opened { handle, settled, .. }) => fs.opened(node, handle, settled || still, None, reply),
+            other => reply.error(answer::errno(other)),
         });
     }
 
@@ -188,7 +195,9 @@ impl Filesystem for HomeFs {
         reply: ReplyCreate,
     ) {
         let name = name!(name, reply);
-        self.ask(req, Op::Create { parent: parent.0, name, mode, umask, flags }, reply, answer::created);
+        let fs = self.clone();
+        let op = Op::Create { parent: parent.0, name, mode, umask, flags };
+        self.ask(req, op, reply, move |answer, reply| fs.created(answer, reply));
     }
 
     fn read(

@@ -9,16 +9,18 @@ mod mount;
 mod recent;
 mod twins;
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use fuser::{INodeNo, Notifier, ReplyAttr, Request};
+use fuser::{FileHandle, FopenFlags, INodeNo, Notifier, ReplyAttr, ReplyCreate, ReplyOpen, Request};
 
 use self::listing::Listings;
 use self::locktable::LockTable;
 use self::recent::Recent;
-use self::twins::Twins;
+use self::twins::{Twins, Way};
 use super::channel::FileChannel;
 use super::settled::Settled;
 use super::wire::{Caller, Lock, Op, Reply};
@@ -36,6 +38,8 @@ struct Shared {
     listings: Listings,
     recent: Recent,
     twins: Twins,
+    /// Whether the kernel can read this node's files for the guest; known before the first file is opened.
+    passes_through: AtomicBool,
     locks: Mutex<LockTable>,
     /// Whether a program of this guest ever asked for a lock, by the thread that reads the kernel's requests.
     locks_asked_for: AtomicBool,
@@ -45,12 +49,13 @@ struct Shared {
 }
 
 impl HomeFs {
-    pub(super) fn new(channel: Arc<FileChannel>, settled: Settled) -> Self {
+    pub(super) fn new(channel: Arc<FileChannel>, settled: Settled, node_root: OwnedFd) -> Self {
         Self(Arc::new(Shared {
             channel,
             listings: Listings::default(),
             recent: Recent::default(),
-            twins: Twins::new(settled),
+            twins: Twins::new(settled, node_root),
+            passes_through: AtomicBool::new(false),
             locks: Mutex::default(),
             locks_asked_for: AtomicBool::new(false),
             wait_rounds: AtomicU64::new(0),
@@ -130,6 +135,29 @@ impl HomeFs {
             answer::attr(answer, reply);
         };
         self.channel().submit(caller, op, Box::new(done));
+    }
+
+    /// Home has opened a file, of which this node has a `twin` or not: the kernel learns how to read it, and whether the pages that it has are
+    /// still good.
+    fn opened(&self, node: INodeNo, handle: u64, keeps_pages: bool, twin: Option<File>, reply: ReplyOpen) {
+        let passes_through = self.0.passes_through.load(Ordering::Relaxed);
+        let way = self.0.twins.open(node.0, handle, twin, |twin| {
+            let backed = passes_through.then(|| reply.open_backing(twin))?;
+            backed.inspect_err(|error| tracing::debug!(%error, "the kernel does not read this node's file itself")).ok()
+        });
+        match &way {
+            Way::Backed(file) => reply.opened_passthrough(FileHandle(handle), FopenFlags::empty(), file),
+            Way::Pages | Way::Direct => reply.opened(FileHandle(handle), answer::page_flags(&way, keeps_pages)),
+        }
+    }
+
+    /// Home has made and opened a file, or opened one that was there by then.
+    fn created(&self, answer: answer::Answer, reply: ReplyCreate) {
+        let way = match answer {
+            Ok(Reply::Created { node, handle, .. }) => self.0.twins.open(node, handle, None, |_| None),
+            _ => Way::Pages,
+        };
+        answer::created(answer, answer::page_flags(&way, false), reply);
     }
 
     /// Asks home for what is in a file, which changes the time of access.

@@ -12,8 +12,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use super::super::channel::{ChannelError, FileChannel};
 use super::super::settled::Settled;
 use super::super::wire::{Caller, MAX_STEPS, Name, Op};
-use super::HomeFs;
 use super::locktable::HeldLock;
+use super::{HomeFs, twins};
 
 /// The file system type that `/proc/mounts` shows.
 const FS_TYPE: &str = "fuse.scx_mosix";
@@ -36,6 +36,9 @@ pub enum MountError {
         #[source]
         source: std::io::Error,
     },
+    /// This node's own files cannot be reached.
+    #[error("cannot have mounts of this node's own files (open_tree): this needs root")]
+    Node(#[source] std::io::Error),
     /// The kernel and we did not come to terms.
     #[error("the kernel's FUSE does not offer what home's files need (Linux 5.11 or newer does)")]
     Session(#[source] std::io::Error),
@@ -63,6 +66,7 @@ pub struct Mounted {
 /// See [`MountError`].
 pub fn mount(mountpoint: &Path, channel: Arc<FileChannel>, settled: Settled) -> Result<Mounted, MountError> {
     let io = |errno: rustix::io::Errno| std::io::Error::from(errno);
+    let node_root = twins::own_root().map_err(MountError::Node)?;
     let device = rustix::fs::openat(CWD, "/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     let device = device.map_err(|errno| MountError::Device(io(errno)))?;
     let options =
@@ -79,7 +83,7 @@ pub fn mount(mountpoint: &Path, channel: Arc<FileChannel>, settled: Settled) -> 
         }
     };
     // From here on dropping `mounted` unmounts.
-    let mounted = Mounted { mountpoint: root, fs: HomeFs::new(channel, settled) };
+    let mounted = Mounted { mountpoint: root, fs: HomeFs::new(channel, settled, node_root) };
     let mut config = Config::default();
     config.acl = SessionACL::All;
     // One thread: it never waits for home, and the order of requests stays what it was.

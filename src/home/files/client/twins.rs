@@ -1,22 +1,31 @@
 //! Files of the hosting node that hold what home's hold, and are read in their place: local resources where possible.
 //!
-//! Home names the path and the digest of a settled file as it is opened. If this node's file at that path is settled too and has the same
-//! digest, the open file is read here until it is closed. A node that replaces a package replaces its files, so what is open stays
-//! what it was.
+//! Home names the path and the digest of a settled file as it is opened to be read. If this node's file at that path is settled too and has
+//! the same digest, the open file is read here until it is closed. A node that replaces a package replaces its files, so what is open
+//! stays what it was.
+//!
+//! The kernel reads and maps such a file itself if it can (FUSE passthrough, Linux 6.9): then the guest shares the file's pages in memory with
+//! the node's own programs and with other guests. It does that either for all that have a file open at a time or for none, and answers who
+//! mixes them with `EIO` (`fs/fuse/iomode.c`); so what a file's first opening finds holds until its last closing.
+//!
+//! The files are opened below a mount of their own ([`own_root`]). CRIU runs under this node's dynamic loader, and the kernel does not let it give
+//! its place to a program that maps the very file that CRIU was started as (`replace_mm_exe_file`, by mount and name).
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, StatxFlags};
+use fuser::BackingId;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::ReadWriteFlags;
+use rustix::mount::OpenTreeFlags;
 
 use super::super::settled::Settled;
 use super::super::wire::Twin;
@@ -24,53 +33,131 @@ use super::super::wire::Twin;
 /// How long looking for a file here may hold up its opening.
 const FIND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The open files that are read here, by home's handles.
+/// How the kernel gets at what is in an open file; `B` names this node's file to it.
 #[derive(Debug)]
-pub(super) struct Twins {
-    settled: Arc<Settled>,
-    open: Mutex<HashMap<u64, Arc<File>>>,
+pub(super) enum Way<B> {
+    /// It asks the agent and keeps the pages.
+    Pages,
+    /// It reads this node's file.
+    Backed(Arc<B>),
+    /// It asks the agent and keeps nothing, as others have the file open as [`Way::Backed`] and this opening cannot.
+    Direct,
 }
 
-impl Twins {
-    pub(super) fn new(settled: Settled) -> Self {
-        Self { settled: Arc::new(settled), open: Mutex::default() }
+/// The files that the guest has open, and which of them are read here.
+#[derive(Debug)]
+pub(super) struct Twins<B = BackingId> {
+    settled: Arc<Settled>,
+    /// This node's root.
+    root: Arc<OwnedFd>,
+    open: Mutex<Open<B>>,
+}
+
+#[derive(Debug)]
+struct Open<B> {
+    /// By home's handles.
+    handles: HashMap<u64, Handle>,
+    nodes: HashMap<u64, Node<B>>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    /// Unless it is [`Way::Direct`].
+    node: Option<u64>,
+    twin: Option<Arc<File>>,
+}
+
+#[derive(Debug)]
+struct Node<B> {
+    /// `None`: [`Way::Pages`].
+    backed: Option<Arc<B>>,
+    handles: usize,
+}
+
+impl<B> Twins<B> {
+    /// Of files below `root`, this node's.
+    pub(super) fn new(settled: Settled, root: OwnedFd) -> Self {
+        let open = Mutex::new(Open { handles: HashMap::new(), nodes: HashMap::new() });
+        Self { settled: Arc::new(settled), root: Arc::new(root), open }
     }
 
-    /// Reads `handle` here from now on, if this node has the file.
-    pub(super) async fn find(&self, handle: u64, twin: Twin) {
-        let settled = self.settled.clone();
-        let found = tokio::task::spawn_blocking(move || same(&settled, &twin));
+    /// This node's file, if it has the same.
+    pub(super) async fn find(&self, twin: Twin) -> Option<File> {
+        let (settled, root) = (self.settled.clone(), self.root.clone());
+        let found = tokio::task::spawn_blocking(move || same(&settled, &root, &twin));
         match tokio::time::timeout(FIND_TIMEOUT, found).await {
-            Ok(Ok(Ok(Some(file)))) => drop(self.lock().insert(handle, Arc::new(file))),
-            Ok(Ok(Ok(None))) => {}
-            other => tracing::debug!(?other, "a file is read at home, as it cannot be looked at here"),
+            Ok(Ok(Ok(found))) => found,
+            other => {
+                tracing::debug!(?other, "a file is read at home, as it cannot be looked at here");
+                None
+            }
         }
+    }
+
+    /// Home has opened a file as `handle`, of which this node has a `twin` or not; `back` names that to the kernel.
+    pub(super) fn open(
+        &self,
+        node: u64,
+        handle: u64,
+        twin: Option<File>,
+        back: impl FnOnce(&File) -> Option<B>,
+    ) -> Way<B> {
+        let mut open = self.lock();
+        let way = match open.nodes.get(&node) {
+            None => twin.as_ref().and_then(back).map_or(Way::Pages, |backed| Way::Backed(Arc::new(backed))),
+            Some(Node { backed: None, .. }) => Way::Pages,
+            Some(Node { backed: Some(backed), .. }) if twin.is_some() => Way::Backed(backed.clone()),
+            Some(_) => Way::Direct,
+        };
+        let (backed, counted) = match &way {
+            Way::Pages => (None, true),
+            Way::Backed(backed) => (Some(backed.clone()), true),
+            Way::Direct => (None, false),
+        };
+        if counted {
+            open.nodes.entry(node).or_insert(Node { backed, handles: 0 }).handles += 1;
+        }
+        open.handles.insert(handle, Handle { node: counted.then_some(node), twin: twin.map(Arc::new) });
+        way
     }
 
     /// The file that is read here in the place of `handle`.
     pub(super) fn get(&self, handle: u64) -> Option<Arc<File>> {
-        self.lock().get(&handle).cloned()
+        self.lock().handles.get(&handle)?.twin.clone()
     }
 
     /// The handle is closed.
     pub(super) fn close(&self, handle: u64) {
-        self.lock().remove(&handle);
+        let mut open = self.lock();
+        let Some(Handle { node: Some(node), .. }) = open.handles.remove(&handle) else { return };
+        let Some(of) = open.nodes.get_mut(&node) else { return };
+        of.handles -= 1;
+        if of.handles == 0 {
+            open.nodes.remove(&node);
+        }
     }
 
     // Entries come and go whole.
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<File>>> {
+    fn lock(&self) -> MutexGuard<'_, Open<B>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// This node's tree, under mounts of its own that are nowhere to be found.
+pub(super) fn own_root() -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    Ok(rustix::mount::open_tree(CWD, "/", flags)?)
+}
+
 /// This node's file, if it is the same.
-fn same(settled: &Settled, twin: &Twin) -> io::Result<Option<File>> {
+fn same(settled: &Settled, root: &OwnedFd, twin: &Twin) -> io::Result<Option<File>> {
     let path = Path::new(OsStr::from_bytes(twin.path.as_bytes()));
     if !path.is_absolute() {
         return Ok(None);
     }
     // Nothing but a regular file is opened, as opening others may do something.
-    let there = match rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let there = match rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
         Err(rustix::io::Errno::NOENT) => return Ok(None),
         there => there?,
     };
@@ -113,10 +200,45 @@ mod tests {
     use super::super::super::wire::Text;
     use super::*;
 
+    fn node_root() -> OwnedFd {
+        File::open("/").unwrap().into()
+    }
+
+    #[test]
+    fn who_opens_a_file_first_decides_how_it_is_read_until_all_have_closed_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let twins = Twins::<u32>::new(Settled::new(dir.path()), node_root());
+        let open = |handle, has_twin: bool, back: Option<u32>| {
+            let twin = has_twin.then(|| tempfile::tempfile().unwrap());
+            match twins.open(7, handle, twin, |_| back) {
+                Way::Pages => "pages".to_owned(),
+                Way::Backed(backed) => format!("backed by {backed}"),
+                Way::Direct => "direct".to_owned(),
+            }
+        };
+        assert_eq!(open(1, true, Some(1)), "backed by 1");
+        assert_eq!(open(2, true, Some(2)), "backed by 1");
+        assert_eq!(open(3, false, None), "direct");
+        twins.close(1);
+        assert_eq!(open(4, true, Some(3)), "backed by 1");
+        for handle in [2, 3, 4, 4] {
+            twins.close(handle);
+        }
+        // The kernel cannot do it.
+        assert_eq!(open(5, true, None), "pages");
+        assert_eq!(open(6, true, Some(4)), "pages");
+        assert!(twins.get(6).is_some() && twins.get(1).is_none());
+        twins.close(5);
+        twins.close(6);
+        assert_eq!(open(7, false, None), "pages");
+        assert_eq!(open(8, true, Some(5)), "pages");
+    }
+
     #[test]
     fn only_what_is_the_same_is_read_here() {
         let dir = tempfile::tempdir().unwrap();
         let settled = Settled::after(dir.path(), Duration::ZERO);
+        let root = node_root();
         let path = dir.path().join("file");
         let write = |byte: u8| std::fs::write(&path, vec![byte; 100_000]).unwrap();
         let twin = |digest: &[u8]| Twin {
@@ -124,24 +246,24 @@ mod tests {
             digest: Bytes::copy_from_slice(digest),
         };
         let sha256 = |byte: u8| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &vec![byte; 100_000]);
-        assert!(same(&settled, &twin(sha256(1).as_ref())).unwrap().is_none());
+        assert!(same(&settled, &root, &twin(sha256(1).as_ref())).unwrap().is_none());
         write(1);
         // Once worked out and once looked up.
         for _ in 0..2 {
-            let file = same(&settled, &twin(sha256(1).as_ref())).unwrap().unwrap();
+            let file = same(&settled, &root, &twin(sha256(1).as_ref())).unwrap().unwrap();
             assert_eq!(read(&file, 99_990, 100).unwrap(), [1; 10]);
             assert_eq!(read_at_once(&file, 0, 4096), Some(vec![1; 4096]));
             assert_eq!(read_at_once(&file, 99_990, 100), None);
-            assert!(same(&settled, &twin(sha256(2).as_ref())).unwrap().is_none());
+            assert!(same(&settled, &root, &twin(sha256(2).as_ref())).unwrap().is_none());
         }
         // The clock that stamps files has ticks.
         std::thread::sleep(Duration::from_millis(20));
         write(2);
-        assert!(same(&settled, &twin(sha256(1).as_ref())).unwrap().is_none());
-        assert!(same(&settled, &twin(sha256(2).as_ref())).unwrap().is_some());
+        assert!(same(&settled, &root, &twin(sha256(1).as_ref())).unwrap().is_none());
+        assert!(same(&settled, &root, &twin(sha256(2).as_ref())).unwrap().is_some());
         let late = Settled::after(dir.path(), Duration::from_secs(600));
-        assert!(same(&late, &twin(sha256(2).as_ref())).unwrap().is_none());
+        assert!(same(&late, &root, &twin(sha256(2).as_ref())).unwrap().is_none());
         let fifo = Twin { path: Text::new(b"/dev/null").unwrap(), digest: Bytes::from_static(&[0; 32]) };
-        assert!(same(&settled, &fifo).unwrap().is_none());
+        assert!(same(&settled, &root, &fifo).unwrap().is_none());
     }
 }
