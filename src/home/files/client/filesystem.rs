@@ -10,9 +10,9 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::super::wire::{Changes, Lock, MAX_DATA_BYTES, Name, Op, Reply, Text};
@@ -170,9 +170,11 @@ impl Filesystem for HomeFs {
         // While nothing of the body runs, the pages that the kernel has are as good as what else is believed; dropping them would take them
         // away from the body too.
         let still = self.channel().memory().is_still();
+        // Whatever home says: the kernel opens a twin as the guest opened home's file, and nothing of this node is for it to write.
+        let only_reads = flags.acc_mode() == OpenAccMode::O_RDONLY;
         let fs = self.clone();
         self.ask(req, Op::Open { node: node.0, flags: flags.0 }, reply, move |answer, reply| match answer {
-            Ok(Reply::Opened { handle, settled, twin: Some(twin), .. }) => {
+            Ok(Reply::Opened { handle, settled, twin: Some(twin), .. }) if only_reads => {
                 let runtime = fs.channel().runtime().clone();
                 runtime.spawn(async move {
                     let twin = fs.0.twins.find(twin).await;
