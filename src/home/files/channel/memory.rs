@@ -358,4 +358,4 @@ impl Memory {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

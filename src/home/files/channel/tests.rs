@@ -1,4 +1,5 @@
-use super::super::wire::{Attr, Time};
+use super::super::wire::Attr;
+use super::memory::tests::watched;
 use super::*;
 
 const CALLER: Caller = Caller { uid: 0, gid: 0 };
@@ -47,11 +48,7 @@ async fn replies_find_their_requests_in_any_order() {
 #[tokio::test]
 async fn what_root_asked_for_first_is_settled_for_users_all_the_same() {
     let mut home = Home::new(4, 30_000);
-    let time = Time { secs: 0, nanos: 0 };
-    let (atime, mtime, ctime) = (time, time, time);
-    let (ino, size, blocks, mode, nlink, uid, gid, rdev, blksize) = (1, 0, 0, libc::S_IFDIR | 0o755, 2, 0, 0, 0, 4096);
-    let (settled, watched) = (true, true);
-    let attr = Attr { ino, size, blocks, atime, mtime, ctime, mode, nlink, uid, gid, rdev, blksize, settled, watched };
+    let attr = Attr { settled: true, ..watched(0) };
     let op = Op::Getattr { node: 1 };
     let asked = tokio::spawn({
         let (channel, op) = (home.channel.clone(), op.clone());

@@ -64,10 +64,9 @@ impl Filesystem for HomeFs {
         // The errors carry the nearest possible value, which is what is wanted of these.
         let _ = config.set_max_write(max_write);
         let _ = config.set_max_background(MAX_BACKGROUND);
-        // The node's own files may be on an overlay.
+        // The node's own files may be on an overlay. A kernel that cannot read them itself says so of each.
         let _ = config.set_max_stack_depth(2);
-        let passes_through = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok();
-        self.0.passes_through.store(passes_through, Ordering::Relaxed);
+        let _ = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH);
         config.add_capabilities(CAPABILITIES).map_err(|missing| {
             io::Error::new(io::ErrorKind::Unsupported, format!("the kernel's FUSE lacks {missing:?}"))
         })

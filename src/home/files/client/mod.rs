@@ -38,8 +38,6 @@ struct Shared {
     listings: Listings,
     recent: Recent,
     twins: Twins,
-    /// Whether the kernel can read this node's files for the guest; known before the first file is opened.
-    passes_through: AtomicBool,
     locks: Mutex<LockTable>,
     /// Whether a program of this guest ever asked for a lock, by the thread that reads the kernel's requests.
     locks_asked_for: AtomicBool,
@@ -55,7 +53,6 @@ impl HomeFs {
             listings: Listings::default(),
             recent: Recent::default(),
             twins: Twins::new(settled, node_root),
-            passes_through: AtomicBool::new(false),
             locks: Mutex::default(),
             locks_asked_for: AtomicBool::new(false),
             wait_rounds: AtomicU64::new(0),
@@ -140,9 +137,8 @@ impl HomeFs {
     /// Home has opened a file, of which this node has a `twin` or not: the kernel learns how to read it, and whether the pages that it has are
     /// still good.
     fn opened(&self, node: INodeNo, handle: u64, keeps_pages: bool, twin: Option<File>, reply: ReplyOpen) {
-        let passes_through = self.0.passes_through.load(Ordering::Relaxed);
         let way = self.0.twins.open(node.0, handle, twin, |twin| {
-            let backed = passes_through.then(|| reply.open_backing(twin))?;
+            let backed = reply.open_backing(twin);
             backed.inspect_err(|error| tracing::debug!(%error, "the kernel does not read this node's file itself")).ok()
         });
         match &way {

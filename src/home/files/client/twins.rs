@@ -62,14 +62,13 @@ struct Open<B> {
 
 #[derive(Debug)]
 struct Handle {
-    /// Unless it is [`Way::Direct`].
-    node: Option<u64>,
+    node: u64,
     twin: Option<Arc<File>>,
 }
 
 #[derive(Debug)]
 struct Node<B> {
-    /// `None`: [`Way::Pages`].
+    /// What its first opening found.
     backed: Option<Arc<B>>,
     handles: usize,
 }
@@ -103,21 +102,15 @@ impl<B> Twins<B> {
         back: impl FnOnce(&File) -> Option<B>,
     ) -> Way<B> {
         let mut open = self.lock();
-        let way = match open.nodes.get(&node) {
-            None => twin.as_ref().and_then(back).map_or(Way::Pages, |backed| Way::Backed(Arc::new(backed))),
-            Some(Node { backed: None, .. }) => Way::Pages,
-            Some(Node { backed: Some(backed), .. }) if twin.is_some() => Way::Backed(backed.clone()),
+        let first = || Node { backed: twin.as_ref().and_then(back).map(Arc::new), handles: 0 };
+        let of = open.nodes.entry(node).or_insert_with(first);
+        of.handles += 1;
+        let way = match &of.backed {
+            None => Way::Pages,
+            Some(backed) if twin.is_some() => Way::Backed(backed.clone()),
             Some(_) => Way::Direct,
         };
-        let (backed, counted) = match &way {
-            Way::Pages => (None, true),
-            Way::Backed(backed) => (Some(backed.clone()), true),
-            Way::Direct => (None, false),
-        };
-        if counted {
-            open.nodes.entry(node).or_insert(Node { backed, handles: 0 }).handles += 1;
-        }
-        open.handles.insert(handle, Handle { node: counted.then_some(node), twin: twin.map(Arc::new) });
+        open.handles.insert(handle, Handle { node, twin: twin.map(Arc::new) });
         way
     }
 
@@ -129,7 +122,7 @@ impl<B> Twins<B> {
     /// The handle is closed.
     pub(super) fn close(&self, handle: u64) {
         let mut open = self.lock();
-        let Some(Handle { node: Some(node), .. }) = open.handles.remove(&handle) else { return };
+        let Some(Handle { node, .. }) = open.handles.remove(&handle) else { return };
         let Some(of) = open.nodes.get_mut(&node) else { return };
         of.handles -= 1;
         if of.handles == 0 {

@@ -11,7 +11,7 @@ fn attr(size: u64) -> Attr {
     Attr { ino, size, blocks, atime, mtime, ctime, mode, nlink, uid, gid, rdev, blksize, settled, watched }
 }
 
-fn watched(size: u64) -> Attr {
+pub(in super::super) fn watched(size: u64) -> Attr {
     Attr { watched: true, ..attr(size) }
 }
 
