@@ -214,7 +214,7 @@ impl Placing {
     /// What a move to a node is expected to take.
     pub fn times(&self, target: &str) -> MoveTimes {
         let inner = self.lock();
-        inner.times.get(target).unwrap_or(&inner.all_times).clone()
+        inner.times.get(target).map_or_else(|| inner.all_times.clone(), |times| times.among(&inner.all_times))
     }
 
     /// What was decided last about a job, as the API shows it; its migrations are left to the caller.
@@ -275,7 +275,8 @@ impl Inner {
     }
 
     fn note_times(&mut self, node: &str, memory_bytes: u64, downtime_us: u64) {
-        let to_node = self.times.entry(node.into()).or_insert_with(|| self.all_times.clone());
+        let learning = self.placement.config().learning;
+        let to_node = self.times.entry(node.into()).or_insert_with(|| MoveTimes::on_a_machine(1.0, learning));
         for times in [to_node, &mut self.all_times] {
             times.note(memory_bytes, downtime_us / 1_000);
         }
