@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::super::MAX_WATCHED_NAMES;
-use super::super::wire::{Attr, Break, Name, Op, ROOT, Reply, Step, Text};
+use super::super::wire::{ACCESS_ACL, Attr, Break, Name, Op, ROOT, Reply, Step, Text};
 
 /// Most bytes of contents that are kept; beyond it those of all files are forgotten.
 const CONTENTS_MAX_BYTES: usize = 4 << 20;
@@ -64,8 +64,7 @@ struct Node {
     attr: Option<Attr>,
     link: Option<Bytes>,
     contents: Option<Bytes>,
-    /// Extended attributes that were asked for; the error that there is in place of a value. For each step of a path the kernel asks for
-    /// access control lists, of which there are mostly none.
+    /// Extended attributes that were asked for; the error that there is in place of a value.
     xattrs: Vec<(Text, Result<Bytes, i32>)>,
 }
 
@@ -131,8 +130,11 @@ impl Known {
             Op::Getattr { node } => self.nodes.get(node)?.attr.map(|attr| Reply::Attr { attr }),
             Op::Readlink { node } => self.nodes.get(node)?.link.clone().map(|data| Reply::Data { data }),
             Op::Getxattr { node, name } => {
-                let known = &self.nodes.get(node)?.xattrs;
-                known.iter().find(|(known, _)| known == name).map(|(_, value)| match value {
+                let Node { attr, xattrs, .. } = self.nodes.get(node)?;
+                if attr.is_some_and(|attr| attr.no_acl) && name.as_bytes() == ACCESS_ACL.as_bytes() {
+                    return Some(Reply::Error { errno: libc::ENODATA });
+                }
+                xattrs.iter().find(|(known, _)| known == name).map(|(_, value)| match value {
                     Ok(data) => Reply::Data { data: data.clone() },
                     Err(errno) => Reply::Error { errno: *errno },
                 })

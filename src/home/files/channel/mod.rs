@@ -49,6 +49,13 @@ pub enum ChannelError {
     },
 }
 
+/// How long a file that is closed here may be open at home if nothing else is asked: closing it says nothing to the program, and takes a
+/// message and its answer.
+const CLOSE_DELAY: Duration = Duration::from_millis(50);
+
+/// Most files that are closed by one message.
+const MAX_CLOSING: usize = 1024;
+
 /// What becomes of a request; called exactly once, from any thread, and must not block.
 pub(super) type Completion = Box<dyn FnOnce(Result<Reply, ChannelError>) + Send>;
 
@@ -72,6 +79,8 @@ struct State {
     next_id: u64,
     waiting: BTreeMap<u64, Waiting>,
     heard: Instant,
+    /// Open files that home may close.
+    closing: Vec<u64>,
 }
 
 struct Waiting {
@@ -94,7 +103,8 @@ impl FileChannel {
         incoming: mpsc::Receiver<Bytes>,
         silence_limit: Duration,
     ) -> Arc<Self> {
-        let state = State { reason: None, next_id: 1, waiting: BTreeMap::new(), heard: Instant::now() };
+        let state =
+            State { reason: None, next_id: 1, waiting: BTreeMap::new(), heard: Instant::now(), closing: Vec::new() };
         let channel = Arc::new(Self {
             state: Mutex::new(state),
             answered: Condvar::new(),
@@ -152,6 +162,7 @@ impl FileChannel {
     /// # Errors
     /// The channel is cut, or `limit` has passed.
     pub(super) fn settle(&self, limit: Duration) -> Result<(), ChannelError> {
+        self.close_now();
         let state = self.lock();
         let before = state.next_id;
         let (state, _) = self
@@ -173,9 +184,42 @@ impl FileChannel {
         Some(told_to(caller, self.memory.recall(op)?))
     }
 
+    /// Lets home close an open file that is closed here, with the next request or soon. Blocks as [`Self::submit`] does.
+    pub(super) fn close_soon(self: &Arc<Self>, handle: u64) {
+        let mut state = self.lock();
+        state.closing.push(handle);
+        let closing = state.closing.len();
+        drop(state);
+        match closing {
+            1 => {}
+            MAX_CLOSING => return self.close_now(),
+            _ => return,
+        }
+        let channel = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            tokio::time::sleep(CLOSE_DELAY).await;
+            if let Some(channel) = channel.upgrade().filter(|channel| !channel.lock().closing.is_empty()) {
+                // On a thread of its own because `send` may block.
+                tokio::task::spawn_blocking(move || channel.close_now());
+            }
+        });
+    }
+
+    fn close_now(&self) {
+        let handles = std::mem::take(&mut self.lock().closing);
+        if !handles.is_empty() {
+            self.send(Caller { uid: 0, gid: 0 }, Op::Release { handles }, Box::new(|_| {}));
+        }
+    }
+
     /// Sends a request; `done` gets what becomes of it. Blocks while [`MAX_IN_FLIGHT`] requests are under way or the queue
     /// is full, until the channel is cut: not for a runtime's own threads.
     pub(super) fn submit(&self, caller: Caller, op: Op, done: Completion) {
+        self.close_now();
+        self.send(caller, op, done);
+    }
+
+    fn send(&self, caller: Caller, op: Op, done: Completion) {
         let slot = match self.slots.clone().try_acquire_owned() {
             Ok(slot) => Some(slot),
             Err(_) => self.runtime.block_on(self.slots.clone().acquire_owned()).ok(),

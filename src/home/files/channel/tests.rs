@@ -135,8 +135,35 @@ async fn settle_waits_for_what_came_before() {
         tokio::task::spawn_blocking(move || channel.settle(Duration::from_millis(limit_ms)))
     };
     assert_eq!(settle(50).await.unwrap(), Err(ChannelError::StillBusy { waiting: 1, limit_ms: 50 }));
+    home.channel.close_soon(5);
     let settled = settle(10_000);
-    home.reply(request.id, Reply::Done {}).await;
+    let closes = home.request().await;
+    assert_eq!(closes.op, Op::Release { handles: vec![5] });
+    for id in [request.id, closes.id] {
+        home.reply(id, Reply::Done {}).await;
+    }
     assert_eq!(settled.await.unwrap(), Ok(()));
     asked.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn files_are_closed_with_the_next_request_or_soon() {
+    let mut home = Home::new(4, 30_000);
+    home.channel.close_soon(1);
+    home.channel.close_soon(2);
+    let asked = home.ask(7);
+    let (closes, next) = (home.request().await, home.request().await);
+    assert_eq!((closes.op, next.op), (Op::Release { handles: vec![1, 2] }, Op::Readlink { node: 7 }));
+    for id in [closes.id, next.id] {
+        home.reply(id, Reply::Done {}).await;
+    }
+    asked.await.unwrap().unwrap();
+    home.channel.close_soon(3);
+    assert_eq!(home.request().await.op, Op::Release { handles: vec![3] });
+    for handle in 0..=MAX_CLOSING as u64 {
+        let channel = home.channel.clone();
+        tokio::task::spawn_blocking(move || channel.close_soon(handle)).await.unwrap();
+    }
+    let Op::Release { handles } = home.request().await.op else { panic!("another request") };
+    assert!(handles.len() <= MAX_CLOSING);
 }

@@ -9,7 +9,7 @@ use fuser::{
 
 use super::super::BELIEVED_MS;
 use super::super::channel::ChannelError;
-use super::super::wire::{Attr, Reply, SetTime, Time};
+use super::super::wire::{Attr, ROOT, Reply, SetTime, Time};
 use super::twins::Way;
 
 /// How long the kernel may go on believing these attributes, and the name that led to them.
@@ -35,6 +35,9 @@ const NO_FILE: FileAttr = FileAttr {
     blksize: 0,
     flags: 0,
 };
+
+/// A directory of which nothing else is told.
+const DIRECTORY: FileAttr = FileAttr { kind: FileType::Directory, perm: 0o755, nlink: 2, ..NO_FILE };
 
 /// Node ids are not used again while the kernel knows them, so one generation is enough.
 const GENERATION: Generation = Generation(0);
@@ -72,6 +75,15 @@ pub(super) fn entry(answer: Answer, reply: ReplyEntry) {
         }
         other => reply.error(errno(other)),
     }
+}
+
+/// The one thing that the mount's own root has. The kernel asks for its attributes as it uses them.
+pub(super) fn home_root(reply: ReplyEntry) {
+    reply.entry(&Duration::ZERO, &FileAttr { ino: INodeNo(ROOT), ..DIRECTORY }, GENERATION);
+}
+
+pub(super) fn mount_root(reply: ReplyAttr) {
+    reply.attr(&Duration::from_millis(BELIEVED_MS), &FileAttr { ino: INodeNo::ROOT, ..DIRECTORY });
 }
 
 pub(super) fn attr(answer: Answer, reply: ReplyAttr) {

@@ -60,9 +60,8 @@ macro_rules! text {
 
 impl Filesystem for HomeFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let max_write = u32::try_from(MAX_DATA_BYTES).unwrap_or(u32::MAX);
         // The errors carry the nearest possible value, which is what is wanted of these.
-        let _ = config.set_max_write(max_write);
+        let _ = config.set_max_write(u32::try_from(MAX_DATA_BYTES).unwrap_or(u32::MAX));
         let _ = config.set_max_background(MAX_BACKGROUND);
         // The node's own files may be on an overlay. A kernel that cannot read them itself says so of each.
         let _ = config.set_max_stack_depth(2);
@@ -73,19 +72,22 @@ impl Filesystem for HomeFs {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let name = name!(name, reply);
-        self.ask(req, Op::Lookup { parent: parent.0, name }, reply, answer::entry);
+        if parent == INodeNo::ROOT {
+            return answer::home_root(reply);
+        }
+        self.ask(req, Op::Lookup { parent: parent.0, name: name!(name, reply) }, reply, answer::entry);
     }
 
     fn forget(&self, req: &Request, node: INodeNo, count: u64) {
-        match self.channel().memory().forget(node.0, count) {
-            0 => {}
-            count => self.ask(req, Op::Forget { node: node.0, count }, (), |_, ()| {}),
+        let count = self.channel().memory().forget(node.0, count);
+        if count > 0 {
+            self.ask(req, Op::Forget { node: node.0, count }, (), |_, ()| {});
         }
     }
 
     fn getattr(&self, req: &Request, node: INodeNo, handle: Option<FileHandle>, reply: ReplyAttr) {
         match handle {
+            None if node == INodeNo::ROOT => answer::mount_root(reply),
             // It is the kernel that asks, before a `read`.
             Some(handle) => self.ask_recent(req, node.0, handle.0, reply),
             None => self.ask(req, Op::Getattr { node: node.0 }, reply, answer::attr),
@@ -265,7 +267,7 @@ impl Filesystem for HomeFs {
 
     fn release(
         &self,
-        req: &Request,
+        _req: &Request,
         node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
@@ -276,7 +278,7 @@ impl Filesystem for HomeFs {
         self.with_locks(|locks| locks.drop_handle(handle.0));
         self.0.twins.close(handle.0);
         self.channel().memory().closed(node.0);
-        self.ask(req, Op::Release { handle: handle.0 }, reply, answer::empty);
+        self.close(handle.0, reply);
     }
 
     fn fsync(&self, req: &Request, _node: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
@@ -299,9 +301,9 @@ impl Filesystem for HomeFs {
         });
     }
 
-    fn releasedir(&self, req: &Request, _node: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(&self, _req: &Request, _node: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
         self.0.listings.close(handle.0);
-        self.ask(req, Op::Release { handle: handle.0 }, reply, answer::empty);
+        self.close(handle.0, reply);
     }
 
     fn fsyncdir(&self, req: &Request, _node: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {

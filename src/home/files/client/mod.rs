@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use fuser::{FileHandle, FopenFlags, INodeNo, Notifier, ReplyAttr, ReplyCreate, ReplyOpen, Request};
+use fuser::{FileHandle, FopenFlags, INodeNo, Notifier, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyOpen, Request};
 
 use self::listing::Listings;
 use self::locktable::LockTable;
@@ -154,6 +154,12 @@ impl HomeFs {
             _ => Way::Pages,
         };
         answer::created(answer, answer::page_flags(&way, false), reply);
+    }
+
+    /// Closes a file or directory.
+    fn close(&self, handle: u64, reply: ReplyEmpty) {
+        self.channel().close_soon(handle);
+        reply.ok();
     }
 
     /// Asks home for what is in a file, which changes the time of access.

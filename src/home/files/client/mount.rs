@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{Config, Session, SessionACL};
-use nix::mount::{MntFlags, MsFlags};
+use nix::mount::MsFlags;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use super::super::channel::{ChannelError, FileChannel};
 use super::super::settled::Settled;
@@ -54,7 +55,7 @@ pub enum MountError {
 /// mount: end the guest first.
 #[derive(Debug)]
 pub struct Mounted {
-    mountpoint: OwnedFd,
+    root: OwnedFd,
     fs: HomeFs,
 }
 
@@ -78,12 +79,12 @@ pub fn mount(mountpoint: &Path, channel: Arc<FileChannel>, settled: Settled) -> 
     let root = match root {
         Ok(root) => root,
         Err(errno) => {
-            let _ = nix::mount::umount2(mountpoint, MntFlags::MNT_DETACH);
+            let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
             return Err(failed(io(errno)));
         }
     };
     // From here on dropping `mounted` unmounts.
-    let mounted = Mounted { mountpoint: root, fs: HomeFs::new(channel, settled, node_root) };
+    let mut mounted = Mounted { root, fs: HomeFs::new(channel, settled, node_root) };
     let mut config = Config::default();
     config.acl = SessionACL::All;
     // One thread: it never waits for home, and the order of requests stays what it was.
@@ -91,13 +92,14 @@ pub fn mount(mountpoint: &Path, channel: Arc<FileChannel>, settled: Settled) -> 
     let session = Session::from_fd(mounted.fs.clone(), device, SessionACL::All, config).map_err(MountError::Session)?;
     mounted.fs.set_notifier(session.notifier());
     session.spawn().map_err(MountError::Session)?;
-    read_ahead(&mounted.mountpoint);
+    mounted.show_home(mountpoint).map_err(failed)?;
+    read_ahead(&mounted.root);
     Ok(mounted)
 }
 
 /// Lets the kernel read ahead further than its 128 KiB, so that a few requests are on their way to home at once.
-fn read_ahead(mountpoint: &OwnedFd) {
-    let device = rustix::fs::statx(mountpoint, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty());
+fn read_ahead(root: &OwnedFd) {
+    let device = rustix::fs::statx(root, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty());
     let set = device.map_err(std::io::Error::from).and_then(|stat| {
         let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", stat.stx_dev_major, stat.stx_dev_minor);
         std::fs::write(path, READ_AHEAD_KIB.to_string())
@@ -108,9 +110,19 @@ fn read_ahead(mountpoint: &OwnedFd) {
 }
 
 impl Mounted {
+    /// Mounts home's root alone where the whole is mounted, of which it is part ([`ROOT`](super::super::wire::ROOT) says why).
+    fn show_home(&mut self, mountpoint: &Path) -> std::io::Result<()> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let home = rustix::mount::open_tree(&self.root, "home", flags)?;
+        let whole = std::mem::replace(&mut self.root, home);
+        rustix::mount::unmount(fd_path(&whole), UnmountFlags::DETACH)?;
+        rustix::mount::move_mount(&self.root, "", CWD, mountpoint, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        Ok(())
+    }
+
     /// The root of the mounted tree, as an `O_PATH` descriptor.
     pub fn root(&self) -> impl AsFd + '_ {
-        &self.mountpoint
+        &self.root
     }
 
     /// Brings home up to date: writes what programs changed through memory mappings, and waits until home has done all that
@@ -122,17 +134,13 @@ impl Mounted {
     /// Home is out of reach or too slow; then home's files may be older than what the body saw.
     pub fn sync(&self, limit: Duration) -> Result<(), MountError> {
         let failed = |errno: rustix::io::Errno| MountError::Sync(errno.into());
-        let root = rustix::fs::openat(
-            &self.mountpoint,
-            ".",
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        );
+        let root =
+            rustix::fs::openat(&self.root, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let root = root.map_err(failed)?;
         rustix::fs::syncfs(&root).map_err(failed)?;
         drop(root);
         // The kernel hands over requests in order: once this one is answered, those before it are in the channel.
-        rustix::fs::fstatfs(&self.mountpoint).map_err(failed)?;
+        rustix::fs::fstatfs(&self.root).map_err(failed)?;
         self.fs.channel().settle(limit).map_err(MountError::Home)
     }
 
@@ -174,10 +182,14 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // By descriptor: the path may mean something else by now. Forced, so that whoever waits for an answer gets one.
-        let path = format!("/proc/self/fd/{}", self.mountpoint.as_raw_fd());
-        if let Err(errno) = nix::mount::umount2(path.as_str(), MntFlags::MNT_FORCE | MntFlags::MNT_DETACH) {
+        // Forced, so that whoever waits for an answer gets one.
+        if let Err(errno) = rustix::mount::unmount(fd_path(&self.root), UnmountFlags::FORCE | UnmountFlags::DETACH) {
             tracing::warn!(%errno, "cannot unmount home's files");
         }
     }
+}
+
+/// A path to an open file, whatever its own means by now.
+fn fd_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

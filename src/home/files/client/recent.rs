@@ -69,6 +69,7 @@ mod tests {
             blksize: 1,
             settled: false,
             watched: false,
+            no_acl: false,
         };
         let (recent, asked) = (Recent::default(), Instant::now());
         recent.hear(7, attr, asked, 3, 4);

@@ -13,9 +13,10 @@ use rustix::fs::{AtFlags, FallocateFlags, FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::super::CONTENTS_BYTES;
-use super::super::wire::{Attr, Contents, DirEntry, MAX_DATA_BYTES, Reply, Text, Twin};
+use super::super::wire::{Contents, DirEntry, MAX_DATA_BYTES, Reply, Text, Twin};
 use super::Tree;
 use super::inodes::{dev, proc_path, stat};
+use super::names::as_watched;
 use super::watches::Watch;
 
 /// Directory entries are read from home's kernel in pieces of this size.
@@ -63,7 +64,7 @@ impl Tree {
         if data.len() as u64 > CONTENTS_BYTES {
             return Ok(None);
         }
-        let attr = Attr { watched: true, ..self.inodes.attr(file)? };
+        let attr = as_watched(self.inodes.attr(file)?, &proc_path(file));
         Ok(Some(Contents { attr, data: data.into() }))
     }
 

@@ -175,6 +175,7 @@ impl Inodes {
             blksize: stat.stx_blksize,
             settled: self.settled.holds(fd, stat),
             watched: false,
+            no_acl: false,
         }
     }
 

@@ -284,9 +284,11 @@ impl Tree {
                 self.locks.drop_owner(*node, *owner);
                 Ok(Reply::Done {})
             }
-            Op::Release { handle } => {
-                self.locks.drop_handle(*handle);
-                self.handles.remove(*handle);
+            Op::Release { handles } => {
+                for handle in handles {
+                    self.locks.drop_handle(*handle);
+                    self.handles.remove(*handle);
+                }
                 Ok(Reply::Done {})
             }
             Op::Fsync { handle, data_only } => self.fsync(*handle, *data_only),

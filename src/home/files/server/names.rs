@@ -9,7 +9,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::super::wire::{Attr, Changes, MAX_DATA_BYTES, MAX_STEPS, Name, ROOT, Reply, SetTime, Stats, Step, Text};
+use super::super::wire::{
+    ACCESS_ACL, Attr, Changes, MAX_DATA_BYTES, MAX_STEPS, Name, ROOT, Reply, SetTime, Stats, Step, Text,
+};
 use super::Tree;
 use super::inodes::{decode_dev, dev, proc_path, stat};
 use super::watches::Watch;
@@ -35,8 +37,8 @@ impl Tree {
         let inode = self.inodes.get(node)?;
         let attr = match self.watches.watch(node, &inode) {
             Watch::No => attr,
-            Watch::Was => Attr { watched: true, ..attr },
-            Watch::New => Attr { watched: true, ..self.inodes.attr(inode.fd())? },
+            Watch::Was => as_watched(attr, &inode.path()),
+            Watch::New => as_watched(self.inodes.attr(inode.fd())?, &inode.path()),
         };
         Ok(Reply::Entry { node, attr, watched })
     }
@@ -53,8 +55,9 @@ impl Tree {
 
     pub(super) fn getattr(&self, node: u64) -> Result<Reply, Errno> {
         let inode = self.inodes.get(node)?;
-        let watched = self.watches.watch(node, &inode) != Watch::No;
-        Ok(Reply::Attr { attr: Attr { watched, ..self.inodes.attr(inode.fd())? } })
+        let watch = self.watches.watch(node, &inode);
+        let attr = self.inodes.attr(inode.fd())?;
+        Ok(Reply::Attr { attr: if watch == Watch::No { attr } else { as_watched(attr, &inode.path()) } })
     }
 
     pub(super) fn setattr(&self, node: u64, handle: Option<u64>, changes: &Changes) -> Result<Reply, Errno> {
@@ -201,6 +204,12 @@ impl Tree {
         }
         rustix::fs::openat(CWD, inode.path(), flags | OFlags::CLOEXEC, Mode::empty())
     }
+}
+
+/// The attributes of the watched file that is at `path` for sure.
+pub(super) fn as_watched(attr: Attr, path: &str) -> Attr {
+    let no_acl = matches!(rustix::fs::getxattr(path, ACCESS_ACL, &mut [0u8; 0]), Err(Errno::NODATA));
+    Attr { watched: true, no_acl, ..attr }
 }
 
 fn timespec(time: Option<SetTime>) -> Timespec {

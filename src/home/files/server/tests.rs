@@ -1,6 +1,6 @@
 use std::os::unix::fs::MetadataExt;
 
-use super::super::wire::{Caller, Changes, Name, ROOT};
+use super::super::wire::{ACCESS_ACL, Caller, Changes, Name, ROOT};
 use super::*;
 
 /// A tree below a temporary directory, and the thread's identity for it.
@@ -84,11 +84,33 @@ fn numbers_that_mean_nothing_are_refused() {
     let mut home = Home::new();
     assert_eq!(home.perform(0, Op::Getattr { node: 12345 }), Err(Errno::STALE));
     assert_eq!(home.perform(0, Op::Read { handle: 9, offset: 0, size: 1 }), Err(Errno::BADF));
-    assert_eq!(home.perform(0, Op::Release { handle: 9 }), Ok(Reply::Done {}));
+    assert_eq!(home.perform(0, Op::Release { handles: vec![9] }), Ok(Reply::Done {}));
     assert!(matches!(home.perform(0, create("f", libc::O_RDWR)), Ok(Reply::Created { handle: 1, .. })));
     assert_eq!(home.perform(0, Op::Read { handle: 1, offset: u64::MAX, size: u32::MAX }), Err(Errno::INVAL));
     assert_eq!(home.perform(0, Op::Lseek { handle: 1, offset: -1, whence: libc::SEEK_DATA }), Err(Errno::NXIO));
     let node = home.lookup("f");
     home.perform(0, Op::Forget { node, count: 2 }).unwrap();
     assert_eq!(home.perform(0, Op::Getattr { node }), Err(Errno::STALE));
+}
+
+#[test]
+fn what_is_watched_tells_whether_it_has_an_access_control_list() {
+    let mut home = Home::new();
+    let path = home.dir.path().join("f");
+    std::fs::write(&path, "").unwrap();
+    let mut look = || match home.perform(0, Op::Lookup { parent: ROOT, name: named("f") }) {
+        Ok(Reply::Entry { attr, .. }) => (attr.watched, attr.no_acl),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(look(), (true, true));
+    // Version 2; its owner may read, user 1000 may, the group, the mask, others may not.
+    let entries: [(u16, u16, u32); 5] =
+        [(1, 4, u32::MAX), (2, 4, 1000), (4, 0, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)];
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        acl.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
+        acl.extend(id.to_le_bytes());
+    }
+    rustix::fs::setxattr(&path, ACCESS_ACL, &acl, rustix::fs::XattrFlags::empty()).unwrap();
+    assert_eq!(look(), (true, false));
 }

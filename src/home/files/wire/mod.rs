@@ -22,7 +22,7 @@ use codec::{Field, messages, record};
 pub(crate) use codec::{Name, Text};
 
 /// Version of the frames; counts up with every change of this module.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 /// Most bytes that one read or write carries: large enough to keep a link busy, small enough that a terminal's output does
 /// not wait behind it.
@@ -31,8 +31,12 @@ pub(crate) const MAX_DATA_BYTES: usize = 256 * 1024;
 /// Longest frame: data, plus the longest text and the fixed fields.
 pub const MAX_FRAME_BYTES: usize = MAX_DATA_BYTES + 16 * 1024;
 
-/// The node id of the root, fixed by the FUSE protocol.
-pub(crate) const ROOT: u64 = 1;
+/// The node id of home's root. 1 is what FUSE calls the root of its mount, and the kernel makes that before it knows of access control lists
+/// and never keeps any of it (`fuse_init_inode`): as the guest's root it would cost a question for every path from there.
+pub(crate) const ROOT: u64 = 2;
+
+/// The extended attribute for which the kernel asks wherever it needs a permission.
+pub(crate) const ACCESS_ACL: &str = "system.posix_acl_access";
 
 /// Most steps of a path that is walked at once, so that the answer stays well below [`MAX_FRAME_BYTES`].
 pub(crate) const MAX_STEPS: usize = 64;
@@ -109,11 +113,13 @@ messages! {
 
 record! {
     /// What `stat` shows. `rdev` is encoded as the kernel's 32-bit user-visible device number. `settled`: may be believed for a while,
-    /// the name asked for included; `watched`: holds until home says otherwise, but for the time of access.
+    /// the name asked for included; `watched`: holds until home says otherwise, but for the time of access; `no_acl`: there is no access
+    /// control list, as far as was looked.
     #[derive(Copy)]
     pub(crate) struct Attr {
         ino: u64, size: u64, blocks: u64, atime: Time, mtime: Time, ctime: Time,
         mode: u32, nlink: u32, uid: u32, gid: u32, rdev: u32, blksize: u32, settled: bool, watched: bool,
+        no_acl: bool,
     }
 }
 
@@ -182,7 +188,7 @@ messages! {
         15 Write { handle: u64, offset: u64, cached: bool, kill_suid: bool, data: Bytes },
         /// A descriptor was closed: gives back all POSIX locks of `owner`.
         16 Flush { node: u64, owner: u64 },
-        17 Release { handle: u64 },
+        17 Release { handles: Vec<u64> },
         18 Fsync { handle: u64, data_only: bool },
         19 Opendir { node: u64 },
         20 Readdir { handle: u64, offset: u64 },

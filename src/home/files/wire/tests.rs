@@ -32,6 +32,7 @@ fn attr() -> Attr {
         blksize: 4096,
         settled: true,
         watched: false,
+        no_acl: true,
     }
 }
 
@@ -62,7 +63,7 @@ fn ops() -> Vec<Op> {
         Op::Read { handle: 1, offset: 2, size: 3 },
         Op::Write { handle: 1, offset: 2, cached: true, kill_suid: false, data: Bytes::from_static(b"data") },
         Op::Flush { node: 1, owner: 2 },
-        Op::Release { handle: 1 },
+        Op::Release { handles: vec![1, 2] },
         Op::Fsync { handle: 1, data_only: true },
         Op::Opendir { node: 1 },
         Op::Readdir { handle: 1, offset: 2 },

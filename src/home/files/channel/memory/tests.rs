@@ -7,8 +7,8 @@ fn attr(size: u64) -> Attr {
     let time = Time { secs: 0, nanos: 0 };
     let (atime, mtime, ctime) = (time, time, time);
     let (ino, blocks, mode, nlink, uid, gid, rdev, blksize) = (7, 1, 0, 1, 0, 0, 0, 1);
-    let (settled, watched) = (false, false);
-    Attr { ino, size, blocks, atime, mtime, ctime, mode, nlink, uid, gid, rdev, blksize, settled, watched }
+    let (settled, watched, no_acl) = (false, false, false);
+    Attr { ino, size, blocks, atime, mtime, ctime, mode, nlink, uid, gid, rdev, blksize, settled, watched, no_acl }
 }
 
 pub(in super::super) fn watched(size: u64) -> Attr {
@@ -236,4 +236,17 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_file_without_an_access_control_list_is_not_asked_for_it() {
+    let memory = Memory::default();
+    let ask = |name: &str| Op::Getxattr { node: 7, name: Text::new(name.as_bytes()).unwrap() };
+    heard(&memory, &Op::Getattr { node: 7 }, Reply::Attr { attr: watched(1) });
+    assert!(!knows(&memory, &ask(ACCESS_ACL)));
+    heard(&memory, &Op::Getattr { node: 7 }, Reply::Attr { attr: Attr { no_acl: true, ..watched(1) } });
+    assert_eq!(memory.recall(&ask(ACCESS_ACL)), Some(Reply::Error { errno: libc::ENODATA }));
+    assert!(!knows(&memory, &ask("security.capability")));
+    memory.break_up(&[Break::Node { node: 7 }]);
+    assert!(!knows(&memory, &ask(ACCESS_ACL)));
 }
