@@ -49,11 +49,11 @@ pub enum ChannelError {
     },
 }
 
-/// How long a file that is closed here may be open at home if nothing else is asked: closing it says nothing to the program, and takes a
-/// message and its answer.
-const CLOSE_DELAY: Duration = Duration::from_millis(50);
+/// How long a file that was only read may stay open at home when it is closed here. That takes a message and its answer and says nothing to
+/// the program, so those that it closes one after the other are closed together.
+const CLOSE_DELAY: Duration = Duration::from_millis(100);
 
-/// Most files that are closed by one message.
+/// Most files that are closed together.
 const MAX_CLOSING: usize = 1024;
 
 /// What becomes of a request; called exactly once, from any thread, and must not block.
@@ -184,7 +184,7 @@ impl FileChannel {
         Some(told_to(caller, self.memory.recall(op)?))
     }
 
-    /// Lets home close an open file that is closed here, with the next request or soon. Blocks as [`Self::submit`] does.
+    /// Lets home close an open file soon. Blocks as [`Self::submit`] does.
     pub(super) fn close_soon(self: &Arc<Self>, handle: u64) {
         let mut state = self.lock();
         state.closing.push(handle);
@@ -199,7 +199,7 @@ impl FileChannel {
         self.runtime.spawn(async move {
             tokio::time::sleep(CLOSE_DELAY).await;
             if let Some(channel) = channel.upgrade().filter(|channel| !channel.lock().closing.is_empty()) {
-                // On a thread of its own because `send` may block.
+                // On a thread of its own because `submit` may block.
                 tokio::task::spawn_blocking(move || channel.close_now());
             }
         });
@@ -208,18 +208,13 @@ impl FileChannel {
     fn close_now(&self) {
         let handles = std::mem::take(&mut self.lock().closing);
         if !handles.is_empty() {
-            self.send(Caller { uid: 0, gid: 0 }, Op::Release { handles }, Box::new(|_| {}));
+            self.submit(Caller { uid: 0, gid: 0 }, Op::Release { handles }, Box::new(|_| {}));
         }
     }
 
     /// Sends a request; `done` gets what becomes of it. Blocks while [`MAX_IN_FLIGHT`] requests are under way or the queue
     /// is full, until the channel is cut: not for a runtime's own threads.
     pub(super) fn submit(&self, caller: Caller, op: Op, done: Completion) {
-        self.close_now();
-        self.send(caller, op, done);
-    }
-
-    fn send(&self, caller: Caller, op: Op, done: Completion) {
         let slot = match self.slots.clone().try_acquire_owned() {
             Ok(slot) => Some(slot),
             Err(_) => self.runtime.block_on(self.slots.clone().acquire_owned()).ok(),

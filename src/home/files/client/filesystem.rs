@@ -267,10 +267,10 @@ impl Filesystem for HomeFs {
 
     fn release(
         &self,
-        _req: &Request,
+        req: &Request,
         node: INodeNo,
         handle: FileHandle,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
@@ -278,7 +278,7 @@ impl Filesystem for HomeFs {
         self.with_locks(|locks| locks.drop_handle(handle.0));
         self.0.twins.close(handle.0);
         self.channel().memory().closed(node.0);
-        self.close(handle.0, reply);
+        self.close(req, handle.0, flags, reply);
     }
 
     fn fsync(&self, req: &Request, _node: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {
@@ -301,9 +301,9 @@ impl Filesystem for HomeFs {
         });
     }
 
-    fn releasedir(&self, _req: &Request, _node: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(&self, req: &Request, _node: INodeNo, handle: FileHandle, flags: OpenFlags, reply: ReplyEmpty) {
         self.0.listings.close(handle.0);
-        self.close(handle.0, reply);
+        self.close(req, handle.0, flags, reply);
     }
 
     fn fsyncdir(&self, req: &Request, _node: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {

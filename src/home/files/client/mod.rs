@@ -15,7 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use fuser::{FileHandle, FopenFlags, INodeNo, Notifier, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyOpen, Request};
+use fuser::{
+    FileHandle, FopenFlags, INodeNo, Notifier, OpenAccMode, OpenFlags, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyOpen,
+    Request,
+};
 
 use self::listing::Listings;
 use self::locktable::LockTable;
@@ -156,8 +159,11 @@ impl HomeFs {
         answer::created(answer, answer::page_flags(&way, false), reply);
     }
 
-    /// Closes a file or directory.
-    fn close(&self, handle: u64, reply: ReplyEmpty) {
+    /// Closes a file or directory: at home at once if somebody may wait for that, to run what was written or to have a lock.
+    fn close(&self, req: &Request, handle: u64, flags: OpenFlags, reply: ReplyEmpty) {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY || self.0.locks_asked_for.load(Ordering::Relaxed) {
+            return self.ask(req, Op::Release { handles: vec![handle] }, reply, answer::empty);
+        }
         self.channel().close_soon(handle);
         reply.ok();
     }
