@@ -62,6 +62,8 @@ pub(super) type Completion = Box<dyn FnOnce(Result<Reply, ChannelError>) + Send>
 /// The guest's end of the files protocol. Shared by the mount and by whoever owns the home link.
 pub struct FileChannel {
     state: Mutex<State>,
+    /// Held while files are taken out of `closing` and home is asked to close them.
+    closes: Mutex<()>,
     /// Told whenever requests have left `waiting`.
     answered: Condvar,
     /// Counts what was heard from home.
@@ -107,6 +109,7 @@ impl FileChannel {
             State { reason: None, next_id: 1, waiting: BTreeMap::new(), heard: Instant::now(), closing: Vec::new() };
         let channel = Arc::new(Self {
             state: Mutex::new(state),
+            closes: Mutex::default(),
             answered: Condvar::new(),
             news: AtomicU64::new(0),
             memory: Memory::default(),
@@ -205,7 +208,9 @@ impl FileChannel {
         });
     }
 
+    /// Whoever calls this returns when all that was to be closed is asked for, also by another thread.
     fn close_now(&self) {
+        let _alone = self.closes.lock().unwrap_or_else(PoisonError::into_inner);
         let handles = std::mem::take(&mut self.lock().closing);
         if !handles.is_empty() {
             self.submit(Caller { uid: 0, gid: 0 }, Op::Release { handles }, Box::new(|_| {}));

@@ -114,8 +114,8 @@ impl Mounted {
     fn show_home(&mut self, mountpoint: &Path) -> std::io::Result<()> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let home = rustix::mount::open_tree(&self.root, "home", flags)?;
-        let whole = std::mem::replace(&mut self.root, home);
-        rustix::mount::unmount(fd_path(&whole), UnmountFlags::DETACH)?;
+        rustix::mount::unmount(fd_path(&self.root), UnmountFlags::DETACH)?;
+        self.root = home;
         rustix::mount::move_mount(&self.root, "", CWD, mountpoint, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
         Ok(())
     }
