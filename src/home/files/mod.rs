@@ -82,3 +82,8 @@ const PULSE_INTERVAL_MS: u64 = 5_000;
 /// Most requests of a guest under way; the kernel keeps the others. The server's queue holds as many, so that requests for
 /// files never hold up what else comes over the home link. Queues given to either side should hold as many too.
 pub const MAX_IN_FLIGHT: usize = 256;
+
+/// The path in `/proc` that leads to an open file, whatever its own means by now.
+fn proc_path(fd: &impl std::os::fd::AsRawFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use super::super::channel::{ChannelError, FileChannel};
+use super::super::proc_path;
 use super::super::settled::Settled;
 use super::super::wire::{Caller, MAX_STEPS, Name, Op};
 use super::locktable::HeldLock;
@@ -114,7 +115,7 @@ impl Mounted {
     fn show_home(&mut self, mountpoint: &Path) -> std::io::Result<()> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let home = rustix::mount::open_tree(&self.root, "home", flags)?;
-        rustix::mount::unmount(fd_path(&self.root), UnmountFlags::DETACH)?;
+        rustix::mount::unmount(proc_path(&self.root), UnmountFlags::DETACH)?;
         self.root = home;
         rustix::mount::move_mount(&self.root, "", CWD, mountpoint, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
         Ok(())
@@ -183,13 +184,8 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // Forced, so that whoever waits for an answer gets one.
-        if let Err(errno) = rustix::mount::unmount(fd_path(&self.root), UnmountFlags::FORCE | UnmountFlags::DETACH) {
+        if let Err(errno) = rustix::mount::unmount(proc_path(&self.root), UnmountFlags::FORCE | UnmountFlags::DETACH) {
             tracing::warn!(%errno, "cannot unmount home's files");
         }
     }
-}
-
-/// A path to an open file, whatever its own means by now.
-fn fd_path(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

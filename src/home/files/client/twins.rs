@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -27,6 +27,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::ReadWriteFlags;
 use rustix::mount::OpenTreeFlags;
 
+use super::super::proc_path;
 use super::super::settled::Settled;
 use super::super::wire::Twin;
 
@@ -158,7 +159,7 @@ fn same(settled: &Settled, root: &OwnedFd, twin: &Twin) -> io::Result<Option<Fil
     if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::RegularFile {
         return Ok(None);
     }
-    let file = File::open(format!("/proc/self/fd/{}", there.as_raw_fd()))?;
+    let file = File::open(proc_path(&there))?;
     let digest = settled.digest(&file, &stat)?;
     Ok(digest.filter(|digest| digest[..] == twin.digest[..]).map(|_| file))
 }

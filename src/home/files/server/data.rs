@@ -12,10 +12,10 @@ use bytes::Bytes;
 use rustix::fs::{AtFlags, FallocateFlags, FileType, OFlags, RawDir, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::super::CONTENTS_BYTES;
 use super::super::wire::{Contents, DirEntry, MAX_DATA_BYTES, Reply, Text, Twin};
+use super::super::{CONTENTS_BYTES, proc_path};
 use super::Tree;
-use super::inodes::{dev, proc_path, stat};
+use super::inodes::{dev, stat};
 use super::names::as_watched;
 use super::watches::Watch;
 

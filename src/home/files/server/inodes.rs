@@ -11,12 +11,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, FileType, Statx, StatxFlags};
 use rustix::io::Errno;
 
+use super::super::proc_path;
 use super::super::settled::Settled;
 use super::super::wire::{Attr, ROOT, Time};
 
@@ -73,11 +74,6 @@ impl Inode {
     pub(super) fn path(&self) -> String {
         proc_path(&self.fd)
     }
-}
-
-/// The path in `/proc` that leads to an open file.
-pub(super) fn proc_path(fd: &impl AsRawFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 impl Inodes {

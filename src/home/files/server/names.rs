@@ -9,11 +9,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::super::proc_path;
 use super::super::wire::{
     ACCESS_ACL, Attr, Changes, MAX_DATA_BYTES, MAX_STEPS, Name, ROOT, Reply, SetTime, Stats, Step, Text,
 };
 use super::Tree;
-use super::inodes::{decode_dev, dev, proc_path, stat};
+use super::inodes::{decode_dev, dev, stat};
 use super::watches::Watch;
 
 /// Largest extended attribute and largest list of their names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
