@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
-use super::fixture::{Guest, PATIENCE};
+use super::fixture::{Guest, PATIENCE, eventually, mounting, nothing_is_mounted};
 
 #[test]
 fn an_open_file_follows_home() {
@@ -101,10 +101,9 @@ fn agree(guest: &Guest) -> bool {
 #[test]
 fn what_home_watches_is_asked_once() {
     let guest = with_a_file();
+    let _alone = nothing_is_mounted();
     let file = File::open(guest.guest("dir/f")).unwrap();
     assert_eq!(seen(&guest.guest("dir/none")), None);
-    // What comes of the opening itself is over.
-    std::thread::sleep(Duration::from_millis(100));
     let known = fs::metadata(guest.guest("dir/f")).unwrap();
     guest.stalled.send_replace(true);
     assert_eq!(fs::metadata(guest.guest("dir/f")).unwrap().ino(), known.ino());
@@ -156,7 +155,10 @@ fn what_is_mounted_at_home_is_seen() {
     let guest = with_a_file();
     assert!(agree(&guest));
     let reads = |text: &str| eventually(|| fs::read_to_string(guest.guest("dir/f")).is_ok_and(|read| read == text));
-    let mount = |command: &str| assert!(guest.try_sh(&guest.home(""), command).status.success());
+    let mount = |command: &str| {
+        let _mounting = mounting();
+        assert!(guest.try_sh(&guest.home(""), command).status.success());
+    };
     mount("mount -t tmpfs none dir; echo mounted > dir/f");
     reads("mounted\n");
     // A guest that knows a directory keeps it from being unmounted, but not from disappearing.
@@ -203,7 +205,7 @@ f = open('f', 'w+b'); f.truncate(8192); m = mmap.mmap(f.fileno(), 0); m[4000:410
 open('ready', 'w').close(); time.sleep(1000)""#,
     );
     let mut python = python.spawn().unwrap();
-    super::fixture::eventually(|| guest.home("ready").exists());
+    eventually(|| guest.home("ready").exists());
     assert_eq!(fs::read(guest.home("f")).unwrap()[4000..4100], [0; 100]);
     guest.mounted().sync(PATIENCE).unwrap();
     assert_eq!(fs::read(guest.home("f")).unwrap()[4000..4100], [b'm'; 100]);
@@ -304,14 +306,6 @@ fn as_user(path: &std::path::Path) -> Option<String> {
     use std::os::unix::process::CommandExt;
     let output = std::process::Command::new("cat").arg(path).uid(USER).gid(USER).output().unwrap();
     output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
-}
-
-fn eventually(done: impl Fn() -> bool) {
-    let until = std::time::Instant::now() + PATIENCE;
-    while !done() {
-        assert!(std::time::Instant::now() < until, "what was changed is never seen");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,8 +14,11 @@ use tokio::sync::{mpsc, watch};
 /// Longest time that anything here may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Read by whoever mounts or unmounts something.
+static MOUNTS: RwLock<()> = RwLock::new(());
+
 pub struct Guest {
-    pub mounted: Option<Mounted>,
+    mounted: Option<Mounted>,
     pub channel: Arc<FileChannel>,
     /// While `true`, the link carries nothing.
     pub stalled: watch::Sender<bool>,
@@ -53,7 +56,9 @@ impl Guest {
         let server = FileServer::new(root.into(), settled()).unwrap();
         tokio::spawn(async move { server.serve(from_guest, to_guest).await.unwrap() });
         let channel = FileChannel::new(to_home, from_home);
+        let mounting = mounting();
         let mounted = mount(guest.path(), channel.clone(), settled()).expect("these tests need root and /dev/fuse");
+        drop(mounting);
         drop(entered);
         Self { mounted: Some(mounted), channel, stalled, _digests: digests, home, guest, runtime: Some(runtime) }
     }
@@ -70,6 +75,11 @@ impl Guest {
 
     pub fn mounted(&self) -> &Mounted {
         self.mounted.as_ref().unwrap()
+    }
+
+    pub fn unmount(&mut self) {
+        let _mounting = mounting();
+        drop(self.mounted.take());
     }
 
     /// Runs a shell script in the guest's tree, `$HOME_TREE` being home's; it must succeed. Returns what it printed.
@@ -96,12 +106,26 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        drop(self.mounted.take());
+        self.unmount();
         // Without waiting for threads that a failed test left behind.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
+}
+
+/// To be held while something is mounted or unmounted.
+pub fn mounting() -> impl Sized {
+    MOUNTS.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// While this is held, home does not tell its guests that everything may have changed: home is this machine, so it notices what
+/// any test mounts.
+pub fn nothing_is_mounted() -> impl Sized {
+    let alone = MOUNTS.write().unwrap_or_else(PoisonError::into_inner);
+    // What was mounted before is told by then.
+    std::thread::sleep(Duration::from_millis(200));
+    alone
 }
 
 /// One direction of a link.

@@ -38,7 +38,7 @@ fn a_cut_is_an_error_at_once_and_unmounting_works() {
     assert!(guest.mounted().sync(Duration::from_secs(5)).is_err());
     assert!(started.elapsed() < Duration::from_secs(20));
     drop(open);
-    drop(guest.mounted.take());
+    guest.unmount();
     assert_eq!(fs::read_dir(guest.guest("")).unwrap().count(), 0, "still mounted");
     assert_eq!(fs::read_to_string(guest.home("f")).unwrap(), "content");
 }
@@ -71,7 +71,7 @@ fn unmounting_releases_those_who_wait() {
     let mut reader = reader.unwrap();
     std::thread::sleep(Duration::from_millis(300));
     assert!(reader.try_wait().unwrap().is_none());
-    drop(guest.mounted.take());
+    guest.unmount();
     assert!(!reader.wait().unwrap().success());
 }
 
