@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 /// Longest time that anything here may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Read by whoever mounts or unmounts something.
+/// Locked for reading by whoever mounts or unmounts something.
 static MOUNTS: RwLock<()> = RwLock::new(());
 
 pub struct Guest {
@@ -123,8 +123,8 @@ pub fn mounting() -> impl Sized {
 /// any test mounts.
 pub fn nothing_is_mounted() -> impl Sized {
     let alone = MOUNTS.write().unwrap_or_else(PoisonError::into_inner);
-    // What was mounted before is told by then.
-    std::thread::sleep(Duration::from_millis(200));
+    // What was mounted before is told by then: it takes some 40 ms, and longer where the tests have to share a processor.
+    std::thread::sleep(Duration::from_secs(1));
     alone
 }
 
