@@ -22,6 +22,7 @@ fn link_statically() {
 fn compile_deputy() -> Result<()> {
     let source = Path::new("src/home/deputy");
     println!("cargo:rerun-if-changed={}", source.display());
+    println!("cargo:rerun-if-changed=src/protocol/deputy.rs");
     let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").context("cargo sets OUT_DIR")?);
     let rustc = std::env::var_os("RUSTC").context("cargo sets RUSTC")?;
     let linker_options = "-Wl,-z,max-page-size=4096,-z,norelro,--no-eh-frame-hdr,--build-id=none";

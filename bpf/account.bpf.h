@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Accounts: run time, time runnable but waiting, and turns, per task and per tier. User space reads the tasks' by the iterator
- * below: one pass over all threads inside the kernel, so that keeping the accounts costs no map update and reading 1,000 tasks
- * costs one system call or two.
+ * Accounts: what tasks run is charged to their clocks, their processes and their tiers; per tier
+ * also time runnable but waiting, and turns.
  */
 #ifndef SCX_MOSIX_ACCOUNT_BPF_H
 #define SCX_MOSIX_ACCOUNT_BPF_H
@@ -10,8 +9,9 @@
 #include "queues.bpf.h"
 
 /*
- * Longest pause of a throttled task at a time, and its slice: short, so that signals and the freezer are answered soon. A slice ends
- * at a tick (1 to 4 ms), so that the lowest speed that can be had is about 40 thousandths.
+ * Longest pause of a throttled task at a time, and its slice: short, so that signals and the
+ * freezer are answered soon. A slice ends at a tick (1 to 4 ms), so that the lowest speed that can
+ * be had is about 40 thousandths.
  */
 #define PAUSE_MAX_NS		(100 * NSEC_PER_MSEC)
 #define THROTTLE_SLICE_NS	NSEC_PER_MSEC
@@ -39,7 +39,10 @@ static __always_inline bool must_pause(const struct task_ctx *tctx, u64 now)
 	return is_throttled(tctx) && time_after(tctx->paused_until, now);
 }
 
-/* Books the CPU time since the last call, in the task's accounts, its clock, its process, the tier's statistics and the debts. */
+/*
+ * Books the CPU time since the last call: in the task's clock, its process, the tier's statistics
+ * and the debts.
+ */
 static void account_charge(struct task_struct *p, struct task_ctx *tctx, struct cpu_ctx *cctx, s32 cpu, u64 now)
 {
 	u64 ns = now - tctx->charged_until;
@@ -49,7 +52,6 @@ static void account_charge(struct task_struct *p, struct task_ctx *tctx, struct 
 	if (time_before(now, tctx->charged_until) || !stats)
 		return;
 	tctx->charged_until = now;
-	tctx->run_ns += ns;
 	tctx->ran_since_wake_ns += ns;
 	stats->run_ns += ns;
 	clock_charge(tctx, ns);
@@ -67,8 +69,6 @@ static void account_start(struct task_ctx *tctx, struct cpu_ctx *cctx, u64 now)
 	u64 waited = time_after(now, tctx->runnable_since) ? now - tctx->runnable_since : 0;
 
 	tctx->charged_until = now;
-	tctx->wait_ns += waited;
-	tctx->switches++;
 	if (stats) {
 		stats->wait_ns += waited;
 		stats->switches++;
@@ -87,29 +87,6 @@ static __always_inline void account_preempted(struct task_ctx *tctx)
 {
 	if (tctx->ran_since_wake_ns > tctx->burst_ns)
 		tctx->burst_ns = MIN(tctx->ran_since_wake_ns, SLICE_MAX_NS);
-}
-
-SEC("iter/task")
-int task_accounts(struct bpf_iter__task *ctx)
-{
-	struct task_struct *p = ctx->task;
-	struct mosix_task_account record = {};
-	struct task_ctx *tctx;
-
-	if (!p)
-		return 0;
-	tctx = bpf_task_storage_get(&task_ctxs, p, 0, 0);
-	if (!tctx)
-		return 0;
-	record.pid = p->pid;
-	record.tgid = p->tgid;
-	record.tier = tctx->tier;
-	record.speed_permille = tctx->speed_permille;
-	record.run_ns = tctx->run_ns;
-	record.wait_ns = tctx->wait_ns;
-	record.switches = tctx->switches;
-	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
-	return 0;
 }
 
 #endif

@@ -1,27 +1,35 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Attained service: within a tier, young processes come first and old ones have a guaranteed share. A process's weight falls with
- * the CPU time that it has attained, by levels as in a multi-level feedback queue: full up to attained_first_ns; each doubling of
- * the CPU time begins a level and shifts the weight by attained_level_shift, by attained_least_shift at most. Levels multiply with
- * nice values and cgroup weights. Why: src/scheduler/attained.rs; the values: src/scheduler/config.rs, from which the loader sets them.
+ * Attained service: within a tier, processes with little attained service come first, the others
+ * have a guaranteed share. A process's weight falls with the CPU time that it has attained, by
+ * levels as in a multi-level feedback queue: full up to attained_first_ns; each doubling of the CPU
+ * time begins a level and shifts the weight by attained_level_shift, by attained_least_shift at
+ * most. Levels multiply with nice values and cgroup weights. Why: src/scheduler/attained.rs; the
+ * values: src/scheduler/config.rs, from which the loader sets them.
  *
- * What counts is the CPU time of the process, all its threads together: that is what the distribution of lifetimes was measured on,
- * and a program that makes a thread for each bit of work ages as well. It is kept with the process's first thread, whose storage
- * lives as long as the process. The others add to it atomically, as they do to their tier's clock anyhow.
+ * What counts is the CPU time of the process, all its threads together: that is what the
+ * distribution of lifetimes was measured on, and a program that makes a thread for each bit of work
+ * ages as well. It is kept with the process's first thread, whose storage lives as long as the
+ * process. The others add to it atomically, as they do to their tier's clock anyhow.
  *
- *	fork	A child begins with its parent's time, but at most at the end of the first level. A program that goes on in one
- *		child after the other is never again served like a fresh one; the compilers of an old build are still far
- *		ahead of old programs, and those of make, which uses little itself, are quite young.
- *	thread	Counts with its process. It remembers what the process had when it came, should exec make it the process's first.
- *	sleep	A part of the time slept (attained_forget_shift) is taken off: an editor does not age, however long it is used.
+ *	fork	A child begins with its parent's time, but at most at the end of the first level. A
+ *		program that continues in one child after the other is never again served like a
+ *		fresh one; the compilers of a long build are still far ahead of programs with much
+ *		attained service, and make itself uses little.
+ *	thread	Counts with its process. It remembers what the process had when it came, should exec
+ *		make it the process's first.
+ *	sleep	A part of the time slept (attained_forget_shift) is taken off: an editor does not
+ *		age, however long it is used.
  *
- * Who makes room: the old among those whose age counts, and only for the young among those. All of them together weigh what they
- * would without levels, so that a job which is alone with programs that are none has its full share however old it is. The sums
- * are kept with the clock; a task takes its part of them when it is charged or queued, so what waits is weighed a turn late.
+ * Which processes make room: those with much attained service among those for which it counts, and
+ * only for those with little. All of them together weigh what they would without levels, so that a
+ * job which is alone with programs that are none has its full share however old it is. The sums are
+ * kept with the clock; a task takes its part of them when it is charged or queued, so what waits is
+ * weighed a turn late.
  *
- * A crowd of young processes, be it a fork bomb, has no more than the shares of all jobs: what the old lose goes to the young of the
- * tier, not to their own cgroup alone. And whatever the weights, no key lies further ahead than clock.bpf.h allows, so that nobody
- * waits for ever.
+ * A crowd of new processes, be it a fork bomb, has no more than the shares of all jobs: what weight
+ * the others lose goes to those of the tier, not to their own cgroup alone. And whatever the
+ * weights, no key lies further ahead than clock.bpf.h allows, so that no task waits for ever.
  */
 #ifndef SCX_MOSIX_ATTAINED_BPF_H
 #define SCX_MOSIX_ATTAINED_BPF_H
@@ -38,7 +46,10 @@ const volatile u32 attained_forget_shift;
 /* More levels than any shift leaves something of. */
 #define ATTAINED_MAX_LEVELS	32
 
-/* Whether the task's weight is to depend on its process's age. Kernel threads serve others, and do not age. */
+/*
+ * Whether the task's weight is to depend on its process's age. Kernel threads serve others, and do
+ * not age.
+ */
 static __always_inline bool attained_applies(const struct task_struct *p, bool is_job)
 {
 	if (attained_service == MOSIX_ATTAINED_ALL)
@@ -72,7 +83,10 @@ static u32 attained_shift(s64 attained_ns)
 	return MIN(shift, attained_least_shift);
 }
 
-/* Gives a runnable task its weight: of what all those whose age counts weigh together, the part that its age leaves it. */
+/*
+ * Gives a runnable task its weight: of what all those whose age counts weigh together, the part
+ * that its age leaves it.
+ */
 static void attained_weigh(struct task_struct *p, struct task_ctx *tctx)
 {
 	struct tier_clock *clock = clock_of(tctx->llc, tctx->tier);
@@ -103,8 +117,9 @@ static __always_inline void attained_charge(struct task_struct *p, struct task_c
 }
 
 /*
- * A thread wakes: takes a part of the time off in which none of its process ran or woke. Two threads that wake at once may take
- * it off twice, and the time below zero: less than zero is as good as zero.
+ * A thread wakes: takes a part of the time off in which none of its process ran or woke. Two
+ * threads that wake at once may take it off twice, and the time below zero: less than zero is as
+ * good as zero.
  */
 static __always_inline void attained_forget(struct task_struct *p, struct task_ctx *tctx, u64 now)
 {
@@ -122,8 +137,9 @@ static __always_inline void attained_forget(struct task_struct *p, struct task_c
 }
 
 /*
- * The running task forks `p`. Whoever was there before the scheduler, or comes from another node, begins as young: what it had is
- * not known here, and the floor is a few seconds away.
+ * The running task forks `p`. A task that was there before the scheduler, or comes from another
+ * node, begins at the first level: what it had is not known here, and the floor is a few seconds
+ * away.
  */
 static void attained_inherit(struct task_struct *p, struct task_ctx *tctx, u64 now)
 {

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Cgroup weights, flattened: a task's full weight is its share of the whole machine; attained.bpf.h makes its weight of it.
+ * Cgroup weights, flattened: a task's full weight is its share of the whole machine; attained.bpf.h
+ * makes its weight of it.
  *
  *	share(task) = share(cgroup) * nice weight / load(cgroup)
  *	share(cgroup) = share(parent) * cpu.weight / load(parent);  share(root) = 1
- *	load(cgroup) = nice weights of its own runnable tasks + cpu.weight of its children that have anything runnable
+ *	load(cgroup) = nice weights of its own runnable tasks
+ *	             + cpu.weight of its children that have anything runnable
  *
- * load is kept exactly: a cgroup that gets its first runnable member adds its cpu.weight to its parent, and so on up; what it
- * added is remembered under its lock, so that a change of cpu.weight in between cannot leave a rest. share is cached for 4 ms:
- * it is needed at every wake-up and need not be exact.
+ * load is kept exactly: a cgroup that gets its first runnable member adds its cpu.weight to its
+ * parent, and so on up; what it added is remembered under its lock, so that a change of cpu.weight
+ * in between cannot leave a rest. share is cached for 4 ms: it is needed at every wake-up and need
+ * not be exact.
  */
 #ifndef SCX_MOSIX_CGROUP_BPF_H
 #define SCX_MOSIX_CGROUP_BPF_H
@@ -41,7 +44,10 @@ static __always_inline struct cgroup_ctx *cgroup_ctx_of(struct cgroup *cgrp)
 	return bpf_cgrp_storage_get(&cgroup_ctxs, cgrp, 0, 0);
 }
 
-/* Adds one member (`active` = 1) or takes it away (-1) with its weight; returns what the parent's load must change by. */
+/*
+ * Adds one member (`active` = 1) or takes it away (-1) with its weight; returns what the parent's
+ * load must change by.
+ */
 static __always_inline s64 cgroup_member(struct cgroup_ctx *cg, s64 weight, int active)
 {
 	s64 up = 0;
@@ -60,7 +66,10 @@ static __always_inline s64 cgroup_member(struct cgroup_ctx *cg, s64 weight, int 
 	return up;
 }
 
-/* Books a member of `cgrp` in, out, or at another weight (active = 0), and what follows from it in the ancestors. */
+/*
+ * Books a member of `cgrp` in, out, or at another weight (active = 0), and what follows from it in
+ * the ancestors.
+ */
 static void cgroup_book(struct cgroup *cgrp, s64 weight, int active)
 {
 	struct cgroup_ctx *cg = cgroup_ctx_of(cgrp);

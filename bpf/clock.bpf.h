@@ -2,23 +2,28 @@
 /*
  * Weighted virtual time.
  *
- * Each tier of each LLC has a fluid clock V: it advances by the CPU time that the tier's tasks get there, divided by the sum W
- * of the weights of its runnable tasks. A task's vruntime v advances by its own CPU time divided by its own weight w. A task
- * that gets exactly its share keeps v = V; v < V means that it is behind. Because V advances with every bit of service, by
- * whomever it is used, no crowd of sleepers can stand still in front of a waiting task.
+ * Each tier of each LLC has a fluid clock V: it advances by the CPU time that the tier's tasks get
+ * there, divided by the sum W of the weights of its runnable tasks. A task's vruntime v advances by
+ * its own CPU time divided by its own weight w. A task that gets exactly its share keeps v = V; v <
+ * V means that it is behind. Because V advances with every bit of service, by whomever it is used,
+ * no crowd of sleepers can stand still in front of a waiting task.
  *
- *	key = v + burst / w, the virtual deadline by which the task is queued: it asks for what it used lately between two sleeps,
- *	so that of two tasks that are equally far behind, the one with the shorter bursts goes first.
+ *	key = v + burst / w, the virtual deadline by which the task is queued: it asks for what it
+ *	used lately between two sleeps, so that of two tasks that are equally far behind, the one
+ *	with the shorter bursts goes first.
  *
- * Bounds, all expressed as the way V goes in a stretch of real time under the present load, so that they hold at any weight:
+ * Bounds, all expressed as the way V goes in a stretch of real time under the present load, so that
+ * they hold at any weight:
  *
  *	v >= V - way(SLEEP_CREDIT)	who wakes keeps the share of its last 20 ms, not more
  *	v >= V - way(MAX_WAIT)		who had to wait keeps what it is behind, within reason
- *	v <= V + way(MAX_AHEAD)		who ran alone on a CPU meanwhile does not pay for it for ever (but at least for one slice)
- *	key <= V + way(MAX_WAIT)	nobody, however light, waits much longer than 3 s for its turn within the tier
+ *	v <= V + way(MAX_AHEAD)		who ran alone on a CPU meanwhile does not pay for it for
+ *					ever (but at least for one slice)
+ *	key <= V + way(MAX_WAIT)	no task, however light, waits much longer than 3 s for its
+ *					turn within the tier
  *
- * The last one is what keeps the kernel's watchdog (30 s) quiet: who comes is queued behind V - way(MAX_WAIT), V passes every
- * queued key in bounded time, and from then on nobody overtakes.
+ * The last one is what keeps the kernel's watchdog (30 s) quiet: who comes is queued behind V -
+ * way(MAX_WAIT), V passes every queued key in bounded time, and from then on no task overtakes.
  */
 #ifndef SCX_MOSIX_CLOCK_BPF_H
 #define SCX_MOSIX_CLOCK_BPF_H
@@ -39,7 +44,10 @@
 /* Service of `ns` in the virtual time of a task, or of all tasks, of weight `weight`. */
 static __always_inline u64 virtual_of(u64 ns, u64 weight)
 {
-	/* 2^43 ns are over two hours, more than one charge ever covers; with 2^20 they stay below 2^63. */
+	/*
+	 * 2^43 ns are over two hours, more than one charge ever covers; with 2^20 they stay below
+	 * 2^63.
+	 */
 	return MIN(ns, 1ULL << 43) * WEIGHT_ONE / MAX(weight, 1);
 }
 
@@ -49,7 +57,10 @@ static __always_inline u64 clock_way(const struct tier_clock *clock, u32 llc, u6
 	return virtual_of(ns * cpus_of_llc(llc), clock->weight);
 }
 
-/* Books what a runnable task whose age counts weighs in full, and what age leaves of that; 0 and 0: nothing any more. */
+/*
+ * Books what a runnable task whose age counts weighs in full, and what age leaves of that; 0 and 0:
+ * nothing any more.
+ */
 static __always_inline void clock_book_aging(struct task_ctx *tctx, u32 full, u32 left)
 {
 	struct tier_clock *clock = clock_of(tctx->llc, tctx->tier);
@@ -62,7 +73,10 @@ static __always_inline void clock_book_aging(struct task_ctx *tctx, u32 full, u3
 	tctx->aging_left = left;
 }
 
-/* Puts the task under another clock; its distance to the clock stays what it was, and so do the sums of the weights. */
+/*
+ * Puts the task under another clock; its distance to the clock stays what it was, and so do the
+ * sums of the weights.
+ */
 static __always_inline void clock_move(struct task_ctx *tctx, u32 llc, u32 tier)
 {
 	struct tier_clock *from = clock_of(tctx->llc, tctx->tier);
@@ -106,7 +120,10 @@ static __always_inline void clock_charge(struct task_ctx *tctx, u64 ns)
 		__sync_fetch_and_add(&clock->vnow, virtual_of(ns, MAX(clock->weight, tctx->weight)));
 }
 
-/* Raises vruntime to what is due to one that was away or waited: at most the share of the last `credit_ns`. */
+/*
+ * Raises vruntime to what is due to one that was away or waited: at most the share of the last
+ * `credit_ns`.
+ */
 static __always_inline void clock_limit_credit(struct task_ctx *tctx, u64 credit_ns)
 {
 	struct tier_clock *clock = clock_of(tctx->llc, tctx->tier);

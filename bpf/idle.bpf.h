@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Where a woken task goes: to an idle CPU, chosen by the kernel's own helpers, which prefer the previous CPU when its whole
- * core is idle, then idle cores and CPUs of the same LLC and NUMA node, then any; and for synchronous wake-ups the waker's CPU.
- * When none is idle: which running task has to make room, if any.
+ * Where a woken task goes: to an idle CPU, chosen by the kernel's own helpers, which prefer the
+ * previous CPU when its whole core is idle, then idle cores and CPUs of the same LLC and NUMA node,
+ * then any; and for synchronous wake-ups the waker's CPU. When none is idle: which running task has
+ * to make room, if any.
  */
 #ifndef SCX_MOSIX_IDLE_BPF_H
 #define SCX_MOSIX_IDLE_BPF_H
@@ -20,7 +21,10 @@ static s32 idle_claim(struct task_struct *p, s32 prev_cpu, u64 wake_flags, bool 
 
 	if (is_pinned(p))
 		return scx_bpf_test_and_clear_cpu_idle(prev_cpu) ? prev_cpu : -EBUSY;
-	/* Since 6.16; with cpus_ptr it does all that select_cpu_dfl does, and may be called while enqueueing, too. */
+	/*
+	 * Since 6.16; with cpus_ptr it does all that select_cpu_dfl does, and may be called while
+	 * enqueueing, too.
+	 */
 	if (__COMPAT_HAS_scx_bpf_select_cpu_and)
 		return scx_bpf_select_cpu_and(p, prev_cpu, wake_flags, p->cpus_ptr, 0);
 	if (enqueueing)
@@ -49,8 +53,9 @@ static __always_inline bool runs_lower_tier(const struct cpu_ctx *cctx, u32 tier
 }
 
 /*
- * Whether the woken task may push aside what runs on the CPU: a lower tier always (unless that has its owed turn), its own tier
- * when its deadline is earlier than the running task's and that has had a moment to get something done.
+ * Whether the woken task may push aside what runs on the CPU: a lower tier always (unless that has
+ * its owed turn), its own tier when its deadline is earlier than the running task's and that has
+ * had a moment to get something done.
  */
 static bool may_preempt(const struct task_ctx *tctx, const struct cpu_ctx *cctx, s32 cpu, u64 now)
 {
@@ -68,7 +73,7 @@ static bool llc_runs_lower_tier(u32 llc, u32 tier)
 	return (tier < MOSIX_TIER_GUEST && guests && *guests) || (tier < MOSIX_TIER_HOME && homes && *homes);
 }
 
-/* The task was queued for `cpu` or its LLC, and no CPU was idle: makes somebody look. */
+/* The task was queued for `cpu` or its LLC, and no CPU was idle: wakes a CPU that looks. */
 static void idle_or_preempt(struct task_struct *p, struct task_ctx *tctx, s32 cpu, u64 now)
 {
 	struct cpu_ctx *cctx;

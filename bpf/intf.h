@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The ABI between the scheduler's BPF half and src/scheduler/: plain data, nothing else. Both halves assert the sizes (below,
- * and in src/scheduler/abi.rs), so that a change on one side alone does not compile.
+ * The ABI between the scheduler's BPF half and src/scheduler/: plain data, nothing else. Both
+ * halves assert the sizes (below, and in src/scheduler/abi.rs), so that a change on one side alone
+ * does not compile.
  */
 #ifndef SCX_MOSIX_INTF_H
 #define SCX_MOSIX_INTF_H
@@ -30,7 +31,10 @@ enum mosix_tier {
 	MOSIX_TIER_AGENT = 0,
 	MOSIX_TIER_HOME	 = 1,
 	MOSIX_TIER_GUEST = 2,
-	/* In a hint: "no opinion, ask the cgroup". As a CPU's running tier: idle, or another scheduling class. */
+	/*
+	 * In a hint: "no opinion, ask the cgroup". As a CPU's running tier: idle, or another
+	 * scheduling class.
+	 */
 	MOSIX_TIER_NONE	 = 3,
 };
 
@@ -53,22 +57,11 @@ struct mosix_cgroup_hint {
 	u32 is_job;		/* whether it is that of a job; bool */
 };
 
-/* One record of the task iterator: what the scheduler has counted for one thread since it was attached. */
-struct mosix_task_account {
-	u32 pid;
-	u32 tgid;
-	u32 tier;		/* enum mosix_tier */
-	u32 speed_permille;
+/* One per CPU and tier. */
+struct mosix_tier_stats {
 	u64 run_ns;		/* on a CPU */
 	u64 wait_ns;		/* runnable, but waiting for a CPU */
 	u64 switches;		/* times put on a CPU */
-};
-
-/* One per CPU and tier. */
-struct mosix_tier_stats {
-	u64 run_ns;
-	u64 wait_ns;
-	u64 switches;
 };
 
 /* One per CPU: where tasks went. */
@@ -84,7 +77,6 @@ struct mosix_cpu_stats {
 
 _Static_assert(sizeof(struct mosix_process_hint) == 8, "ABI: mosix_process_hint");
 _Static_assert(sizeof(struct mosix_cgroup_hint) == 8, "ABI: mosix_cgroup_hint");
-_Static_assert(sizeof(struct mosix_task_account) == 40, "ABI: mosix_task_account");
 _Static_assert(sizeof(struct mosix_tier_stats) == 24, "ABI: mosix_tier_stats");
 _Static_assert(sizeof(struct mosix_cpu_stats) == 120, "ABI: mosix_cpu_stats");
 

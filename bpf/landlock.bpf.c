@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Which processes have confined themselves by Landlock: the kernel tells it nowhere, but a process's credentials hold its
- * domain. A task iterator, pinned in bpffs, so that whoever reads the pinned file gets one line for each confined thread, with
- * the number of its process; it works as long as it is pinned, whether or not a daemon runs.
+ * Which processes have confined themselves by Landlock: the kernel tells it nowhere, but a
+ * process's credentials hold its domain. A task iterator, pinned in bpffs, so that each reader of
+ * the pinned file gets one line for each confined thread, with the number of its process; it works
+ * as long as it is pinned, whether or not a daemon runs.
  *
- * It is an object of its own, and not part of telemetry.bpf.c, because a kernel without Landlock lacks structures that it names
- * and would refuse the whole object.
+ * It is an object of its own, and not part of telemetry.bpf.c, because a kernel without Landlock
+ * lacks structures that it names and would refuse the whole object.
  */
-/* The names that bpf_helpers.h expects of linux/types.h, whose place differs between distributions. */
+/*
+ * The names that bpf_helpers.h expects of linux/types.h, whose place differs between distributions.
+ */
 typedef unsigned char __u8;
 typedef unsigned short __u16;
 typedef unsigned int __u32;
@@ -80,7 +83,7 @@ int landlocked(struct bpf_iter__task *ctx)
 		BPF_SEQ_PRINTF(ctx->meta->seq, "%d\n", p->tgid);
 	return 0;
 unknown:
-	/* No number: whoever reads it knows that the list is worth nothing. */
+	/* No number: its reader knows that the list is worth nothing. */
 	BPF_SEQ_PRINTF(ctx->meta->seq, "?\n");
 	return 0;
 }

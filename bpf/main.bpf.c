@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * scx_mosix's scheduler: a complete sched_ext scheduler that one would keep on a machine with no cluster.
+ * scx_mosix's scheduler: a complete sched_ext scheduler that one would keep on a machine with no
+ * cluster.
  *
- * 1. What it is for. Owners come first: the programs of the node's own users (tier home) are served before programs that other
- *    nodes have sent here (guest), and the few threads that carry a migration (agent) before both. Within a tier everybody gets
- *    CPU time by weight (nice value and cgroup weights), and who asks for little gets it soon.
+ * 1. What it is for. Owners come first: the programs of the node's own users (tier home) are served
+ *    before programs that other nodes have sent here (guest), and the few threads that carry a
+ *    migration (agent) before both. Within a tier each task gets CPU time by weight (nice value and
+ *    cgroup weights), and a task that needs little CPU time gets it soon.
  *
  * 2. The way of a task.
  *
@@ -19,18 +21,21 @@
  *	                v
  *	            dispatch: owed tiers first, then agent, home, guest; before idling: steal from other LLCs
  *
- * 3. Fairness is by weighted virtual time per tier and LLC (clock.bpf.h); weights are flattened shares of the machine that
- *    include those of all cgroups above (cgroup.bpf.h), and those of jobs fall with the CPU time that they have had
- *    (attained.bpf.h).
+ * 3. Fairness is by weighted virtual time per tier and LLC (clock.bpf.h); weights are flattened
+ *    shares of the machine that include those of all cgroups above (cgroup.bpf.h), and those of
+ *    jobs fall with the CPU time that they have had (attained.bpf.h).
  *
- * 4. Nobody starves, so that the kernel's watchdog, at its default, has no reason to act: within a queue every deadline is
- *    bounded and passed by the clock; lower tiers are owed a share of each CPU (tiers.bpf.h); every queue is looked at by a CPU
- *    that its tasks may use (queues.bpf.h); pauses of throttled tasks are bounded and end by a timer in the kernel.
+ * 4. No task starves, so that the kernel's watchdog, at its default, has no reason to act: within a
+ *    queue every deadline is bounded and passed by the clock; lower tiers are owed a share of each
+ *    CPU (tiers.bpf.h); every queue is looked at by a CPU that its tasks may use (queues.bpf.h);
+ *    pauses of throttled tasks are bounded and end by a timer in the kernel.
  *
- * 5. Kernel threads bound to one CPU go straight to its local queue: they are few, short, and others wait for them.
+ * 5. Kernel threads bound to one CPU go straight to its local queue: they are few, short, and
+ *    others wait for them.
  *
- * 6. Nothing here waits for user space. When its process dies, by whatever signal, the kernel closes the link and the kernel's
- *    own scheduler takes over; user space re-attaches after an ejection (src/scheduler/).
+ * 6. Nothing here waits for user space. When its process dies, by whatever signal, the kernel
+ *    closes the link and the kernel's own scheduler takes over; user space re-attaches after an
+ *    ejection (src/scheduler/).
  */
 #include "idle.bpf.h"
 #include "slice.bpf.h"
@@ -97,7 +102,10 @@ void BPF_STRUCT_OPS(mosix_enqueue, struct task_struct *p, u64 enq_flags)
 		return;
 	}
 
-	/* select_cpu was not called for it (it was running, or moved, or may use one CPU only): it may still find an idle CPU. */
+	/*
+	 * select_cpu was not called for it (it was running, or moved, or may use one CPU only): it
+	 * may still find an idle CPU.
+	 */
 	if (!__COMPAT_is_enq_cpu_selected(enq_flags) && !scx_bpf_task_running(p)) {
 		idle = idle_claim(p, cpu, 0, true);
 		if (idle >= 0) {
@@ -107,7 +115,10 @@ void BPF_STRUCT_OPS(mosix_enqueue, struct task_struct *p, u64 enq_flags)
 			return;
 		}
 	}
-	/* The only one that wants this CPU: goes on (dispatch has found nothing else and could not keep it). */
+	/*
+	 * The only one that wants this CPU: it continues (dispatch has found nothing else and could
+	 * not keep it).
+	 */
 	if (enq_flags & SCX_ENQ_LAST) {
 		scx_bpf_dsq_insert(p, SCX_DSQ_LOCAL, slice, enq_flags);
 		return;
@@ -124,8 +135,9 @@ void BPF_STRUCT_OPS(mosix_enqueue, struct task_struct *p, u64 enq_flags)
 	scx_bpf_dsq_insert_vtime(p, queue, slice, clock_deadline(tctx), enq_flags);
 
 	/*
-	 * The CPU on whose runqueue the task is looks into its queues by itself after this. One that the task was moved away from
-	 * does not look for it: any CPU that does must be told, even if it seems busy, for it may be going idle just now.
+	 * The CPU on whose runqueue the task is looks into its queues by itself after this. One
+	 * that the task was moved away from does not look for it: any CPU that does must be told,
+	 * even if it seems busy, for it may be going idle just now.
 	 */
 	if (cpu != task_cpu || tctx->llc != llc_of_cpu(cpu)) {
 		idle = is_pinned(p) ? cpu : scx_bpf_pick_any_cpu(p->cpus_ptr, 0);
@@ -242,7 +254,10 @@ void BPF_STRUCT_OPS(mosix_quiescent, struct task_struct *p, u64 deq_flags)
 		cgroup_unweigh(p, tctx);
 }
 
-/* Keeps the accounts of long-running tasks fresh, and ends the slice of one that is in the way of a better tier. */
+/*
+ * Keeps the accounts of long-running tasks fresh, and ends the slice of one that is in the way of a
+ * better tier.
+ */
 void BPF_STRUCT_OPS(mosix_tick, struct task_struct *p)
 {
 	s32 cpu = scx_bpf_task_cpu(p);
@@ -307,7 +322,7 @@ void BPF_STRUCT_OPS(mosix_exit_task, struct task_struct *p, struct scx_exit_task
 {
 	u32 tgid = p->tgid;
 
-	/* The pid may be somebody else's soon. */
+	/* The pid may belong to another process soon. */
 	if (p->pid == p->tgid && !args->cancelled)
 		bpf_map_delete_elem(&process_hints, &tgid);
 }

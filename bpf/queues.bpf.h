@@ -4,10 +4,12 @@
  *
  *	per LLC and tier	tasks that may run on more than one CPU
  *	per CPU and tier	tasks that may run on this CPU only
- *	paused			throttled tasks, ordered by the time from which they may go on (throttle.bpf.h)
+ *	paused			throttled tasks, ordered by the time from which they may run
+ *				(throttle.bpf.h)
  *
- * A queued task is always in a queue that one of the CPUs it may run on looks at: that of an LLC one of whose CPUs it may use,
- * or that of its only CPU. When its affinity changes the kernel takes it out and enqueues it again.
+ * A queued task is always in a queue that one of the CPUs it may run on looks at: that of an LLC
+ * one of whose CPUs it may use, or that of its only CPU. When its affinity changes the kernel takes
+ * it out and enqueues it again.
  */
 #ifndef SCX_MOSIX_QUEUES_BPF_H
 #define SCX_MOSIX_QUEUES_BPF_H
@@ -59,8 +61,8 @@ static bool queue_first(u64 queue, u64 *key)
 }
 
 /*
- * Takes the tier's most urgent task that may run here. With `than` set, only if its deadline is before *than: the running task
- * then goes on otherwise.
+ * Takes the tier's most urgent task that may run here. With `than` set, only if its deadline is
+ * before *than: the running task then continues otherwise.
  */
 static bool queue_take(s32 cpu, u32 llc, u32 tier, const u64 *than)
 {
@@ -81,7 +83,10 @@ static bool queue_take(s32 cpu, u32 llc, u32 tier, const u64 *than)
 		first = llc_queue(llc, tier);
 		second = cpu_queue(cpu, tier);
 	}
-	/* The second: what made the first look urgent may not be allowed here, or may just have been taken by another CPU. */
+	/*
+	 * The second: what made the first look urgent may not be allowed here, or may just have
+	 * been taken by another CPU.
+	 */
 	return scx_bpf_dsq_move_to_local(first, 0) || scx_bpf_dsq_move_to_local(second, 0);
 }
 
@@ -102,8 +107,9 @@ static bool queue_steal(u32 llc)
 }
 
 /*
- * The LLC whose queue a task joins: that of `cpu`, unless a neighbour's queue is clearly shorter for its CPUs. Idle CPUs steal;
- * this evens out queues when no CPU is idle. Neighbours are tried in turn, one per call.
+ * The LLC whose queue a task joins: that of `cpu`, unless a neighbour's queue is clearly shorter
+ * for its CPUs. Idle CPUs steal; this evens out queues when no CPU is idle. Neighbours are tried in
+ * turn, one per call.
  */
 static u32 queue_choose_llc(struct task_struct *p, s32 cpu, bool waking)
 {
@@ -117,7 +123,10 @@ static u32 queue_choose_llc(struct task_struct *p, s32 cpu, bool waking)
 		return own;
 	other = (own + 1 + bpf_get_prandom_u32() % (nr_llcs - 1)) % nr_llcs;
 	other_len = queue_llc_length(other);
-	/* Leaving a warm cache must pay: one waiting task per CPU of difference for who wakes, two for who was running. */
+	/*
+	 * Leaving a warm cache must pay: one waiting task per CPU of difference for who wakes, two
+	 * for who was running.
+	 */
 	if (own_len * cpus_of_llc(other) >
 	    (other_len + (waking ? 1 : 2) * cpus_of_llc(other)) * cpus_of_llc(own))
 		return other;

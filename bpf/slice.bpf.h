@@ -6,7 +6,8 @@
 #include "account.bpf.h"
 
 /*
- * A slice is short enough that the tasks waiting in the LLC all get a turn soon, but not so short that switching eats it up.
+ * A slice is short enough that the tasks waiting in the LLC all get a turn soon, but not so short
+ * that switching eats it up.
  */
 static u64 slice_of(const struct task_ctx *tctx, u32 llc)
 {
@@ -19,7 +20,10 @@ static u64 slice_of(const struct task_ctx *tctx, u32 llc)
 	return MAX(MIN(slice, SLICE_MAX_NS), SLICE_MIN_NS);
 }
 
-/* The task whose slice is over: goes on if its tier is the best that waits and its deadline is still the earliest. */
+/*
+ * The task whose slice is over: it continues if its tier is the best that waits and its deadline is
+ * still the earliest.
+ */
 static bool keep_running(struct task_struct *prev, struct task_ctx *tctx, struct cpu_ctx *cctx, s32 cpu)
 {
 	if (!bpf_cpumask_test_cpu(cpu, prev->cpus_ptr))

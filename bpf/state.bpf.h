@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the scheduler remembers: of each task, CPU and last-level cache ("LLC"). Data and look-ups only, no policy. */
+/*
+ * What the scheduler remembers: of each task, CPU and last-level cache ("LLC"). Data and look-ups
+ * only, no policy.
+ */
 #ifndef SCX_MOSIX_STATE_BPF_H
 #define SCX_MOSIX_STATE_BPF_H
 
@@ -18,7 +21,10 @@ const volatile u32 nr_cpus = 1;
 const volatile u16 cpu_llc[MOSIX_MAX_CPUS];
 const volatile u32 llc_nr_cpus[MOSIX_MAX_LLCS];
 
-/* Written by user space after it changed a hint: tasks look their hints up again when it differs from what they remember. */
+/*
+ * Written by user space after it changed a hint: tasks look their hints up again when it differs
+ * from what they remember.
+ */
 volatile u64 hint_generation;
 /* Written by user space: how many processes are throttled, and how many cgroups have a tier. */
 volatile u32 nr_throttled;
@@ -34,7 +40,10 @@ struct tier_clock {
 
 struct llc_ctx {
 	struct tier_clock clocks[MOSIX_NR_TIERS];
-	/* CPUs of this LLC that run a task of the tier just now: tells whether looking for one to preempt can succeed. */
+	/*
+	 * CPUs of this LLC that run a task of the tier just now: tells whether looking for one to
+	 * preempt can succeed.
+	 */
 	u32 nr_running[MOSIX_NR_TIERS];
 } __attribute__((aligned(128)));
 
@@ -88,9 +97,6 @@ struct task_ctx {
 	u64 runnable_since;
 	u64 charged_until;
 	u64 paused_until;	/* throttled: not before this */
-	u64 run_ns;
-	u64 wait_ns;
-	u64 switches;
 };
 
 struct {
@@ -126,7 +132,10 @@ static __always_inline u32 llc_of_cpu(s32 cpu)
 	return llc ? *llc : 0;
 }
 
-/* These four never return NULL for a valid LLC and tier; MEMBER_VPTR is what proves the bounds to the verifier. */
+/*
+ * These four never return NULL for a valid LLC and tier; MEMBER_VPTR is what proves the bounds to
+ * the verifier.
+ */
 static __always_inline struct tier_clock *clock_of(u32 llc, u32 tier)
 {
 	return tier < MOSIX_NR_TIERS ? MEMBER_VPTR(llcs, [llc].clocks[tier]) : NULL;

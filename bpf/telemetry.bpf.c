@@ -2,19 +2,24 @@
 /*
  * Telemetry: what tasks there are and what they use. Works with any scheduler, sched_ext or not.
  *
- * - sample_tasks, a task iterator: one pass over all threads inside the kernel, which hands out the counters that the kernel
- *   keeps anyhow: CPU time (se.sum_exec_runtime), time runnable but waiting (sched_info.run_delay), page faults, minor and
- *   major (task->min_flt, maj_flt), switches, pages in memory. Programs on sched_switch, sched_wakeup and page_fault_user would
- *   count the same by running at every one of millions of events, and could not even tell a major fault from a minor one: when
- *   page_fault_user fires the kernel does not yet know whether it must wait for a disk. So nothing is attached to hot paths, and
- *   the price of a sample is paid once per sample.
+ * - sample_tasks, a task iterator: one pass over all threads inside the kernel, which hands out the
+ *   counters that the kernel keeps anyhow: CPU time (se.sum_exec_runtime), time runnable but
+ *   waiting (sched_info.run_delay), major page faults (task->maj_flt), pages in memory. Programs on
+ *   sched_switch, sched_wakeup and page_fault_user would count the same by running at every one of
+ *   millions of events, and could not even tell a major fault from a minor one: when
+ *   page_fault_user fires the kernel does not yet know whether it must wait for a disk. So nothing
+ *   is attached to hot paths, and the price of a sample is paid once per sample.
  *
- * - on_fork, on_exec, on_exit: one record per process in a ring buffer. What does not fit is counted in `lost_events`.
+ * - on_fork, on_exec, on_exit: one record per process in a ring buffer. What does not fit is
+ *   counted in `lost_events`.
  *
- * The structures below name only the kernel fields that are read; where these are in the running kernel is found from its BTF
- * at load time (CO-RE).
+ * The structures below name only the kernel fields that are read; where these are in the running
+ * kernel is found from its BTF at load time (CO-RE).
  */
-/* The names that bpf_helpers.h expects of linux/types.h and linux/bpf.h, whose place differs between distributions. */
+/*
+ * The names that bpf_helpers.h expects of linux/types.h and linux/bpf.h, whose place differs
+ * between distributions.
+ */
 typedef unsigned char __u8;
 typedef unsigned short __u16;
 typedef unsigned int __u32;
@@ -61,7 +66,7 @@ struct signal_struct {
 	int nr_threads;
 	int group_exit_code;
 	unsigned int flags;
-	unsigned long nvcsw, nivcsw, min_flt, maj_flt;
+	unsigned long maj_flt;
 	unsigned long long sum_sched_runtime;
 	struct task_io_accounting ioac;	/* of threads that have ended, and of children that were waited for */
 };
@@ -106,9 +111,8 @@ struct task_struct {
 	int tgid;
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
-	unsigned long nvcsw, nivcsw;
 	__u64 start_boottime;
-	unsigned long min_flt, maj_flt;
+	unsigned long maj_flt;
 	struct task_io_accounting ioac;
 	const struct cred *real_cred;
 	char comm[TASK_COMM_LEN];
@@ -168,7 +172,10 @@ static __always_inline void emit(struct task_struct *p, __u32 kind)
 	event->start_ns = leader->start_boottime;
 	event->time_ns = bpf_ktime_get_boot_ns();
 	event->cgroup_id = p->cgroups->dfl_cgrp->kn->id;
-	/* Threads that have ended left theirs to the process; those that go on beside these two are not asked. */
+	/*
+	 * Threads that have ended left theirs to the process; those that run beside these two are
+	 * not asked.
+	 */
 	event->run_ns = signal->sum_sched_runtime + leader->se.sum_exec_runtime;
 	if (p != leader)
 		event->run_ns += p->se.sum_exec_runtime;
@@ -198,7 +205,10 @@ int on_exit(__u64 *ctx)
 {
 	struct task_struct *p = (struct task_struct *)ctx[0];
 
-	/* Only the last thread; when two end at the same moment both may find 0, and user space takes the first. */
+	/*
+	 * Only the last thread; when two end at the same moment both may find 0, and user space
+	 * takes the first.
+	 */
 	if (p->signal->live.counter == 0)
 		emit(p, TASK_EXITED);
 	return 0;
@@ -226,22 +236,21 @@ int sample_tasks(struct bpf_iter__task *ctx)
 	sample.start_ns = p->start_boottime;
 	sample.run_ns = p->se.sum_exec_runtime;
 	sample.wait_ns = p->sched_info.run_delay;
-	sample.min_flt = p->min_flt;
 	sample.maj_flt = p->maj_flt;
-	sample.switches = p->nvcsw + p->nivcsw;
 	/* Kernels without CONFIG_TASK_IO_ACCOUNTING do not count it. */
 	if (bpf_core_field_exists(p->ioac.read_bytes))
 		sample.io_bytes = p->ioac.read_bytes + p->ioac.write_bytes;
 	if (p->pid == p->tgid) {
 		sample.run_ns += signal->sum_sched_runtime;
-		sample.min_flt += signal->min_flt;
 		sample.maj_flt += signal->maj_flt;
-		sample.switches += signal->nvcsw + signal->nivcsw;
 		if (bpf_core_field_exists(signal->ioac.read_bytes))
 			sample.io_bytes += signal->ioac.read_bytes + signal->ioac.write_bytes;
 		mm = p->mm;
 		if (mm) {
-			/* The kernel's own quick figure: each counter may lag by a batch of pages per CPU, and be negative by it. */
+			/*
+			 * The kernel's own quick figure: each counter may lag by a batch of pages
+			 * per CPU, and be negative by it.
+			 */
 			__s64 pages = mm->rss_stat[0].count + mm->rss_stat[1].count + mm->rss_stat[3].count;
 
 			sample.rss_pages = pages > 0 ? pages : 0;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The ABI between telemetry.bpf.c and src/telemetry/bpf.rs, which has the same structures and asserts the same sizes. */
+/*
+ * The ABI between telemetry.bpf.c and src/telemetry/bpf.rs, which has the same structures and
+ * asserts the same sizes.
+ */
 #ifndef SCX_MOSIX_TELEMETRY_H
 #define SCX_MOSIX_TELEMETRY_H
 
@@ -26,7 +29,10 @@ struct task_event {
 	char comm[TASK_COMM_LEN];
 };
 
-/* One thread, as the kernel counts it. A leader's counters include those of its threads that have ended. */
+/*
+ * One thread, as the kernel counts it. A leader's counters include those of its threads that have
+ * ended.
+ */
 struct task_sample {
 	__u32 pid;
 	__u32 tgid;
@@ -39,9 +45,7 @@ struct task_sample {
 	__u64 start_ns;		/* CLOCK_BOOTTIME */
 	__u64 run_ns;
 	__u64 wait_ns;		/* runnable, waiting for a CPU */
-	__u64 min_flt;
 	__u64 maj_flt;
-	__u64 switches;
 	__u64 rss_pages;
 	__u64 file_pages;	/* those of them that are of mapped files */
 	__u64 io_bytes;		/* read from disks, and written to files, since it began */
@@ -50,6 +54,6 @@ struct task_sample {
 };
 
 _Static_assert(sizeof(struct task_event) == 72, "ABI: task_event");
-_Static_assert(sizeof(struct task_sample) == 128, "ABI: task_sample");
+_Static_assert(sizeof(struct task_sample) == 112, "ABI: task_sample");
 
 #endif /* SCX_MOSIX_TELEMETRY_H */

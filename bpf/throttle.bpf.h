@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Throttle: a process may use only `speed` thousandths of a CPU per thread, so that a live migration gets ahead of its writes.
+ * Throttle: a process may use only `speed` thousandths of a CPU per thread, so that a live
+ * migration gets ahead of its writes.
  *
- * After a thread ran for r it owes a pause of r * (1000 - speed) / speed; time it sleeps counts. When it would be queued before
- * that is over it goes to the paused queue, from which a timer puts it into its real one. The timer runs in the kernel, once
- * per millisecond while anything is throttled: no runnable task ever waits for user space. User space starts it (arm_throttle)
- * after it has written a hint; it ends by itself a second after the last hint is gone and the queue is empty.
+ * After a thread ran for r it owes a pause of r * (1000 - speed) / speed; time it sleeps counts.
+ * When it would be queued before that is over it goes to the paused queue, from which a timer puts
+ * it into its real one. The timer runs in the kernel, once per millisecond while anything is
+ * throttled: no runnable task ever waits for user space. User space starts it (arm_throttle) after
+ * it has written a hint; it ends by itself a second after the last hint is gone and the queue is
+ * empty.
  */
 #ifndef SCX_MOSIX_THROTTLE_BPF_H
 #define SCX_MOSIX_THROTTLE_BPF_H
@@ -48,14 +51,20 @@ static int throttle_turn(void *map, u32 *key, struct throttle_timer *t)
 		queue = is_pinned(p) ? cpu_queue(scx_bpf_task_cpu(p), tctx->tier) : llc_queue(tctx->llc, tctx->tier);
 		scx_bpf_dsq_move_set_vtime(BPF_FOR_EACH_ITER, tctx->key);
 		scx_bpf_dsq_move_vtime(BPF_FOR_EACH_ITER, p, queue, 0);
-		/* Whether it is idle or not: a CPU that went idle at this very moment would else not look again. */
+		/*
+		 * Whether it is idle or not: a CPU that went idle at this very moment would else
+		 * not look again.
+		 */
 		scx_bpf_kick_cpu(scx_bpf_task_cpu(p), 0);
 	}
 
 	if (nr_throttled || scx_bpf_dsq_nr_queued(PAUSED_QUEUE) > 0)
 		t->idle_turns = 0;
 	else if (t->idle_turns++ > THROTTLE_GRACE) {
-		/* A hint may have come between the look at nr_throttled and here: then go on, unless its writer armed anew. */
+		/*
+		 * A hint may have come between the look at nr_throttled and here: then continue,
+		 * unless its writer armed anew.
+		 */
 		__sync_lock_test_and_set(&t->armed, 0);
 		if (!nr_throttled || __sync_lock_test_and_set(&t->armed, 1))
 			return 0;

@@ -2,22 +2,28 @@
 /*
  * Tiers: agent before home before guest, and a guaranteed share for the lower ones.
  *
- * Which tier: a process's own hint, else the hint of the nearest ancestor of its cgroup (in the unified hierarchy, whichever
- * controllers are on) that has one, else home. Guests are marked by the cgroup in which their agent put them: whatever they
- * fork inherits the tier, with no window in which a child would count as home's. Looking up costs a comparison of two numbers
- * as long as neither the hints nor the task's cgroup have changed.
+ * Which tier: a process's own hint, else the hint of the nearest ancestor of its cgroup (in the
+ * unified hierarchy, whichever controllers are on) that has one, else home. Guests are marked by
+ * the cgroup in which their agent put them: whatever they fork inherits the tier, with no window in
+ * which a child would count as home's. Looking up costs a comparison of two numbers as long as
+ * neither the hints nor the task's cgroup have changed.
  *
- * Guaranteed share: while a lower tier waits, each CPU owes it a fixed part of the time that better tiers get there. Debts are
- * kept per CPU, so that a task that may run on one CPU only gets its part too. When a debt reaches a turn's length the lower
- * tier gets one turn, in which better tiers do not preempt it. A turn ends at a tick, mostly late: what guests took too much counts
- * against their next one; owners have at least what they are owed. When the tier has nothing waiting, or gets CPU time anyhow, the debt lapses.
+ * Guaranteed share: while a lower tier waits, each CPU owes it a fixed part of the time that better
+ * tiers get there. Debts are kept per CPU, so that a task that may run on one CPU only gets its
+ * part too. When a debt reaches a turn's length the lower tier gets one turn, in which better tiers
+ * do not preempt it. A turn ends at a tick, mostly late: what guests took too much counts against
+ * their next one; owners have at least what they are owed. When the tier has nothing waiting, or
+ * gets CPU time anyhow, the debt lapses.
  */
 #ifndef SCX_MOSIX_TIERS_BPF_H
 #define SCX_MOSIX_TIERS_BPF_H
 
 #include "cgroup.bpf.h"
 
-/* Of the time that better tiers get while the tier waits, in percent. Set by the loader before load, constant afterwards. */
+/*
+ * Of the time that better tiers get while the tier waits, in percent. Set by the loader before
+ * load, constant afterwards.
+ */
 const volatile u32 owed_to_home_percent;
 const volatile u32 owed_to_guest_percent;
 /* A debt is paid when it has reached this. */
@@ -41,7 +47,10 @@ struct {
 	__type(value, struct mosix_cgroup_hint);
 } cgroup_hints SEC(".maps");
 
-/* What is said of the cgroup of the task: the tier of the nearest ancestor that has one, and whether any is a job's. */
+/*
+ * What is said of the cgroup of the task: the tier of the nearest ancestor that has one, and
+ * whether any is a job's.
+ */
 static void hint_of_cgroup(struct task_struct *p, u32 *tier, bool *is_job)
 {
 	struct mosix_cgroup_hint *hint;
@@ -113,7 +122,10 @@ static __always_inline void tier_forgive(struct cpu_ctx *cctx, u32 tier)
 		*owed = 0;
 }
 
-/* The CPU ran a task of `ran` for `ns`: settles its debt to `tier`, which has tasks waiting for it or not. */
+/*
+ * The CPU ran a task of `ran` for `ns`: settles its debt to `tier`, which has tasks waiting for it
+ * or not.
+ */
 static __always_inline void tier_settle(struct cpu_ctx *cctx, u32 tier, u32 ran, u64 ns, bool waiting)
 {
 	u64 percent = tier == MOSIX_TIER_HOME ? owed_to_home_percent : owed_to_guest_percent;

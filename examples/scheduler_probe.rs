@@ -1,14 +1,15 @@
-//! Drives the scheduler for the tests: attaches it, prints each change of its state, and obeys lines on stdin until that ends.
+//! Drives the scheduler for the tests: attaches it, prints each change of its state, and obeys
+//! lines on stdin until that ends.
 //!
 //! ```text
 //!   tier PID|CGROUP-PATH agent|home|guest|none     throttle PID PERMILLE
-//!   account PID     prints: account PID TIER run_ms=N wait_ms=N switches=N (summed up over its threads)
 //!   stats           prints: stats {…}               job CGROUP-PATH
 //! ```
 //!
-//! `scheduler_probe off|jobs|all` says whose weight falls with the CPU time that they have had; jobs' if nothing is said.
-//! `scheduler_probe foreground SECONDS` is the product's own foreground mode instead. `scheduler_probe burn MS CGROUP-PATH` uses so much
-//! CPU time and prints what the cgroup had used before and after, in µs.
+//! `scheduler_probe off|jobs|all` says whose weight falls with the CPU time that they have had;
+//! jobs' if nothing is said. `scheduler_probe foreground SECONDS` is the product's own foreground
+//! mode instead. `scheduler_probe burn MS CGROUP-PATH` uses so much CPU time and prints what the
+//! cgroup had used before and after, in µs.
 
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
@@ -55,8 +56,8 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads the cgroup's CPU time in the process that competes with it: between the two readings it can have had only what the
-/// scheduler gave it beside this one.
+/// Reads the cgroup's CPU time in the process that competes with it: between the two readings it
+/// can have had only what the scheduler gave it beside this one.
 fn burn(cpu_time: Duration, cgroup: &str) -> anyhow::Result<()> {
     let used_us = || -> anyhow::Result<u64> {
         let text = std::fs::read_to_string(format!("{cgroup}/cpu.stat"))?;
@@ -90,16 +91,6 @@ async fn obey(scheduler: &Scheduler, line: &str) -> anyhow::Result<()> {
         }
         ["job", cgroup] => scheduler.hints().set_job(std::fs::metadata(cgroup)?.ino(), true)?,
         ["throttle", pid, permille] => scheduler.hints().set_throttle(pid.parse()?, Some(permille.parse()?))?,
-        ["account", pid] => {
-            let pid: u32 = pid.parse()?;
-            let accounts: Vec<_> =
-                scheduler.accounts().await?.into_iter().filter(|account| account.tgid == pid).collect();
-            let tier = accounts.first().map(|account| account.tier);
-            let run_ms: u64 = accounts.iter().map(|account| account.run_ns / 1_000_000).sum();
-            let wait_ms: u64 = accounts.iter().map(|account| account.wait_ns / 1_000_000).sum();
-            let switches: u64 = accounts.iter().map(|account| account.switches).sum();
-            println!("account {pid} {tier:?} run_ms={run_ms} wait_ms={wait_ms} switches={switches}");
-        }
         ["stats"] => println!("stats {}", serde_json::to_string(&scheduler.stats().await?)?),
         other => bail!("what is {other:?}?"),
     }

@@ -8,9 +8,9 @@ use std::{
 
 use anyhow::{Context, Result};
 use scx_mosix::{
-    agent,
     daemon::{self, Settings},
-    scheduler,
+    guest, home, scheduler,
+    sys::priority,
     ui::{
         self,
         args::{Command, DaemonArgs},
@@ -20,8 +20,8 @@ use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    if std::env::args_os().next().is_some_and(|name| name == agent::guest::init::NAME) {
-        return agent::guest::main();
+    if std::env::args_os().next().is_some_and(|name| name == guest::init::NAME) {
+        return guest::main();
     }
     let cli = ui::args::parse();
     let command = cli.command.unwrap_or(Command::Daemon(cli.daemon));
@@ -32,8 +32,8 @@ fn main() -> ExitCode {
         Command::Run(args) => return ui::run(args),
         Command::Scheduler(args) => run_scheduler(args.duration_s.map(Duration::from_secs)),
         Command::Daemon(args) => run_daemon(args),
-        Command::AgentHome => agent::home::run().map_err(Into::into),
-        Command::AgentGuest => return agent::guest::main(),
+        Command::AgentHome => home::agent::run().map_err(Into::into),
+        Command::AgentGuest => return guest::main(),
         // Carried out above.
         client => Err(anyhow::anyhow!("{client:?} has no process of its own")),
     };
@@ -49,6 +49,10 @@ fn main() -> ExitCode {
 fn run_daemon(args: DaemonArgs) -> Result<()> {
     log();
     let settings = Settings::try_from(args)?;
+    // Before the runtime starts its threads, which inherit it.
+    if let Err(error) = priority::serve_first() {
+        tracing::warn!(%error, "programs of this node get as much CPU time as this daemon");
+    }
     Ok(runtime()?.block_on(daemon::run(settings))?)
 }
 
@@ -61,7 +65,8 @@ fn runtime() -> Result<Runtime> {
     Runtime::new().context("cannot start the asynchronous runtime")
 }
 
-/// Logs go to standard error, where systemd and the agents' log files take them from; `RUST_LOG` says how much.
+/// Logs go to standard error, where systemd and the agents' log files take them from; `RUST_LOG`
+/// says how much.
 fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();

@@ -2,7 +2,8 @@
 
 #![allow(missing_docs, clippy::all, reason = "generated code")]
 
-/// The packages, nested as their names are, because generated code refers to its neighbours by relative paths.
+/// The packages, nested as their names are, because generated code refers to its neighbours by
+/// relative paths.
 mod scx_mosix {
     pub mod v1 {
         tonic::include_proto!("scx_mosix.v1");

@@ -1,6 +1,7 @@
-//! The commands, as users call them, against a daemon in memory on a real socket; and `run` without any daemon.
+//! The commands, as users call them, against a daemon in memory on a real socket; and `run` without
+//! any daemon.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue ends here")]
 
 #[path = "../src/api/memory.rs"]
 mod memory;
@@ -15,7 +16,7 @@ use std::{
 use memory::Memory;
 use scx_mosix::{
     api::{ApiServer, SOCKET_NAME, bind_unix},
-    control::MoveState,
+    protocol::MoveState,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -103,7 +104,8 @@ fn run_fails_as_a_shell_does() {
     assert_eq!(daemon.call(&["run"]).status.code(), Some(2));
 }
 
-/// Signals and descriptors of `cat` with and without `run` in front of it, after `prepare` in the child.
+/// Signals and descriptors of `cat` with and without `run` in front of it, after `prepare` in the
+/// child.
 fn inherited(run: bool, script: &str, prepare: fn()) -> String {
     let empty = tempfile::tempdir().unwrap();
     let look = "grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; ls /proc/self/fd";

@@ -1,6 +1,6 @@
 //! The API as users meet it: by `grpcurl`, with a client certificate of the cluster.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue ends here")]
 
 #[path = "../src/api/memory.rs"]
 mod memory;
@@ -35,7 +35,8 @@ fn json(credentials: &Path, address: &str, method: &str, data: Option<&str>) -> 
     serde_json::from_str(&answer).unwrap()
 }
 
-/// What holds for every server: reflection, documentation, health, and no entrance without a certificate.
+/// What holds for every server: reflection, documentation, health, and no entrance without a
+/// certificate.
 fn look_around(credentials: &Path, address: &str) {
     let client = Credentials::Client(credentials);
     let services = call(&client, address, None, &["list"]).success();
@@ -82,7 +83,7 @@ fn grpcurl_finds_its_way_at_a_daemon_in_memory() {
 }
 
 #[test]
-#[ignore = "boots virtual machines"]
+#[ignore = "needs a cluster"]
 fn grpcurl_sees_a_cluster_its_programs_and_their_reasons() {
     let cluster = Cluster::up("grpcurl", 3, &Options::default());
     let dir = tempfile::tempdir().unwrap();

@@ -1,9 +1,9 @@
-//! A body moves from one place to another on one machine, through both engines. Needs root, cgroup v2 and CRIU 4: so the
-//! test boots a virtual machine and runs itself there.
+//! A process tree moves from one place to another on one machine, through both engines. Needs root,
+//! cgroup v2 and CRIU 4: so the test boots a virtual machine and runs itself there.
 //!
 //! The test is its own pid 1 of guests, as the agent is: so it has a `main` of its own.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails by a panic")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot continue fails by a panic")]
 
 mod support;
 
@@ -18,20 +18,25 @@ use std::{
 
 use async_trait::async_trait;
 use scx_mosix::{
-    agent::guest::{
+    guest::{
         self,
-        init::{Init, Told},
-        restore::{self, BodyEnd},
+        init::Init,
+        restore::{self, RelayedEnd},
     },
-    control::{MoveProgress, SessionId},
-    home::wire::{Channel, ChannelKind},
+    job::SessionId,
     migration::{
         criu::Program,
-        source::{self, Body, Descriptors, Move, Outcome, Owner, Place, Relayed, Verdict},
-        target::{self, Arrival, Host, StartedCriu},
+        source::{self, Move, Outcome, Owner, OwnerError, Place, ProcessTree, Verdict},
+        target::{self, Arrival, Host, HostError, StartedCriu},
+    },
+    protocol::{
+        MoveProgress,
+        home::{Channel, ChannelKind},
+        init::Told,
+        moves::{Descriptors, Relayed},
     },
 };
-use support::{Cluster, Options};
+use support::{Cluster, Options, command::run};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +44,8 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("agent-guest") {
         return guest::main();
     }
-    // As the usual harness does with tests marked `ignore`: plain `cargo test` has neither root nor CRIU.
+    // As the usual harness does with tests marked `ignore`: plain `cargo test` has neither root nor
+    // CRIU.
     if !std::env::args().any(|argument| argument == "--ignored" || argument == "--include-ignored") {
         println!("there_and_on ... ignored, boots a virtual machine");
         return ExitCode::SUCCESS;
@@ -47,10 +53,15 @@ fn main() -> ExitCode {
     if std::env::var_os(INSIDE).is_none() {
         return in_a_machine();
     }
+    // It bind-mounts the root, so it must run on a node that may be destroyed.
+    assert!(Path::new("/run/vm-node").exists(), "{INSIDE} is set, but this is no node of a test cluster");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(there_and_on());
     ExitCode::SUCCESS
 }
+
+/// How long a small program may take.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Set where the test is to run itself.
 const INSIDE: &str = "SCX_MOSIX_TEST_INSIDE";
@@ -78,7 +89,7 @@ impl Owner for Home {
         println!("{progress:?}");
     }
 
-    async fn frozen(&self) -> Result<Descriptors, String> {
+    async fn frozen(&self) -> Result<Descriptors, OwnerError> {
         let relayed = Relayed {
             channel: Channel { id: 0, kind: ChannelKind::PipeOut },
             criu_key: self.key.lock().unwrap().clone(),
@@ -86,7 +97,7 @@ impl Owner for Home {
         Ok(Descriptors { relayed: vec![relayed], shared_files: vec![] })
     }
 
-    async fn dumped(&self) -> Result<(), String> {
+    async fn dumped(&self) -> Result<(), OwnerError> {
         Ok(())
     }
 
@@ -109,15 +120,15 @@ struct Guest<'a> {
 
 #[async_trait]
 impl Host for Guest<'_> {
-    async fn start_criu(&self, arrival: &Arrival<'_>) -> Result<StartedCriu, String> {
-        let program = Program::find().map_err(|error| error.to_string())?;
+    async fn start_criu(&self, arrival: &Arrival<'_>) -> Result<StartedCriu, HostError> {
+        let program = Program::find()?;
         let descriptor = self.end.lock().unwrap().take().unwrap();
         let criu_key = arrival.begin.descriptors.relayed[0].criu_key.clone();
-        let ends = vec![BodyEnd { criu_key, descriptor }];
+        let ends = vec![RelayedEnd { criu_key, descriptor }];
         Ok(restore::start(self.init, &program, &self.cgroup, arrival, ends).await?.criu)
     }
 
-    async fn decide(&self) -> Result<u64, String> {
+    async fn decide(&self) -> Result<u64, HostError> {
         self.home.committed.send_replace(Some(7));
         Ok(7)
     }
@@ -136,18 +147,46 @@ fn pipe_key(pid: i32) -> String {
 
 fn start(cgroup: &Path) -> Child {
     let script = "import time,sys\nx=bytearray(b'abcdefgh')*(8<<20)\ni=0\nwhile True:\n i+=1\n x[i*4096]=i%256\n print(i, hash(bytes(x[i*4096:i*4096+4])) and 1, time.monotonic(), flush=True)\n time.sleep(0.02)\n if i==200: sys.exit(sum(x[4096*k]==k%256 for k in range(1,201))==200 and 42 or 1)\n";
-    let child = Command::new("setsid")
-        .args(["python3", "-c", script])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        // Root's programs do not move.
-        .uid(1000)
-        .gid(1000)
-        .spawn()
-        .unwrap();
-    std::fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).unwrap();
+    let mut command = Command::new("setsid");
+    // Root's programs do not move, but for those with few capabilities, which `user` has where
+    // nodes share a sandbox's kernel.
+    if run(user_id(), LIMIT).success() == "0\n" {
+        command.args(["/usr/local/sbin/restricted-shell", "-c", "exec \"$@\"", "sh"]);
+    } else {
+        command.uid(1000).gid(1000);
+    }
+    command.args(["python3", "-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    scx_mosix::sys::cgroup::enter(cgroup, child.id().cast_signed()).unwrap();
     child
+}
+
+fn user_id() -> Command {
+    let mut command = Command::new("id");
+    command.args(["-u", "user"]);
+    command
+}
+
+/// This machine's root, mounted once more. Unmounted however the test ends: a directory is removed
+/// with all that is mounted below it.
+struct BoundRoot(PathBuf);
+
+impl BoundRoot {
+    fn at(path: PathBuf) -> Self {
+        std::fs::create_dir(&path).unwrap();
+        assert!(Command::new("mount").args(["--bind", "/"]).arg(&path).status().unwrap().success());
+        Self(path)
+    }
+}
+
+impl Drop for BoundRoot {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.0.display());
+            std::process::abort();
+        }
+    }
 }
 
 struct Hop {
@@ -159,13 +198,11 @@ struct Hop {
     host_pid: i32,
 }
 
-async fn hop(name: &str, body: Body, run_dir: &Path) -> Hop {
-    let key = Mutex::new(pipe_key(body.root_pid));
+async fn hop(name: &str, tree: ProcessTree, run_dir: &Path) -> Hop {
+    let key = Mutex::new(pipe_key(tree.root_pid));
     let home = Home { committed: watch::Sender::new(None), key };
-    let root = run_dir.join(name);
-    std::fs::create_dir(&root).unwrap();
-    assert!(Command::new("mount").args(["--bind", "/", root.to_str().unwrap()]).status().unwrap().success());
-    let (init, told) = Init::start(&root, "testhost").await.unwrap();
+    let root = BoundRoot::at(run_dir.join(name));
+    let (init, told) = Init::start(&root.0, "testhost").await.unwrap();
     let cgroup = cgroup(name);
     let (output, end) = std::io::pipe().unwrap();
     let guest = Guest { init: &init, cgroup: cgroup.clone(), home: &home, end: Mutex::new(Some(end.into())) };
@@ -173,7 +210,7 @@ async fn hop(name: &str, body: Body, run_dir: &Path) -> Hop {
     let (a, b) = tokio::io::duplex(1 << 20);
     let run_source = run_dir.join(format!("{name}-source"));
     let run_target = run_dir.join(format!("{name}-target"));
-    let plan = Move { migration, body: body.clone(), run_dir: run_source };
+    let plan = Move { migration, tree: tree.clone(), run_dir: run_source };
     let (outcome, arrived) = tokio::join!(
         source::run(&plan, &home, async { Ok(a) }, CancellationToken::new()),
         target::run(b, migration, &run_target, &guest)
@@ -182,9 +219,9 @@ async fn hop(name: &str, body: Body, run_dir: &Path) -> Hop {
     let arrived = arrived.unwrap();
     assert_eq!(outcome, Outcome::Committed { epoch: 7 });
     drop(guest);
-    assert!(Command::new("umount").arg(&root).status().unwrap().success());
+    drop(root);
     let root_pid = arrived.begin.root_pid;
-    let processes = scx_mosix::migration::process::members(&cgroup).unwrap();
+    let processes = scx_mosix::sys::cgroup::members(&cgroup).unwrap();
     let host_pid = processes.iter().find(|process| process.inner_pid == root_pid).unwrap().pid;
     Hop { init, told, output: output.into(), cgroup, root_pid, host_pid }
 }
@@ -199,7 +236,7 @@ async fn there_and_on() {
     while numbers.len() < 10 {
         numbers.push(first.next().unwrap().unwrap());
     }
-    let one = hop("one", Body { root_pid: pid, cgroup: home.clone(), place: Place::Here }, run_dir.path()).await;
+    let one = hop("one", ProcessTree { root_pid: pid, cgroup: home.clone(), place: Place::Here }, run_dir.path()).await;
     child.kill().unwrap();
     child.wait().unwrap();
     numbers.extend(first.map(Result::unwrap));
@@ -210,9 +247,12 @@ async fn there_and_on() {
         numbers.push(second.next().unwrap().unwrap());
     }
     println!("after the first move:\n{}", numbers.join("\n"));
-    let body =
-        Body { root_pid: one.host_pid, cgroup: one.cgroup.clone(), place: Place::Guest { init: one.init.pid() } };
-    let mut two = hop("two", body, run_dir.path()).await;
+    let tree = ProcessTree {
+        root_pid: one.host_pid,
+        cgroup: one.cgroup.clone(),
+        place: Place::Guest { init: one.init.pid() },
+    };
+    let mut two = hop("two", tree, run_dir.path()).await;
     one.init.kill().await.unwrap();
     numbers.extend(second.map(Result::unwrap));
     numbers.extend(BufReader::new(std::fs::File::from(two.output)).lines().map(Result::unwrap));

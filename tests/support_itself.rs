@@ -1,6 +1,7 @@
-//! The tests' support, tested without machines: a stand-in for xtask runs commands right here and notes what it was asked.
+//! The tests' support, tested without machines: a stand-in for xtask runs commands right here and
+//! notes what it was asked.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails by a panic")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue fails by a panic")]
 
 mod support;
 
@@ -58,7 +59,7 @@ fn a_cluster_asks_xtask_and_goes_down_by_itself() {
     drop(cluster);
     let calls = calls(dir.path());
     assert_eq!(calls[0], "vm down --name t-self");
-    assert_eq!(calls[1], "vm up --name t-self --nodes 2 --cpus 4 --no-daemon --plain-kernel n2");
+    assert_eq!(calls[1], "vm up --name t-self --nodes 2 --backend qemu --cpus 4 --no-daemon --plain-kernel n2");
     assert_eq!(calls[2], "vm exec n1 --name t-self --user root -- sh -ec echo hello");
     assert!(calls.contains(&"vm net rate n1 n2 100 --name t-self".to_owned()), "{calls:?}");
     assert_eq!(calls.last().unwrap(), "vm down --name t-self");
@@ -89,7 +90,7 @@ fn a_command_past_its_deadline_is_killed_with_its_children() {
 
 #[test]
 #[should_panic(expected = "\"never\" was not printed within 20s by sh -c echo something; exit 5: exit status: 5")]
-fn waiting_for_what_an_ended_command_did_not_print_fails_at_once() {
+fn waiting_for_output_of_an_ended_command_fails_at_once() {
     Running::start(sh("echo something; exit 5")).wait_for("never", Duration::from_secs(20));
 }
 

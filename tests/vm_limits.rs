@@ -1,6 +1,6 @@
 //! Programs that must not move are refused while they run, each with its reason.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails by a panic")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue fails by a panic")]
 
 mod support;
 
@@ -11,8 +11,8 @@ use support::{Cluster, Options, eventually};
 /// How long a reason may take to be shown under software emulation on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until `ps` says of the only program called `comm` that it cannot move, by a reason with these words; `None` is that it
-/// can.
+/// Waits until `ps` says of the only program called `comm` that it cannot move, by a reason with
+/// these words; `None` is that it can.
 fn says(cluster: &Cluster, comm: &str, words: Option<&str>) {
     eventually(&format!("{comm} is told to be {words:?}"), LIMIT, || {
         let rows = cluster.json("n1", &["ps"]);
@@ -30,7 +30,7 @@ fn says(cluster: &Cluster, comm: &str, words: Option<&str>) {
 #[test]
 #[ignore = "boots virtual machines"]
 fn what_cannot_move_is_refused_with_its_reason() {
-    let options = Options { cpus: Some(1), memory_mib: Some(640), ..Options::default() };
+    let options = Options { cpus: Some(1), memory_mib: Some(640), own_kernel: true, ..Options::default() };
     let cluster = Cluster::up("limits", 1, &options);
 
     // It reads nothing, and has confined itself before.

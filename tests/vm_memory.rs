@@ -1,6 +1,7 @@
-//! Memory runs out on a node: programs are ushered out in time. Without scx_mosix the same ends with the kernel's OOM killer.
+//! Memory runs out on a node: programs are ushered out in time. Without scx_mosix the same ends
+//! with the kernel's OOM killer.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails by a panic")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot continue fails by a panic")]
 
 mod support;
 
@@ -12,17 +13,19 @@ use support::{
     eventually, example,
 };
 
-/// How long the hog may take to have its memory, or be killed, and a node without memory to answer, under software emulation.
+/// How long the hog may take to have its memory, or be killed, and a node without memory to answer,
+/// under software emulation.
 const HOG_LIMIT: Duration = Duration::from_secs(900);
 /// Programs, and what each has, in MiB.
 const PROGRAMS: usize = 3;
 const PROGRAM_MIB: u64 = 48;
 /// What the hog takes beyond all that is free, in MiB: half of what the programs have.
 const HOG_BEYOND_MIB: u64 = PROGRAM_MIB * PROGRAMS as u64 / 2;
-/// Free memory, in MiB, from where on the hog takes its time, and what it takes each second from then on: emulated machines take many
-/// seconds for a move.
+/// Free memory, in MiB, from where on the hog takes its time.
 const SLOW_BELOW_MIB: u64 = 80;
-const SLOW_MIB_PER_S: u64 = 1;
+/// How long it then waits after each MiB, in times of what it takes to add up 300,000 numbers: a
+/// move takes a machine longer by the same factor, be it emulated, be its host busy.
+const SLOW_WAIT: u64 = 7;
 /// Share of the time in which everything may stand still for lack of memory.
 const STALL_SHARE: f64 = 0.1;
 
@@ -38,7 +41,7 @@ fn counters(cluster: &Cluster, node: &str) -> Counters {
     let script = "awk '$1 == \"oom_kill\" {print $2}' /proc/vmstat; \
                   awk '$1 == \"full\" {sub(\"total=\", \"\", $5); print $5}' /proc/pressure/memory; \
                   awk '{printf \"%d\\n\", $1 * 1e6}' /proc/uptime";
-    // A node without memory answers when somebody has been killed.
+    // A node without memory answers when a program has been killed.
     let text = cluster.exec_within(node, "root", &["sh", "-ec", script], HOG_LIMIT).success();
     let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
     Counters { killed: numbers[0], stalled_us: numbers[1], uptime_us: numbers[2] }
@@ -65,20 +68,23 @@ fn start_programs(cluster: &Cluster, prefix: &str) -> Vec<Running> {
     programs
 }
 
-/// Takes memory at n1, where so much is `free`, until half of what the programs have is missing, the last of it slowly if there is to be time
-/// to do something about it. It says `full.` when it has all.
+/// Takes memory at n1, where so much is `free`, until half of what the programs have is missing,
+/// the last of it slowly if there is to be time to do something about it. It says `full.` when it
+/// has all.
 fn hog(cluster: &Cluster, free: u64, is_slow: bool) -> Running {
     let all = free + HOG_BEYOND_MIB;
     let quick = if is_slow { free.saturating_sub(SLOW_BELOW_MIB) } else { all };
     let script = format!(
-        "import time\nblocks = []\nfor taken in range({all}):\n    blocks.append(b'x' * (1 << 20))\n    \
-         if taken > {quick}: time.sleep(1 / {SLOW_MIB_PER_S})\nprint('full.', flush=True)\ntime.sleep(1000)"
+        "import time\n\
+         def work():\n    began = time.monotonic()\n    sum(range(300000))\n    return time.monotonic() - began\n\
+         blocks = []\nfor taken in range({all}):\n    blocks.append(b'x' * (1 << 20))\n    \
+         if taken > {quick}: time.sleep({SLOW_WAIT} * work())\nprint('full.', flush=True)\ntime.sleep(1000)"
     );
     cluster.spawn("n1", "root", &["python3", "-c", &script])
 }
 
-/// Without scx_mosix: somebody is killed.
-fn somebody_is_killed(cluster: &Cluster) {
+/// Without scx_mosix: a program is killed.
+fn out_of_memory_kills_a_program(cluster: &Cluster) {
     let programs = start_programs(cluster, "");
     let before = counters(cluster, "n1");
     let hog = hog(cluster, free_mib(cluster), false);
@@ -103,13 +109,14 @@ fn unmoved(steps: usize) -> String {
 #[test]
 #[ignore = "boots virtual machines"]
 fn programs_are_ushered_out_before_memory_is_exhausted() {
-    let options = Options { cpus: Some(1), memory_mib: Some(640), ..Options::default() };
+    let options = Options { cpus: Some(1), memory_mib: Some(640), own_kernel: true, ..Options::default() };
     let cluster = Cluster::up("memory", 3, &options);
     cluster.push_example("workload");
     cluster.sh("n1", "pid=$(cat /run/scx_mosix.pid); kill $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done");
-    somebody_is_killed(&cluster);
+    out_of_memory_kills_a_program(&cluster);
 
-    // Whatever the load, nothing leaves for its sake: a slow machine may be busy with the programs' start, and with the hog.
+    // Whatever the load, nothing leaves for its sake: a slow machine may be busy with the programs'
+    // start, and with the hog.
     let config = "/root/memory-only.toml";
     cluster.sh(
         "n1",
@@ -127,7 +134,8 @@ fn programs_are_ushered_out_before_memory_is_exhausted() {
         }
     });
     cluster.sh("n1", "rm /home/user/out*");
-    // Until it is known what is free with all of them here: while they start, memory becomes less as if it would soon be exhausted.
+    // Until it is known what is free with all of them here: while they start, memory becomes less
+    // as if it would soon be exhausted.
     let programs = start_programs(&cluster, "scx_mosix run --stay --");
     let before = counters(&cluster, "n1");
     let free = free_mib(&cluster);

@@ -1,4 +1,5 @@
-//! The program that migration tests move about must itself be above suspicion: the same output at each run, all that it claims to check.
+//! The program that migration tests move about must itself be above suspicion: the same output at
+//! each run, all that it claims to check.
 
 mod support;
 
@@ -78,6 +79,19 @@ fn usr1_is_answered_and_other_signals_kill() {
 }
 
 #[test]
+fn usr2_ends_it_as_if_that_step_were_the_last() {
+    for mode in [&["threads", "--threads", "3"][..], &["family"], &["memory", "--megabytes", "1"]] {
+        let mut running = Running::start(workload(&[mode, &["--work-ms", "1", "--steps", "100000"]].concat()));
+        running.wait_for("step 3", LIMIT);
+        let pid = nix::unistd::Pid::from_raw(running.pid());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGUSR2).unwrap();
+        let output = running.finish_within(LIMIT).success();
+        let steps = output.lines().filter(|line| line.starts_with("step ")).count().to_string();
+        assert_eq!(output, finished(&[mode, &["--work-ms", "0", "--steps", &steps]].concat()).success());
+    }
+}
+
+#[test]
 fn ends_as_it_is_told() {
     let short = ["memory", "--megabytes", "1", "--steps", "1", "--work-ms", "0"];
     assert_eq!(finished(&[&short[..], &["--exit", "42"]].concat()).code(), 42);
@@ -86,7 +100,7 @@ fn ends_as_it_is_told() {
 }
 
 #[test]
-fn a_replaced_input_goes_unnoticed_and_the_output_appears_at_the_end() {
+fn a_replaced_input_goes_unnoticed_until_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let input = dir.path().join("in");
     std::fs::write(&input, vec![1; 8_192]).unwrap();
@@ -95,7 +109,8 @@ fn a_replaced_input_goes_unnoticed_and_the_output_appears_at_the_end() {
     command.args(&arguments);
     let mut running = Running::start(command);
     running.wait_for("step 3", LIMIT);
-    // The path now names another file, shorter than the mapping and the descriptor, which keep the old one: nothing is to be noticed.
+    // The path now names another file, shorter than the mapping and the descriptor, which keep the
+    // old one: nothing is to be noticed.
     std::fs::rename(&input, dir.path().join("old")).unwrap();
     std::fs::write(&input, "new").unwrap();
     let seen = running.stdout().lines().count() + 3;

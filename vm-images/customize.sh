@@ -4,10 +4,12 @@
 # mmdebstrap runs it as its last hook: customize.sh ROOT. Beside this script lie rootfs/ (files to copy in), initramfs-init,
 # kernels.lock ("ROLE RELEASE" lines, may be empty) and out/, where the results go:
 #   root.ext4            the root file system
+#   root.tar             the same without kernel modules, for nodes that are namespaces
 #   vmlinuz-ROLE         a kernel with sched_ext (role scx) and one without it (role plain)
 #   initramfs-ROLE.cpio  busybox and the modules that reach the disk and the network
 #   manifest             "package NAME VERSION" and "kernel ROLE RELEASE", what was really used
 #   virtiofsd/           the file server of `vm vng`, with its libraries
+#   qemu/                the emulator and qemu-img, with their libraries and firmware
 set -eu
 root=$1
 here=$(dirname "$0")
@@ -110,21 +112,55 @@ settings() {
     mkdir -p "$root/usr/lib/modules" "$root/etc/scx_mosix" "$root/run/sshd"
 }
 
-# The vhost-user file server, with the libraries that it was linked with, to run on whatever host this is.
-virtiofsd() {
-    mkdir -p "$out/virtiofsd"
-    cp -L "$root/usr/libexec/virtiofsd" "$out/virtiofsd/virtiofsd.bin"
-    chroot "$root" ldd /usr/libexec/virtiofsd | grep -o '/[^ ]*' | while read -r library; do
-        cp -L "$root$library" "$out/virtiofsd/"
+# Unpacks the packages $@ in $root/tmp/unpacked, with the dependencies that the root lacks. They are
+# not installed, because guests do not need them.
+unpack() {
+    mkdir -p "$root/tmp/unpacked" "$root/tmp/debs/partial"
+    chroot "$root" apt-get -qq -y -o Dir::Cache::archives=/tmp/debs --no-install-recommends --download-only install "$@" >&2 ||
+        fail "cannot download the packages of $*"
+    for deb in "$root"/tmp/debs/*.deb; do
+        chroot "$root" dpkg-deb -x "/tmp/debs/${deb##*/}" /tmp/unpacked
+        # shellcheck disable=SC2016
+        chroot "$root" dpkg-deb -W --showformat 'package ${Package} ${Version}\n' "/tmp/debs/${deb##*/}" >>"$root/tmp/versions"
     done
-    cat >"$out/virtiofsd/virtiofsd" <<'END'
+    rm -rf "$root/tmp/debs"
+}
+
+# Copies program $2 of the root to $out/$1 with the libraries that it is linked with. A script beside
+# them starts it by its own loader with the options $3, so it runs on any host.
+portable() {
+    place=$out/$1
+    name=${2##*/}
+    mkdir -p "$place"
+    cp -L "$root$2" "$place/$name.bin"
+    libraries=$(chroot "$root" env LD_LIBRARY_PATH=/tmp/unpacked/usr/lib/x86_64-linux-gnu ldd "$2")
+    case $libraries in *'not found'*) fail "libraries of $2 are missing: $libraries" ;; esac
+    echo "$libraries" | grep -o '/[^ ]*' | while read -r library; do
+        cp -L "$root$library" "$place/"
+    done
+    cat >"$place/$name" <<END
 #!/bin/sh
-here=$(dirname "$(readlink -f "$0")")
-exec "$here"/ld-linux*.so.* --library-path "$here" "$here/virtiofsd.bin" "$@"
+here=\$(dirname "\$(readlink -f "\$0")")
+exec "\$here"/ld-linux*.so.* --library-path "\$here" "\$here/$name.bin" $3 "\$@"
 END
-    chmod 755 "$out/virtiofsd/virtiofsd"
-    # Whoever asked for the image clears up, and is somebody else if this is root in a user namespace only.
-    chmod -R a+rwX "$out/virtiofsd"
+    chmod 755 "$place/$name"
+    # The user who asked for the image removes it. If this is root of a user namespace only, that is
+    # another user.
+    chmod -R a+rwX "$place"
+}
+
+# The emulator that boots the guests, and what it needs of its firmware.
+qemu() {
+    unpack qemu-system-x86 qemu-utils
+    bin=/tmp/unpacked/usr/bin
+    share=$root/tmp/unpacked/usr/share
+    mkdir -p "$out/qemu/firmware"
+    cp "$share"/seabios/bios-256k.bin "$share"/seabios/bios-microvm.bin "$share"/qemu/kvmvapic.bin \
+        "$share"/qemu/linuxboot.bin "$share"/qemu/linuxboot_dma.bin "$share"/qemu/pvh.bin "$out/qemu/firmware/"
+    # shellcheck disable=SC2016
+    portable qemu $bin/qemu-system-x86_64 '-L "$here/firmware"'
+    portable qemu $bin/qemu-img ''
+    rm -rf "$root/tmp/unpacked"
 }
 
 # A real C project for the bench: the sources of Debian's zstd.
@@ -141,9 +177,11 @@ settings
 bench_sources
 install_kernel scx
 install_kernel plain
-virtiofsd
+portable virtiofsd /usr/libexec/virtiofsd ''
+qemu
 # shellcheck disable=SC2016
-chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort | sed 's/^/package /' >>"$out/manifest"
+chroot "$root" dpkg-query -W -f 'package ${Package} ${Version}\n' >>"$root/tmp/versions"
+LC_ALL=C sort "$root/tmp/versions" >>"$out/manifest"
 
 chroot "$root" apt-get clean
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/usr/share/doc/* "$root"/usr/share/man/* \
@@ -158,6 +196,7 @@ truncate -s "${size_mib}M" "$out/root.ext4"
 # A fixed UUID and hash seed: the same packages give the same file system.
 /sbin/mkfs.ext4 -q -F -d "$view" -m 0 -L scx_mosix -U 53435853-4d4f-5349-5800-000000000001 \
     -E hash_seed=53435853-4d4f-5349-5800-000000000002 "$out/root.ext4"
+tar -C "$view" --numeric-owner --xattrs --exclude='./usr/lib/modules/*' -cf "$out/root.tar" .
 umount "$view"
 rmdir "$view"
 chmod a+r "$out"/*

@@ -1,4 +1,5 @@
-//! Many processes that do next to nothing: each sleeps, wakes, sleeps again. They are children of this one and end with it.
+//! Many processes that do next to nothing: each sleeps, wakes, sleeps again. They are children of
+//! this one and end with it.
 
 use anyhow::{Context, Result};
 use clap::Args;

@@ -6,7 +6,8 @@
 //!   hogs: one per CPU or more, always running: whom the scheduler must put aside for a worker
 //! ```
 //!
-//! A worker that has not yet run for its last wake-up is not woken again: its lateness is counted once, and fully.
+//! A worker that has not yet run for its last wake-up is not woken again: its lateness is counted
+//! once, and fully.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -38,7 +39,8 @@ pub struct Wakeup {
     seconds: u64,
 }
 
-/// Where a message thread leaves the time for one worker; 0: nothing to do. Nanoseconds since the start, at least 1.
+/// Where a message thread leaves the time for one worker; 0: nothing to do. Nanoseconds since the
+/// start, at least 1.
 #[derive(Default)]
 struct Slot(AtomicU64);
 
@@ -84,7 +86,8 @@ impl Stage {
     }
 
     fn message(&self, workers: Vec<(&Slot, thread::Thread)>, interval: Duration) {
-        // Wake-ups are spread over the interval: woken all at once, workers would mostly wait for each other.
+        // Wake-ups are spread over the interval: woken all at once, workers would mostly wait for
+        // each other.
         let pause = interval / u32::try_from(workers.len()).unwrap_or(1).max(1);
         while !self.is_over() {
             for (slot, worker) in &workers {

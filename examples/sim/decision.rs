@@ -4,7 +4,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
-use scx_mosix::placement::{Config, Input, JobView, NodeView, Placement};
+use scx_mosix::{
+    job::{Constraints, Counters, History, JobId, JobRecord, JobSpec, SessionId},
+    placement::{Config, Input, JobView, NodeView, Placement},
+};
 use serde::Serialize;
 
 use super::{Cli, Output};
@@ -69,7 +72,7 @@ fn input(jobs: usize, nodes: usize) -> Input {
         free_memory_bytes: (1 + index as u64 % 64) << 30,
         total_memory_bytes: 64 << 30,
         swapped_bytes: 0,
-        memory_falls_bytes_per_s: 0,
+        depletion_bytes_per_s: 0,
         memory_stall_centi: 0,
         link_bytes_per_s: 125_000_000,
         freeze_ms: 100,
@@ -80,23 +83,31 @@ fn input(jobs: usize, nodes: usize) -> Input {
         features_ok: Ok(()),
     };
     let job = |index: usize| JobView {
-        id: format!("n0/{}", 1_000 + index).into(),
-        home: if index.is_multiple_of(4) { format!("n{}", index % nodes).into() } else { "n0".into() },
+        record: JobRecord {
+            id: JobId::new(
+                &if index.is_multiple_of(4) { format!("n{}", index % nodes) } else { "n0".into() },
+                1_000 + index as i32,
+            ),
+            session: SessionId([0; 16]),
+            spec: JobSpec { tree: Some(index as i32), ..JobSpec::default() },
+            constraints: Constraints::default(),
+            history: History {
+                counters: Counters {
+                    cpu_ns: (2_000 + index as u64 * 1_009) * 1_000_000,
+                    io_bytes: (index as u64 % 128) << 20,
+                    ..Counters::default()
+                },
+                age_ms: 10_000 + index as u64 * 2_003,
+                demand_milli: 300 + (index as u32 * 97 % 2_000),
+                ..History::default()
+            },
+        },
         running_on: "n0".into(),
-        demand_milli: 300 + (index as u32 * 97 % 2_000),
-        attained_ms: 2_000 + index as u64 * 1_009,
-        tree: Some(index as i32),
-        tree_attained_ms: 0,
-        rss_bytes: (1 + index as u64 % 512) << 20,
+        working_set_bytes: (1 + index as u64 % 512) << 20,
         frozen_bytes: (1 + index as u64 % 512) << 20,
         mapped_bytes: (index as u64 % 16) << 20,
-        io_bytes: (index as u64 % 128) << 20,
-        home_link_bytes_per_s: None,
-        age_ms: 10_000 + index as u64 * 2_003,
         since_last_move_ms: None,
         movable: Ok(()),
-        pinned: false,
-        allowed_nodes: None,
     };
     Input {
         here: "n0".into(),

@@ -17,7 +17,8 @@ pub(crate) const ABOUT: &str = "no jobs: how old the nodes' knowledge of each ot
 /// How far ages may be from what the formulas say.
 const TOLERANCE: f64 = 0.15;
 
-/// Simulates all sizes and prints the ages; an error if they are not as promised and nothing was made worse by options.
+/// Simulates all sizes and prints the ages; an error if they are not as promised and nothing was
+/// made worse by options.
 pub(crate) fn main(cli: &Cli) -> Result<()> {
     let model = |(nodes, window)| GossipModel {
         nodes,

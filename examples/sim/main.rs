@@ -1,4 +1,5 @@
-//! `cargo xtask sim`: runs a scenario under all policies on the same seeds, and prints what came of it; the gossip of loads; or times decisions.
+//! `cargo xtask sim`: runs a scenario under all policies on the same seeds, and prints what came of
+//! it; the gossip of loads; or times decisions.
 
 mod decision;
 mod gossip;
@@ -13,13 +14,16 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use indicatif::{ProgressBar, ProgressStyle};
 use scx_mosix::sim::{Comparison, PolicyName, PolicyResult, Scenario, compare};
 
-/// Simulate a cluster: all policies on the same jobs, or how old the nodes' knowledge of each other becomes
+/// Simulate a cluster: all policies on the same jobs, or how old the nodes' knowledge of each other
+/// becomes
 #[derive(Parser)]
 #[command(name = "cargo xtask sim")]
 struct Cli {
-    /// A scenario that comes with the program, a TOML file, `gossip` or `decision`; without it, those are listed
+    /// A scenario that comes with the program, a TOML file, `gossip` or `decision`; without it,
+    /// those are listed
     scenario: Option<String>,
-    /// Runs of each policy, at least 2 [default: 300], or of each size of cluster for `gossip` [default: 1]
+    /// Runs of each policy, at least 2 [default: 300], or of each size of cluster for `gossip`
+    /// [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     runs: Option<u64>,
     /// The first run's seed; the others follow
@@ -28,7 +32,8 @@ struct Cli {
     /// How the result is printed
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
-    /// Also draw the first run into this directory, as SVG: slowdowns, loads, and ages of what machines know
+    /// Also draw the first run into this directory, as SVG: slowdowns, loads, and ages of what
+    /// machines know
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
     /// For `gossip`: messages that are lost, in percent
@@ -150,7 +155,8 @@ fn tables(scenario: &Scenario, comparison: &Comparison) -> String {
     )
 }
 
-/// Ours in relation to the best of the literature's; the clairvoyant is none, as no node knows what it knows.
+/// Ours in relation to the best of the literature's; the clairvoyant is none, as no node knows what
+/// it knows.
 fn beside_the_best(comparison: &Comparison) -> String {
     let (ours, others): (Vec<_>, Vec<_>) = comparison.policies.iter().partition(|result| result.policy.is_ours());
     let references = others.into_iter().filter(|result| result.policy != PolicyName::Clairvoyant);

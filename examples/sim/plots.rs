@@ -17,7 +17,8 @@ const SIZE: (u32, u32) = (960, 600);
 
 type Curve = (PolicyName, Vec<(f64, f64)>);
 
-/// Draws the slowdowns' distributions, the mean load over time, and the ages of what machines know if they gossip.
+/// Draws the slowdowns' distributions, the mean load over time, and the ages of what machines know
+/// if they gossip.
 pub(crate) fn draw(scenario: &Scenario, seed: u64, dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let period_s = scenario.arrivals.until_s / LOOKS;

@@ -1,4 +1,5 @@
-//! `cargo xtask sim scale`: one run under placement as it runs on nodes, in a cluster as large as any.
+//! `cargo xtask sim scale`: one run under placement as it runs on nodes, in a cluster as large as
+//! any.
 
 use std::time::Instant;
 

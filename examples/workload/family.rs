@@ -1,4 +1,5 @@
-//! A parent and two children: work is handed out and reported by pipes, results lie in memory that they share.
+//! A parent and two children: work is handed out and reported by pipes, results lie in memory that
+//! they share.
 //!
 //! ```text
 //!   parent ── one byte: do a step ──> child i      child i: values[i] = work(values[i]) in shared memory
@@ -6,7 +7,7 @@
 //! ```
 
 use crate::Common;
-use crate::step::{Broken, World, mix, say, work};
+use crate::step::{Broken, World, mix, numbers, say, work};
 use anyhow::{Context, Result};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe};
@@ -74,7 +75,8 @@ pub fn run(common: &Common) -> Result<()> {
     // SAFETY: a new mapping at an address that the kernel chooses.
     let shared = unsafe { mmap_anonymous(std::ptr::null_mut(), SHARED_BYTES, access, MapFlags::SHARED) }
         .context("no shared memory")?;
-    // SAFETY: the mapping is zeroed, page-aligned, larger than the array, never unmapped, and accessed through atomics only.
+    // SAFETY: the mapping is zeroed, page-aligned, larger than the array, never unmapped, and
+    // accessed through atomics only.
     let values: &[AtomicU64; CHILDREN] = unsafe { &*shared.cast() };
     for (value, seed) in values.iter().zip(0..) {
         value.store(mix(seed), Ordering::SeqCst);
@@ -85,7 +87,7 @@ pub fn run(common: &Common) -> Result<()> {
     }
     let mut world = World::look(common)?;
     let mut byte = [1];
-    for step in 1..=common.steps {
+    for step in numbers(common) {
         for child in &mut children {
             child.orders.write_all(&byte).context("a child does not listen")?;
         }

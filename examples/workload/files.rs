@@ -1,7 +1,7 @@
 //! Reads a file by `read` and by `mmap`, writes another, prints to stdout and to a terminal.
 
 use crate::Common;
-use crate::step::{Broken, World, fold, say, work};
+use crate::step::{Broken, World, fold, numbers, say, work};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -17,7 +17,8 @@ pub struct Files {
     /// A file to read, again and again; must not be empty
     #[arg(long)]
     input: PathBuf,
-    /// A file to write: one line for each step; it appears when all is done, under a temporary name until then
+    /// A file to write: one line for each step; it appears when all is done, under a temporary name
+    /// until then
     #[arg(long)]
     output: PathBuf,
     /// Print each line to stderr too (for a terminal there)
@@ -45,17 +46,19 @@ pub fn run(files: &Files, common: &Common) -> Result<()> {
     if size == 0 {
         bail!("{} is empty", name());
     }
-    // SAFETY: a new private mapping at an address that the kernel chooses; `input` is open for reading.
+    // SAFETY: a new private mapping at an address that the kernel chooses; `input` is open for
+    // reading.
     let map = unsafe { mmap(std::ptr::null_mut(), size, ProtFlags::READ, MapFlags::PRIVATE, &input, 0) }
         .with_context(name)?;
-    // SAFETY: the mapping is `size` bytes long, readable, and unmapped only after the last use of the slice; tests leave the file alone.
+    // SAFETY: the mapping is `size` bytes long, readable, and unmapped only after the last use of
+    // the slice; tests leave the file alone.
     let mapped = unsafe { std::slice::from_raw_parts(map.cast::<u8>(), size) };
     let unfinished = files.output.with_extension("unfinished");
     let mut output = File::create(&unfinished).with_context(|| unfinished.display().to_string())?;
     let mut world = World::look(common)?;
     let mut value = 0;
     let mut chunk = [0; CHUNK_BYTES];
-    for step in 1..=common.steps {
+    for step in numbers(common) {
         value = work(value, common)?;
         let (offset, length) = next_chunk(&mut input, &mut chunk)?;
         let read = chunk.get(..length).unwrap_or_default();

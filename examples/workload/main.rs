@@ -1,8 +1,9 @@
 //! A program whose behaviour is known to the last byte: what migration tests move about.
 //!
-//! Its output depends on its arguments only, never on time or place, so that a moved run can be compared with an unmoved one byte by
-//! byte. At each step it also checks what a program takes for granted (its pid, host name, working directory, a clock that never goes
-//! back, its memory) and ends with status 3 and a line `BROKEN: …` on stderr if anything of it changed.
+//! Its output depends on its arguments only, never on time or place, so that a moved run can be
+//! compared with an unmoved one byte by byte. At each step it also checks what a program takes for
+//! granted (its pid, host name, working directory, a clock that never goes back, its memory) and
+//! ends with status 3 and a line `BROKEN: …` on stderr if anything of it changed.
 //!
 //! ```text
 //!   workload files   --input FILE --output FILE [--echo]   reads and maps a file, writes another, prints to stdout [and stderr]
@@ -12,7 +13,8 @@
 //!   all:  --steps N  --work-ms MS (CPU time of each step and thread)  --pause-ms MS (sleep)  --exit STATUS  --die SIGNAL
 //! ```
 //!
-//! SIGUSR1 makes it print `USR1` at its next step, on stdout.
+//! SIGUSR1 makes it print `USR1` at its next step, on stdout. SIGUSR2 ends it after the step under
+//! way, as if that had been the last: a test that moves it about need not know how long that takes.
 
 mod family;
 mod files;
@@ -82,7 +84,7 @@ enum Mode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    step::catch_usr1()?;
+    step::catch_signals()?;
     let common = &cli.common;
     match &cli.mode {
         Mode::Files(files) => files::run(files, common),

@@ -1,8 +1,9 @@
-//! Memory whose every word is known: a page holds numbers that follow from its index and its generation and do not compress. Each step
-//! writes a quarter of the pages anew and checks the next quarter; the end checks all.
+//! Memory whose every word is known: a page holds numbers that follow from its index and its
+//! generation and do not compress. Each step writes a quarter of the pages anew and checks the next
+//! quarter; the end checks all.
 
 use crate::Common;
-use crate::step::{Broken, World, mix, say, work};
+use crate::step::{Broken, World, mix, numbers, say, work};
 use anyhow::{Context, Result};
 
 const PAGE_WORDS: usize = 512;
@@ -50,7 +51,7 @@ pub fn run(megabytes: usize, common: &Common) -> Result<()> {
         let which = usize::try_from(step % QUARTERS).unwrap_or(0);
         pages * which / 4..pages * (which + 1) / 4
     };
-    for step in 1..=common.steps {
+    for step in numbers(common) {
         for page in quarter(step) {
             let generation = generations.get_mut(page).context("no such page")?;
             *generation = step;

@@ -1,4 +1,5 @@
-//! A step: CPU work, a value that depends on all steps before, and a look at whether the world is still the same.
+//! A step: CPU work, a value that depends on all steps before, and a look at whether the world is
+//! still the same.
 
 use crate::Common;
 use anyhow::{Context, Result};
@@ -8,10 +9,11 @@ use rustix::time::{ClockId, clock_gettime};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 static USR1: AtomicUsize = AtomicUsize::new(0);
+static USR2: AtomicBool = AtomicBool::new(false);
 
 /// Something that must never change did.
 #[derive(Debug, thiserror::Error)]
@@ -22,12 +24,28 @@ extern "C" fn count_usr1(_: i32) {
     USR1.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Counts SIGUSR1 from now on.
-pub fn catch_usr1() -> Result<()> {
-    let action = SigAction::new(SigHandler::Handler(count_usr1), SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handler does nothing but an atomic addition, which is async-signal-safe.
-    unsafe { sigaction(Signal::SIGUSR1, &action) }.context("cannot catch SIGUSR1")?;
+extern "C" fn note_usr2(_: i32) {
+    USR2.store(true, Ordering::SeqCst);
+}
+
+/// Counts SIGUSR1 and notes SIGUSR2 from now on.
+pub fn catch_signals() -> Result<()> {
+    for (signal, handler) in [(Signal::SIGUSR1, count_usr1 as extern "C" fn(i32)), (Signal::SIGUSR2, note_usr2)] {
+        let action = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::empty());
+        // SAFETY: both handlers only change an atomic, which is async-signal-safe.
+        unsafe { sigaction(signal, &action) }.with_context(|| format!("cannot catch {signal}"))?;
+    }
     Ok(())
+}
+
+/// Whether SIGUSR2 asked for an end after the step under way.
+pub fn is_enough() -> bool {
+    USR2.load(Ordering::SeqCst)
+}
+
+/// The numbers of all steps, until SIGUSR2.
+pub fn numbers(common: &Common) -> impl Iterator<Item = u64> + use<> {
+    (1..=common.steps).take_while(|_| !is_enough())
 }
 
 /// SplitMix64's finaliser: every bit of the result depends on every bit of `value`.
@@ -49,7 +67,8 @@ pub fn fold(hash: u64, bytes: &[u8]) -> u64 {
     })
 }
 
-/// Uses the CPU and rests for as long as `common` says, and returns a value that depends on `value` only.
+/// Uses the CPU and rests for as long as `common` says, and returns a value that depends on `value`
+/// only.
 ///
 /// CPU time starts anew in a restored process, so it is summed up by differences.
 pub fn work(value: u64, common: &Common) -> Result<u64> {

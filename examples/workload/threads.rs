@@ -1,7 +1,8 @@
-//! Threads that meet at a barrier at each step, each with a value of its own and in thread-local storage.
+//! Threads that meet at a barrier at each step, each with a value of its own and in thread-local
+//! storage.
 
 use crate::Common;
-use crate::step::{Broken, World, mix, say, work};
+use crate::step::{Broken, World, is_enough, mix, say, work};
 use anyhow::{Context, Result, bail};
 use std::cell::Cell;
 use std::sync::Barrier;
@@ -15,7 +16,8 @@ thread_local! {
 struct Shared {
     barrier: Barrier,
     values: Vec<AtomicU64>,
-    /// Set by whoever finds something broken; all leave at the same step.
+    /// Set by the thread that finds something broken, and by the first at SIGUSR2; all leave at the
+    /// same step.
     over: AtomicBool,
 }
 
@@ -30,7 +32,7 @@ fn step(index: usize, shared: &Shared, common: &Common) -> Result<()> {
     Ok(())
 }
 
-fn body(index: usize, shared: &Shared, common: &Common) -> Result<()> {
+fn run_thread(index: usize, shared: &Shared, common: &Common) -> Result<()> {
     OWN.set(shared.values.get(index).context("no such thread")?.load(Ordering::SeqCst));
     // Only the first thread answers for the process.
     let mut world = if index == 0 { Some(World::look(common)?) } else { None };
@@ -44,9 +46,9 @@ fn body(index: usize, shared: &Shared, common: &Common) -> Result<()> {
         {
             let sum = shared.values.iter().fold(0, |sum, value| mix(sum ^ value.load(Ordering::SeqCst)));
             outcome = say(&format!("step {number} value {sum:016x}")).and_then(|()| world.check());
-            shared.over.fetch_or(outcome.is_err(), Ordering::SeqCst);
+            shared.over.fetch_or(outcome.is_err() || is_enough(), Ordering::SeqCst);
         }
-        // Nobody changes its value before the first thread has read it.
+        // No thread changes its value before the first thread has read it.
         shared.barrier.wait();
         if shared.over.load(Ordering::SeqCst) {
             break;
@@ -67,8 +69,8 @@ pub fn run(threads: usize, common: &Common) -> Result<()> {
     };
     let shared = &shared;
     std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|index| scope.spawn(move || body(index, shared, common))).collect();
-        let mut outcome = body(0, shared, common);
+        let others: Vec<_> = (1..threads).map(|index| scope.spawn(move || run_thread(index, shared, common))).collect();
+        let mut outcome = run_thread(0, shared, common);
         for other in others {
             let theirs = other.join().unwrap_or_else(|_| bail!("a thread panicked"));
             outcome = outcome.and(theirs);

@@ -1,7 +1,8 @@
 //! Streams between agents: TLS 1.3 over TCP, nodes of the cluster at both ends.
 //!
-//! The one that dials sends the preamble, by which the other node's daemon finds the agent; the agent that is handed the
-//! socket finds the TLS handshake next on it.
+//! The one that dials sends the preamble, by which the other node's daemon finds the agent; the
+//! agent that is handed the socket finds the TLS handshake next on it. Inside TLS both ends say
+//! hello first.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -11,20 +12,21 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::control::stream::preamble;
-use crate::control::{SessionId, StreamKind};
+use crate::job::SessionId;
 use crate::keys::{
     IdentityBundle, KeyError, NodeIdentity, NodeName, PeerIdentity, TlsConfigs, TlsPurpose, server_name,
 };
+use crate::protocol::{ProtocolError, StreamKind, hello::greet, preamble::preamble};
 
 /// Time to reach the other node, and for its handshake.
 const SETUP_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long the other node may be out of reach before a stream fails. Nodes answer in ms; the kernel's own limit is a quarter of
-/// an hour, and a program may stand still for it.
+/// How long the other node may be out of reach before a stream fails. Nodes answer in ms; the
+/// kernel's own limit is a quarter of an hour, and a program may stand still for it.
 const PEER_LIMIT: Duration = Duration::from_secs(15);
 
-/// Lets a stream fail when nothing is heard of the other node's kernel, be there something to send or not (tcp(7)).
+/// Lets a stream fail when nothing is heard of the other node's kernel, be there something to send
+/// or not (tcp(7)).
 fn watch_peer(tcp: &TcpStream) -> std::io::Result<()> {
     use rustix::net::sockopt;
     tcp.set_nodelay(true)?;
@@ -62,9 +64,34 @@ pub enum ConnectError {
         /// With whom.
         peer: String,
     },
+    /// The other end speaks none of our versions.
+    #[error("no common language with {peer}")]
+    Protocol {
+        /// With whom.
+        peer: String,
+        /// What is missing.
+        source: ProtocolError,
+    },
     /// The other end is no node.
     #[error("a client of the cluster cannot open a stream between nodes")]
     NotANode,
+}
+
+impl ConnectError {
+    /// Only what the other end said is about its versions; a node that does not let us in closes
+    /// the connection here.
+    fn of_greeting(peer: String, error: ProtocolError) -> Self {
+        match error {
+            ProtocolError::Io { source, .. } => Self::Io { peer, source },
+            ProtocolError::TimedOut => Self::Timeout { peer },
+            source => Self::Protocol { peer, source },
+        }
+    }
+
+    /// Whether one end must be upgraded first: to dial again cannot help.
+    pub fn is_of_versions(&self) -> bool {
+        matches!(self, Self::Protocol { source, .. } if source.is_of_versions())
+    }
 }
 
 /// An agent's means to open and accept streams.
@@ -84,7 +111,7 @@ impl Connector {
     /// Dials the agent that serves `kind` and `session` at node `name`, whose port is at `address`.
     ///
     /// # Errors
-    /// If the node cannot be reached, or is not the one of that name.
+    /// If the node cannot be reached, is not the one of that name, or speaks none of our versions.
     pub async fn dial(
         &self,
         name: &str,
@@ -102,16 +129,20 @@ impl Connector {
             TlsConnector::from(self.0.client.clone()).connect(server, tcp).await
         };
         let connected = timeout(SETUP_LIMIT, connect).await.map_err(|_| ConnectError::Timeout { peer: peer() })?;
-        connected.map_err(|source| ConnectError::Io { peer: peer(), source })
+        let mut stream = connected.map_err(|source| ConnectError::Io { peer: peer(), source })?;
+        greet(&mut stream, kind.protocols()).await.map_err(|error| ConnectError::of_greeting(peer(), error))?;
+        Ok(stream)
     }
 
     /// Finishes a connection that the daemon has handed over, and says which node it is from.
     ///
     /// # Errors
-    /// If the handshake fails or the other end is not a node of the cluster.
+    /// If the handshake fails, the other end is not a node of the cluster, or speaks none of our
+    /// versions.
     pub async fn accept(
         &self,
         socket: OwnedFd,
+        kind: StreamKind,
     ) -> Result<(tokio_rustls::server::TlsStream<TcpStream>, NodeName), ConnectError> {
         let peer = || "the caller".to_owned();
         let accept = async {
@@ -122,9 +153,12 @@ impl Connector {
             TlsAcceptor::from(self.0.server.clone()).accept(tcp).await
         };
         let accepted = timeout(SETUP_LIMIT, accept).await.map_err(|_| ConnectError::Timeout { peer: peer() })?;
-        let stream = accepted.map_err(|source| ConnectError::Io { peer: peer(), source })?;
+        let mut stream = accepted.map_err(|source| ConnectError::Io { peer: peer(), source })?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let PeerIdentity::Node { name } = PeerIdentity::from_certs(chain)? else { return Err(ConnectError::NotANode) };
+        greet(&mut stream, kind.protocols())
+            .await
+            .map_err(|error| ConnectError::of_greeting(name.to_string(), error))?;
         Ok((stream, name))
     }
 }
@@ -135,8 +169,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::control::stream::{PREAMBLE_BYTES, parse_preamble};
     use crate::keys::ClusterKey;
+    use crate::protocol::preamble::{PREAMBLE_BYTES, parse_preamble};
 
     fn connector(key: &ClusterKey, name: &str) -> Connector {
         let identity = key.mint_node_identity(&NodeName::new(name).unwrap(), &[]).unwrap();
@@ -157,7 +191,12 @@ mod tests {
                 let mut bytes = [0; PREAMBLE_BYTES];
                 tcp.read_exact(&mut bytes).await.unwrap();
                 assert_eq!(parse_preamble(&bytes), Some((StreamKind::Home, session)));
-                heard.push(n1.accept(tcp.into_std().unwrap().into()).await.map(|(_, name)| name.to_string()).ok());
+                heard.push(
+                    n1.accept(tcp.into_std().unwrap().into(), StreamKind::Home)
+                        .await
+                        .map(|(_, name)| name.to_string())
+                        .ok(),
+                );
             }
             heard
         });

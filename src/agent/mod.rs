@@ -1,4 +1,5 @@
-//! Agents: the small processes that own a job's body and outlive a restart of the daemon.
+//! What both agents are: small processes that own a job's process tree and outlive a restart of the
+//! daemon. What each does is in [`home`](crate::home) and [`guest`](crate::guest).
 //!
 //! ```text
 //!   home node                                       hosting node
@@ -8,23 +9,45 @@
 //!       │ TCP sockets    ▼                ▼              │ TCP sockets
 //!       └───────────► home agent ◄═════► guest agent ◄───┘
 //!                        │     home link (TLS)  │
-//!                     deputies                body
+//!                     deputies                process tree
 //! ```
 //!
-//! * The **home agent** (one per job that ever moved) keeps the job's epoch and is the arbiter of every commit.
-//! * A **guest agent** (one per guest) restores a body, carries its input and output, and sends it on.
-//! * Whoever owns the body executes a move out; the daemon only asks for it and watches. So a daemon that dies in the
-//!   middle of a migration loses nothing: the agents finish it or abort it between themselves.
+//! * The **home agent** (one per job that ever moved) keeps the job's epoch and is the arbiter of
+//!   every commit.
+//! * A **guest agent** (one per guest) restores a process tree, carries its input and output, and
+//!   sends it on.
+//! * The owner of the process tree executes a move out; the daemon only asks for it and watches. So
+//!   a daemon that dies in the middle of a migration loses nothing: the agents finish it or abort
+//!   it between themselves.
 
 use std::time::Duration;
 
+use crate::{
+    job::SessionId,
+    migration::machine::Machine,
+    protocol::{FromAgent, MoveProgress, MoveState},
+    sys::clock::now_ms,
+};
+
 pub mod connection;
-pub mod guest;
-pub mod home;
 pub mod process;
 
-/// How long a daemon may take from `Begin` to `Move`: the target makes a guest's world meanwhile. Whoever owns the body gives the move up
-/// then: its daemon may be dead.
-const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a daemon may take from `Begin` to `Move`: the target makes a guest's world meanwhile.
+/// The owner of the process tree gives the move up then: its daemon may be dead.
+pub const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Why such a move was given up.
-const NOT_CARRIED_ON: &str = "the node that wanted it did not go on";
+pub const NOT_CARRIED_ON: &str = "the node that wanted it did not continue";
+
+/// The answer to a daemon that wants to continue a move that was not begun, or was given up
+/// meanwhile.
+pub fn never_begun(migration: SessionId) -> FromAgent {
+    FromAgent::Progress(MoveProgress {
+        migration,
+        state: Machine::starting_at(MoveState::Precopy).give_up(false),
+        at_ms: now_ms(),
+        memory_bytes: 0,
+        wire_bytes: 0,
+        downtime_us: None,
+        reason: Some("its agent has not begun this move, or has given it up; ask for another".into()),
+    })
+}

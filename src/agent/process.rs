@@ -5,14 +5,14 @@
 //!   agent:  enter(role) ── reads fd 3, cgroup scx_mosix-agents, ignores SIGHUP/SIGINT/SIGPIPE, logs to its own file
 //! ```
 //!
-//! The start message holds a private key, so it travels in memory: not in argv, not in the environment, not on disk.
-//! An agent logs to `RUN_DIR/log/NAME.log` (its panics too); a log that has reached [`MAX_LOG_BYTES`] becomes `NAME.log.old`, so
-//! one agent keeps at most twice that. It lies in memory, so an agent that ends well takes it along; of others the daemon keeps some.
+//! The start message holds a private key, so it travels in memory: not in argv, not in the
+//! environment, not on disk. An agent logs to `RUN_DIR/log/NAME.log` (its panics too); a log that
+//! has reached [`MAX_LOG_BYTES`] becomes `NAME.log.old`, so one agent keeps at most twice that. It
+//! lies in memory, so an agent that ends well takes it along; of others the daemon keeps some.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +21,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::control::{AgentRole, AgentStart, SessionId, StreamKind};
+use crate::job::SessionId;
+use crate::protocol::{AgentRole, AgentStart, StreamKind, alive::Alive, lock_path};
+use crate::sys::{
+    cgroup::{self, CgroupError},
+    child::{self, Setup},
+    descriptor, priority, proc, signals,
+};
 
 /// Where an agent finds its start message.
 const START_FD: RawFd = 3;
@@ -33,8 +40,9 @@ pub const MAX_LOG_BYTES: u64 = 1 << 20;
 const LOG: &str = "log";
 /// The end of the name of one that was set aside.
 pub const OLD_LOG: &str = "log.old";
-/// The cgroup of all agents, below the root of the cgroup v2 hierarchy: neither the daemon's service nor a job's cgroup, so
-/// neither a stop of the service nor a freeze of the job reaches them.
+/// The cgroup of all agents, below the root of the cgroup v2 hierarchy: neither the daemon's
+/// service nor a job's cgroup, so neither a stop of the service nor a freeze of the job reaches
+/// them.
 pub const AGENTS_CGROUP: &str = "scx_mosix-agents";
 
 /// Why an agent could not be started, or could not begin.
@@ -75,40 +83,37 @@ fn kind(role: &AgentRole) -> StreamKind {
     }
 }
 
-/// Starts an agent; it is reaped when it ends, and `ended` told the CPU time that it and its children have had, in ms. Its control socket
-/// appears when it is ready.
+/// Starts an agent; it is reaped when it ends, and `ended` told the CPU time that it and its
+/// children have had, in ms. Its control socket appears when it is ready. The token is cancelled
+/// when it has ended.
 ///
 /// # Errors
 /// If the start message cannot be written or the process cannot be made.
-pub fn spawn_agent(start: &AgentStart, ended: impl FnOnce(u64) + Send + 'static) -> Result<(), ProcessError> {
+pub fn spawn_agent(
+    start: &AgentStart,
+    ended: impl FnOnce(u64) + Send + 'static,
+) -> Result<CancellationToken, ProcessError> {
     let message = sealed_memfd(start).map_err(failed("write the start message"))?;
     let mut command = Command::new("/proc/self/exe");
     command.arg(subcommand(kind(&start.role))).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let message_fd = message.as_raw_fd();
-    // SAFETY: the closure makes system calls only, no allocation, so it may run between fork and exec.
-    unsafe {
-        command.pre_exec(move || {
-            if libc::setsid() == -1 || libc::dup2(message_fd, START_FD) == -1 {
-                return Err(io::Error::last_os_error());
-            }
-            if message_fd == START_FD && libc::fcntl(START_FD, libc::F_SETFD, 0) == -1 {
-                return Err(io::Error::last_os_error());
-            }
-            // Close on exec and not now: the standard library reports a failed exec through a descriptor of its own.
-            if libc::syscall(libc::SYS_close_range, START_FD + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) == -1 {
-                return Err(io::Error::last_os_error());
-            }
-            Ok(())
-        });
-    }
+    let setup = Setup {
+        new_session: true,
+        descriptors: vec![(message, START_FD)],
+        close_from: Some(START_FD + 1),
+        ..Setup::default()
+    };
+    child::set_up(&mut command, setup);
     let mut child = command.spawn().map_err(failed("start the agent's process"))?;
+    let gone = CancellationToken::new();
+    let is_gone = gone.clone();
     std::thread::Builder::new()
         .name("reap-agent".into())
         .stack_size(64 << 10)
         .spawn(move || {
             let cpu_ms = cpu_ms_at_end(&child);
             let pid = child.id();
+            is_gone.cancel();
             match child.wait() {
                 Ok(status) => tracing::info!(pid, %status, cpu_ms, "an agent has ended"),
                 Err(error) => tracing::warn!(pid, %error, "cannot wait for an agent"),
@@ -118,14 +123,15 @@ pub fn spawn_agent(start: &AgentStart, ended: impl FnOnce(u64) + Send + 'static)
             }
         })
         .map_err(failed("start a thread"))?;
-    Ok(())
+    Ok(gone)
 }
 
-/// Waits for the end of a child, and tells the CPU time of it and of its own children, in ms; it is left to be reaped.
+/// Waits for the end of a child, and tells the CPU time of it and of its own children, in ms; it is
+/// left to be reaped.
 fn cpu_ms_at_end(child: &Child) -> Option<u64> {
     let id = WaitId::Pid(Pid::from_child(child));
     waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).ok()?;
-    let stat = procfs::process::Process::new(child.id().cast_signed()).ok()?.stat().ok()?;
+    let stat = proc::stat(format!("/proc/{}", child.id())).ok()?;
     let ticks = stat.utime + stat.stime + (stat.cutime + stat.cstime).max(0).cast_unsigned();
     Some(ticks * 1_000 / rustix::param::clock_ticks_per_second())
 }
@@ -140,7 +146,8 @@ fn sealed_memfd(start: &AgentStart) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// The run time of an agent. It has a second thread only where there is a second CPU for it: on one, they would wake each other in turns.
+/// The run time of an agent. It has a second thread only where there is a second CPU for it: on
+/// one, they would wake each other in turns.
 ///
 /// # Errors
 /// No thread can be started.
@@ -149,60 +156,58 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(cpus.min(2)).enable_all().build()
 }
 
-/// The first thing that an agent does, before it has threads: reads its start message and settles down. The log is to be removed at the end.
+/// The first thing that an agent does, before it has threads: reads its start message, and takes
+/// the lock by which daemons know that it lives. The log is to be removed at the end.
 ///
 /// # Errors
 /// If there is no start message of this kind on descriptor 3, or the log cannot be opened.
-pub fn enter(expected: StreamKind) -> Result<(AgentStart, OwnLog), ProcessError> {
-    // SAFETY: the daemon passed the descriptor at this number for us alone; a wrong one fails the read below.
-    let mut message = File::from(unsafe { OwnedFd::from_raw_fd(START_FD) });
+pub fn enter(expected: StreamKind) -> Result<(AgentStart, OwnLog, Alive), ProcessError> {
+    let mut message = File::from(descriptor::inherited(START_FD).map_err(failed("find the start message"))?);
     let mut json = zeroize::Zeroizing::new(Vec::new());
     message.rewind().and_then(|()| message.read_to_end(&mut json)).map_err(failed("read the start message"))?;
     let start: AgentStart = serde_json::from_slice(&json).map_err(ProcessError::NoStart)?;
     if kind(&start.role) != expected {
         return Err(ProcessError::WrongRole(subcommand(expected)));
     }
-    for signal in
-        [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU]
-    {
-        // SAFETY: ignoring a signal involves no handler.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
-    }
+    signals::ignore(&[
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGPIPE,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ]);
     let log = log_to(&start)?;
-    // Moves for want of memory are made while there is none. What is mapped later is programs' memory, which may be large.
+    let alive = announce(&start).map_err(failed("take the lock that says that it lives"))?;
+    // Moves for want of memory are made while there is none. What is mapped later is programs'
+    // memory, which may be large.
     if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT) {
         tracing::info!(%error, "this agent may be slow when memory is short");
+    }
+    if let Err(error) = priority::serve_first() {
+        tracing::warn!(%error, "programs of this node get as much CPU time as this agent, so moves take longer");
     }
     if let Err(error) = join_agents_cgroup() {
         tracing::warn!(%error, "this agent stays in the cgroup of its daemon and may be stopped together with it");
     }
-    Ok((start, log))
+    Ok((start, log, alive))
 }
 
-fn join_agents_cgroup() -> io::Result<()> {
-    let dir = cgroup2_root()?.join(AGENTS_CGROUP);
-    match fs::create_dir(&dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    fs::write(dir.join("cgroup.procs"), "0")
-}
-
-/// Where the cgroup v2 hierarchy is mounted.
-///
-/// # Errors
-/// If none is.
-pub fn cgroup2_root() -> io::Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let of_cgroup2 = |line: &str| {
-        let mut words = line.split(' ').skip(1);
-        let (path, file_system) = (words.next()?, words.next()?);
-        (file_system == "cgroup2").then(|| PathBuf::from(path))
+fn announce(start: &AgentStart) -> io::Result<Alive> {
+    let session = match &start.role {
+        AgentRole::Home(role) => role.session,
+        AgentRole::Guest(role) => role.migration,
     };
-    let found = mounts.lines().filter_map(of_cgroup2).find(|path| path.starts_with("/sys/fs/cgroup"));
-    found.ok_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, "no cgroup v2 hierarchy is mounted below /sys/fs/cgroup")
-    })
+    let path = lock_path(&start.run_dir, kind(&start.role), session);
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    Alive::announce(&path)
+}
+
+fn join_agents_cgroup() -> Result<(), CgroupError> {
+    let agents = cgroup::root()?.join(AGENTS_CGROUP);
+    cgroup::create(&agents)?;
+    cgroup::enter(&agents, 0)
 }
 
 // === log ===
@@ -210,7 +215,7 @@ pub fn cgroup2_root() -> io::Result<PathBuf> {
 fn log_to(start: &AgentStart) -> Result<OwnLog, ProcessError> {
     let name = match &start.role {
         AgentRole::Home(role) => format!("home-{}-{}", role.root_pid, role.session),
-        AgentRole::Guest(role) => format!("guest-{}-{}", role.root_pid, role.migration),
+        AgentRole::Guest(role) => format!("guest-{}-{}", role.job.id.pid, role.migration),
     };
     let dir = start.run_dir.join("log");
     fs::create_dir_all(&dir).map_err(failed("make the directory of its log"))?;
@@ -333,7 +338,8 @@ impl Write for LogWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{HomeRole, SessionId};
+    use crate::job::SessionId;
+    use crate::protocol::HomeRole;
 
     #[test]
     fn the_start_message_survives_its_memory_file_and_is_sealed() {

@@ -4,13 +4,13 @@ use async_trait::async_trait;
 
 use super::{
     ApiError, Caller,
-    name::ProcessName,
     table::Table,
     view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary, Trigger},
 };
 use crate::{
-    control::{BodyFacts, Constraints, JobPast, SessionId},
+    job::{Constraints, JobId, JobRecord, SessionId},
     node::CpuFeatures,
+    protocol::TreeFacts,
 };
 
 /// What the API shows. The daemon writes, lists and watches read; neither waits for the other.
@@ -66,7 +66,8 @@ impl ConstraintsChange {
     }
 }
 
-/// The daemon behind the public API. The services have authorised the caller before they call; he is passed on for the log.
+/// The daemon behind the public API. The services have authorised the caller before they call; he
+/// is passed on for the log.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// This node's name.
@@ -78,7 +79,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Takes a process of this machine under management; for one that is managed already, its job.
     ///
     /// # Errors
-    /// [`ApiError::ProcessUnknown`], [`ApiError::CannotRegister`], [`ApiError::Invalid`] for an unknown class.
+    /// [`ApiError::ProcessUnknown`], [`ApiError::CannotRegister`], [`ApiError::Invalid`] for an
+    /// unknown class.
     async fn register(&self, caller: &Caller, wanted: Registration) -> Result<ProcessSummary, ApiError>;
 
     /// Sends the guests of this node away and takes no others, or ends that.
@@ -94,7 +96,7 @@ pub trait Backend: Send + Sync + 'static {
     async fn constrain(
         &self,
         caller: &Caller,
-        process: &ProcessName,
+        process: &JobId,
         change: ConstraintsChange,
     ) -> Result<ProcessSummary, ApiError>;
 
@@ -102,24 +104,20 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// As `ProcessService.MigrateProcess` says.
-    async fn migrate(
-        &self,
-        caller: &Caller,
-        process: &ProcessName,
-        to: Destination,
-    ) -> Result<MigrationSummary, ApiError>;
+    async fn migrate(&self, caller: &Caller, process: &JobId, to: Destination) -> Result<MigrationSummary, ApiError>;
 
-    /// Asks a migration to give up; returns at once with its record. One that was given up already is returned as it is.
+    /// Asks a migration to give up; returns at once with its record. One that was given up already
+    /// is returned as it is.
     ///
     /// # Errors
-    /// [`ApiError::MigrationUnknown`], [`ApiError::AlreadyCommitted`].
+    /// [`ApiError::MigrationUnknown`], [`ApiError::AlreadyCommitted`], [`ApiError::Unreachable`].
     async fn cancel(&self, caller: &Caller, migration: SessionId, reason: &str) -> Result<MigrationSummary, ApiError>;
 
     /// Why a job is where it is. For a job that is away the hosting node is asked.
     ///
     /// # Errors
     /// [`ApiError::ProcessUnknown`], [`ApiError::Unreachable`].
-    async fn placement_reasons(&self, process: &ProcessName) -> Result<PlacementReasons, ApiError>;
+    async fn placement_reasons(&self, process: &JobId) -> Result<PlacementReasons, ApiError>;
 }
 
 /// What a node has that a guest might need.
@@ -143,7 +141,7 @@ pub struct NodeDetails {
     pub missing: Vec<String>,
 }
 
-/// What a job needs of its host, beside room for `BodyFacts::resident_bytes`.
+/// What a job needs of its host, beside room for `TreeFacts::resident_bytes`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
     /// The version of the formats between nodes.
@@ -163,26 +161,17 @@ pub struct GuestReservation {
     pub migration: SessionId,
     /// The node that it comes from.
     pub source_node: String,
-    /// The job's home session.
-    pub session: SessionId,
-    /// The home node.
-    pub home_node: String,
+    /// The job.
+    pub job: JobRecord,
     /// Where home's port is, `address:port`.
     pub home_address: String,
-    /// The job's root process at home.
-    pub root_pid: i32,
-    /// The name of the program.
-    pub comm: String,
-    /// What placement may do with it.
-    pub constraints: Constraints,
-    /// What it did so far.
-    pub past: JobPast,
     /// Whether a user asked for the move.
     pub by_request: bool,
-    /// What it may cost at the target at most, in thousandths of its own slowdown; `None` if it is to go whatever it costs.
+    /// What it may cost at the target at most, in thousandths of its own slowdown; `None` if it is
+    /// to go whatever it costs.
     pub limit_milli: Option<u32>,
-    /// Facts about the body.
-    pub body: BodyFacts,
+    /// Facts about the process tree.
+    pub facts: TreeFacts,
     /// What it needs.
     pub requirements: Requirements,
 }
@@ -211,14 +200,16 @@ pub trait PeerBackend: Send + Sync + 'static {
     /// [`ApiError::Leaving`].
     async fn node_details(&self) -> Result<NodeDetails, ApiError>;
 
-    /// Checks this node, keeps room, starts the guest's agent and waits until it is prepared. Returns where its stream is expected,
-    /// `address:port`. The service has checked that `peer` is the source.
+    /// Checks this node, keeps room, starts the guest's agent and waits until it is prepared.
+    /// Returns where its stream is expected, `address:port`. The service has checked that `peer` is
+    /// the source.
     ///
     /// # Errors
     /// [`ApiError::TargetRefused`], [`ApiError::TargetFull`], [`ApiError::Leaving`].
     async fn reserve_guest(&self, peer: &str, reservation: GuestReservation) -> Result<String, ApiError>;
 
-    /// Gives a reservation back that `peer` made; a guest that runs, or an unknown one, is left alone.
+    /// Gives a reservation back that `peer` made; a guest that runs, or an unknown one, is left
+    /// alone.
     ///
     /// # Errors
     /// [`ApiError::NotAllowed`] if another node made it.
@@ -230,14 +221,15 @@ pub trait PeerBackend: Send + Sync + 'static {
     /// [`ApiError::NotHome`], and as [`Backend::migrate`].
     async fn request_move(&self, peer: &str, request: MoveRequest) -> Result<MigrationSummary, ApiError>;
 
-    /// Notes what placement may do with a guest; `peer` must be its home, which is for this method to check.
+    /// Notes what placement may do with a guest; `peer` must be its home, which is for this method
+    /// to check.
     ///
     /// # Errors
     /// [`ApiError::ProcessUnknown`], [`ApiError::NotHome`].
     async fn constrain_guest(&self, peer: &str, session: SessionId, constraints: Constraints) -> Result<(), ApiError>;
 
-    /// Notes how far a migration is of a job whose home is here. The service has checked that `peer` is its source and that the
-    /// job's home is here.
+    /// Notes how far a migration is of a job whose home is here. The service has checked that
+    /// `peer` is its source and that the job's home is here.
     ///
     /// # Errors
     /// [`ApiError::ProcessUnknown`].

@@ -20,7 +20,7 @@ pub enum Caller {
         /// Its pid; 0 if it is in a pid namespace that the daemon cannot see into.
         pid: i32,
     },
-    /// Somebody with a client certificate of the cluster.
+    /// A user with a client certificate of the cluster.
     Client {
         /// The name in the certificate.
         name: String,
@@ -52,21 +52,23 @@ impl Caller {
         }
     }
 
-    /// Whether this caller may see and command `process`, which the node `local` knows. A guest's uid is one of its home's users,
-    /// who need not be the same person here.
+    /// Whether this caller may see and command `process`, which the node `local` knows. A guest's
+    /// uid is one of its home's users, who need not be the same person here.
     #[must_use]
     pub fn owns(&self, process: &ProcessSummary, local: &str) -> bool {
         self.is_privileged() || matches!(self, Self::Local { uid, .. } if *uid == process.uid && process.home == local)
     }
 
-    /// Whether this caller may see and cancel `migration` of `process`, which is `None` once it has ended.
+    /// Whether this caller may see and cancel `migration` of `process`, which is `None` once it has
+    /// ended.
     #[must_use]
     pub fn owns_migration(&self, migration: &MigrationSummary, process: Option<&ProcessSummary>, local: &str) -> bool {
         self.is_privileged()
             || process.is_some_and(|process| process.name() == migration.process && self.owns(process, local))
     }
 
-    /// Whether this caller may put process `pid` under management: a user the process that calls, and no other.
+    /// Whether this caller may put process `pid` under management: a user the process that calls,
+    /// and no other.
     ///
     /// # Errors
     /// [`ApiError::NotAllowed`].
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn root_and_certificates_may_do_all_but_peer_calls_are_for_nodes() {
+    fn peer_calls_need_a_node_certificate() {
         let root = Caller::Local { uid: 0, pid: 1 };
         let client = Caller::Client { name: "admin".into() };
         let node = Caller::Node { name: "n2".into() };

@@ -1,4 +1,5 @@
-//! A connection that knows who is at its other end, over any byte stream; and how many of them a user may have.
+//! A connection that knows who is at its other end, over any byte stream; and how many of them a
+//! user may have.
 
 use std::{
     collections::HashMap,

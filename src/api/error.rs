@@ -1,5 +1,5 @@
-//! What the API refuses, and how that crosses the wire: a canonical code, one readable sentence, and an `ErrorInfo` with a reason
-//! for programs.
+//! What the API refuses, and how that crosses the wire: a canonical code, one readable sentence,
+//! and an `ErrorInfo` with a reason for programs.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -9,7 +9,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// The domain of every `ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "scx_mosix";
 
-/// Why a call is refused. The text is for people and says what to do; [`ApiError::reason`] is for programs.
+/// Why a call is refused. The text is for people and says what to do; [`ApiError::reason`] is for
+/// programs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
     /// No such node.
@@ -55,7 +56,7 @@ pub enum ApiError {
         node: String,
     },
     /// The job is being moved.
-    #[error("{process} is being moved already: wait for migration {migration}, or cancel it")]
+    #[error("{process} is being moved already: wait for migration {migration}, or `scx_mosix cancel` it")]
     AlreadyMoving {
         /// The job.
         process: String,
@@ -135,7 +136,7 @@ pub enum ApiError {
     /// The daemon is ending.
     #[error("this node is leaving the cluster")]
     Leaving,
-    /// The daemon failed at something that is nobody's fault but its own.
+    /// The daemon failed at something that is its own fault.
     #[error("the daemon failed: {what}; its log says more")]
     Internal {
         /// What it was doing.
@@ -221,7 +222,8 @@ impl ApiError {
 }
 
 impl ApiError {
-    /// Takes a status of the API apart again; `None` if it is not one of ours, or of a later release.
+    /// Takes a status of the API apart again; `None` if it is not one of ours, or of a later
+    /// release.
     #[must_use]
     pub fn from_status(status: &Status) -> Option<Self> {
         let info = status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN)?;

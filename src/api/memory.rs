@@ -1,5 +1,6 @@
-//! A daemon that exists in memory only: the services' tests here, and the commands' tests in `tests/cli.rs`, talk to it over real
-//! sockets. Both compile this file, so it calls the library by name.
+//! A daemon that exists in memory only: the services' tests here, and the commands' tests in
+//! `tests/cli.rs`, talk to it over real sockets. Both compile this file, so it calls the library by
+//! name.
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
@@ -11,13 +12,13 @@ use scx_mosix::{
     api::{
         ApiError, Backend, Caller, PeerBackend,
         backend::{ConstraintsChange, Destination, GuestReservation, MoveRequest, NodeDetails, Registration, Views},
-        name::ProcessName,
         view::{
             MigrationStep, MigrationSummary, NodeState, NodeSummary, PlacementDecision, PlacementReason,
             PlacementReasons, ProcessState, ProcessSummary, Trigger,
         },
     },
-    control::{Constraints, MoveState, SessionId},
+    job::{Constraints, JobId, SessionId, Usage},
+    protocol::MoveState,
 };
 
 /// Node `n1` of a cluster of two.
@@ -57,8 +58,7 @@ impl Memory {
             command_line: command.split(' ').map(Into::into).collect(),
             cwd: "/tmp".into(),
             visited: vec!["n1".into()],
-            processes: 1,
-            threads: 1,
+            usage: Usage { processes: 1, threads: 1, ..Usage::default() },
             ..Default::default()
         });
     }
@@ -108,7 +108,7 @@ impl Backend for Memory {
         self.note(format!("register {pid} stay {stay} nodes {allowed_nodes:?} class {class:?}"));
         let uid = if let Caller::Local { uid, .. } = caller { *uid } else { 0 };
         self.job(pid, uid, "registered");
-        let name = ProcessName { node: "n1".into(), pid };
+        let name = JobId::new("n1", pid);
         let row = self.views.processes.get(&ProcessSummary::key_of(&name));
         row.map(|row| (*row).clone()).ok_or(ApiError::ProcessUnknown { process: name.to_string() })
     }
@@ -124,7 +124,7 @@ impl Backend for Memory {
     async fn constrain(
         &self,
         _: &Caller,
-        process: &ProcessName,
+        process: &JobId,
         change: ConstraintsChange,
     ) -> Result<ProcessSummary, ApiError> {
         self.note(format!("constrain {process} {:?} {:?}", change.stay, change.allowed_nodes));
@@ -135,7 +135,7 @@ impl Backend for Memory {
         Ok(row)
     }
 
-    async fn migrate(&self, _: &Caller, process: &ProcessName, to: Destination) -> Result<MigrationSummary, ApiError> {
+    async fn migrate(&self, _: &Caller, process: &JobId, to: Destination) -> Result<MigrationSummary, ApiError> {
         let call = format!("migrate {process} {to:?}");
         let target = match to {
             Destination::Node(node) => node,
@@ -173,7 +173,7 @@ impl Backend for Memory {
         self.find(id).ok_or(ApiError::MigrationUnknown { migration: id.to_string() })
     }
 
-    async fn placement_reasons(&self, process: &ProcessName) -> Result<PlacementReasons, ApiError> {
+    async fn placement_reasons(&self, process: &JobId) -> Result<PlacementReasons, ApiError> {
         Ok(PlacementReasons {
             process: process.clone(),
             decision: PlacementDecision::Stay,
@@ -200,7 +200,7 @@ impl PeerBackend for Memory {
 
     async fn reserve_guest(&self, peer: &str, reservation: GuestReservation) -> Result<String, ApiError> {
         self.note(format!("reserve from {peer}"));
-        if reservation.body.resident_bytes > 1 << 30 {
+        if reservation.facts.resident_bytes > 1 << 30 {
             return Err(ApiError::TargetFull { node: "n1".into(), why: "it has 1 GiB".into() });
         }
         Ok("127.0.0.1:7470".into())

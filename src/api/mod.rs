@@ -7,9 +7,12 @@
 //!                                                              └── PeerBackend: calls of nodes ─────► the daemon acts
 //! ```
 //!
-//! A connection knows its [`Caller`] from the first byte on (peer credentials or certificate); [`caller`] alone says what he may
-//! do. Services check names, read [`backend::Views`], and pass commands on; they hold no state but ids of past requests. The
-//! peer service is served on TLS connections only. Reflection (v1 and v1alpha) and health are open to everyone who can connect.
+//! A connection knows its [`Caller`] from the first byte on (peer credentials or certificate);
+//! [`caller`] alone says what he may do. Services check names, read [`backend::Views`], and pass
+//! commands on; they hold no state but ids of past requests. The peer service is served on TLS
+//! connections only. Reflection (v1 and v1alpha) and health are open to everyone who can connect.
+
+#![forbid(unsafe_code)]
 
 pub mod backend;
 pub mod caller;

@@ -1,47 +1,30 @@
 //! Resource names: `nodes/{node}`, `nodes/{node}/processes/{pid}`, `migrations/{id}`.
 
-use std::fmt;
-
 use super::ApiError;
-use crate::{control::SessionId, keys::NodeName};
+use crate::{
+    job::{JobId, SessionId},
+    keys::NodeName,
+};
 
 /// The node of a name that stands for the node asked, or in a list for every node.
 pub const ANY: &str = "-";
 
-/// Names a job in the whole cluster: its home node and the pid of its root process there.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ProcessName {
-    /// The home node.
-    pub node: String,
-    /// The root process's pid at home.
-    pub pid: i32,
+/// Reads `nodes/{node}/processes/{pid}`, where `-` as the node stands for `local`.
+///
+/// # Errors
+/// [`ApiError::Invalid`] if it is written otherwise.
+pub fn parse_job(name: &str, local: &str) -> Result<JobId, ApiError> {
+    let bad = || ApiError::invalid("name", "it must be nodes/{node}/processes/{pid}");
+    let (node, pid) = name.strip_prefix("nodes/").and_then(|rest| rest.split_once("/processes/")).ok_or_else(bad)?;
+    let pid = pid.parse().ok().filter(|pid: &i32| *pid > 0).ok_or_else(bad)?;
+    let node = node_name(node).ok_or_else(bad)?;
+    Ok(JobId::new(if node == ANY { local } else { &node }, pid))
 }
 
-impl ProcessName {
-    /// Reads `nodes/{node}/processes/{pid}`, where `-` as the node stands for `local`.
-    ///
-    /// # Errors
-    /// [`ApiError::Invalid`] if it is written otherwise.
-    pub fn parse(name: &str, local: &str) -> Result<Self, ApiError> {
-        let bad = || ApiError::invalid("name", "it must be nodes/{node}/processes/{pid}");
-        let (node, pid) =
-            name.strip_prefix("nodes/").and_then(|rest| rest.split_once("/processes/")).ok_or_else(bad)?;
-        let pid = pid.parse().ok().filter(|pid: &i32| *pid > 0).ok_or_else(bad)?;
-        let node = node_name(node).ok_or_else(bad)?;
-        Ok(Self { node: if node == ANY { local.to_owned() } else { node }, pid })
-    }
-
-    /// The name as resource name.
-    #[must_use]
-    pub fn resource(&self) -> String {
-        format!("nodes/{}/processes/{}", self.node, self.pid)
-    }
-}
-
-impl fmt::Display for ProcessName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.node, self.pid)
-    }
+/// The resource name of a job.
+#[must_use]
+pub fn job_resource(job: &JobId) -> String {
+    format!("nodes/{}/processes/{}", job.home, job.pid)
 }
 
 /// The resource name of a node.
@@ -119,9 +102,9 @@ mod tests {
 
     #[test]
     fn names_survive_text() {
-        let name = ProcessName { node: "n1".into(), pid: 4711 };
-        assert_eq!(ProcessName::parse(&name.resource(), "n9").unwrap(), name);
-        assert_eq!(ProcessName::parse("nodes/-/processes/4711", "n1").unwrap(), name);
+        let name = JobId::new("n1", 4711);
+        assert_eq!(parse_job(&job_resource(&name), "n9").unwrap(), name);
+        assert_eq!(parse_job("nodes/-/processes/4711", "n1").unwrap(), name);
         assert_eq!(parse_node("nodes/n2", "node").unwrap(), "n2");
         assert_eq!(parse_nodes(&["nodes/N2".into(), "nodes/n3".into()]).unwrap(), ["n2", "n3"]);
         let id = SessionId::random();
@@ -139,7 +122,7 @@ mod tests {
             "nodes/n1/processes/-4",
             "nodes//processes/1",
         ] {
-            assert!(ProcessName::parse(bad, "n1").is_err(), "{bad}");
+            assert!(parse_job(bad, "n1").is_err(), "{bad}");
         }
         for bad in ["", "nodes/", "nodes/a/b", "n1", &format!("nodes/{}", "x".repeat(64)), "nodes/\u{1}"] {
             assert!(parse_node(bad, "node").is_err(), "{bad}");

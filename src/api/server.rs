@@ -52,7 +52,8 @@ const PUBLIC_SERVICES: [&str; 3] = [
 /// How often a quiet connection is asked whether it lives, and how long the answer may take.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a call may take to be answered; longer than a guest's reservation. Watches are answered at once and go on.
+/// How long a call may take to be answered; longer than a guest's reservation. Watches are answered
+/// at once and continue.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Calls and watches under way on one connection.
 const MAX_CALLS_PER_CONNECTION: u32 = 64;
@@ -89,8 +90,8 @@ pub enum ServeError {
     Serve(#[from] tonic::transport::Error),
 }
 
-/// Makes the API's Unix socket; who may do what is decided by credentials, so everybody may connect. A socket that a dead daemon
-/// left behind is replaced.
+/// Makes the API's Unix socket; who may do what is decided by credentials, so every user may
+/// connect. A socket that a dead daemon left behind is replaced.
 ///
 /// # Errors
 /// [`ServeError::Taken`], [`ServeError::Bind`].
@@ -119,7 +120,8 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// An API over a daemon; `peers` is what other nodes may ask, `None` without a key. It ends with `shutdown`.
+    /// An API over a daemon; `peers` is what other nodes may ask, `None` without a key. It ends
+    /// with `shutdown`.
     pub async fn new(
         backend: Arc<dyn Backend>,
         peers: Option<Arc<dyn PeerBackend>>,
@@ -152,7 +154,8 @@ impl ApiServer {
         self.serve(self.router(false)?, receiver, accept).await
     }
 
-    /// Serves the public services, and the peer service to nodes, on TCP connections that begin with TLS, until shutdown.
+    /// Serves the public services, and the peer service to nodes, on TCP connections that begin
+    /// with TLS, until shutdown.
     ///
     /// # Errors
     /// [`ServeError::Reflection`], [`ServeError::Serve`].

@@ -6,11 +6,13 @@
 //!                                         └─> changes_since(r) (watches: what is different now, not each step)
 //! ```
 //!
-//! A watcher asks what changed since the last revision that it saw and gets the rows as they are now. So a slow watcher costs
-//! nothing and misses nothing but intermediate states. Removed rows are remembered for the last [`MAX_REMOVED`] removals; who
-//! asks for something older has to start anew.
+//! A watcher asks what changed since the last revision that it saw and gets the rows as they are
+//! now. So a slow watcher costs nothing and misses nothing but intermediate states. Removed rows
+//! are remembered for the last [`MAX_REMOVED`] removals; who asks for something older has to start
+//! anew.
 //!
-//! Revisions count upwards from the daemon's start time in µs, so that those of a former life are recognised as too old.
+//! Revisions count upwards from the daemon's start time in µs, so that those of a former life are
+//! recognised as too old.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -87,6 +89,11 @@ impl<R: Row> Table<R> {
     /// Puts a row in its place. An equal row is no change.
     pub fn put(&self, row: R) {
         self.change(|state, next| state.put(row, next));
+    }
+
+    /// Puts a row where there is none with its key.
+    pub fn put_new(&self, row: R) {
+        self.change(|state, next| !state.rows.contains_key(&row.key()) && state.put(row, next));
     }
 
     /// Removes the row with this key, if there is one.

@@ -19,18 +19,19 @@ use tonic_reflection::pb::v1::{
 
 use super::{
     memory::Memory,
-    name::ProcessName,
+    name::job_resource,
     view::{NodeSummary, ProcessState},
     *,
 };
 use crate::{
     api::backend::{ConstraintsChange, Destination, GuestReservation, Registration, Requirements},
-    control::{BodyFacts, Constraints, JobPast, MoveState, SessionId},
+    job::{Constraints, History, JobId, JobRecord, JobSpec, SessionId},
     keys::{ClusterKey, NodeIdentity, TlsPurpose},
     proto::v1::{
         ListNodesRequest, RegisterProcessRequest, WatchNodesRequest, cluster_service_client::ClusterServiceClient,
         node_event, process_service_client::ProcessServiceClient,
     },
+    protocol::{MoveState, TreeFacts},
 };
 
 /// A daemon in memory that serves on both kinds of socket.
@@ -87,24 +88,25 @@ fn own_uid() -> u32 {
     rustix::process::getuid().as_raw()
 }
 
-fn job(pid: i32) -> ProcessName {
-    ProcessName { node: "n1".into(), pid }
+fn job(pid: i32) -> JobId {
+    JobId::new("n1", pid)
 }
 
 fn reservation(source: &str, resident_bytes: u64) -> GuestReservation {
     GuestReservation {
         migration: SessionId::random(),
         source_node: source.into(),
-        session: SessionId::random(),
-        home_node: source.into(),
+        job: JobRecord {
+            id: JobId::new(source, 7),
+            session: SessionId::random(),
+            spec: JobSpec { comm: "xz".into(), uid: 1000, tree: None },
+            constraints: Constraints::default(),
+            history: History::default(),
+        },
         home_address: "127.0.0.1:1".into(),
-        root_pid: 7,
-        comm: "xz".into(),
-        constraints: Constraints::default(),
-        past: JobPast::default(),
         by_request: false,
         limit_milli: None,
-        body: BodyFacts {
+        facts: TreeFacts {
             resident_bytes,
             processes: 1,
             threads: 1,
@@ -227,7 +229,8 @@ async fn a_migration_can_be_cancelled() {
     assert!(matches!(unknown, Err(CallError::Refused(ApiError::MigrationUnknown { .. }))));
 }
 
-/// Calls of another user, by the services' own functions: a test cannot change its user and stay itself.
+/// Calls of another user, by the services' own functions: a test cannot change its user and stay
+/// itself.
 #[tokio::test]
 async fn another_users_program_does_not_exist() {
     use crate::proto::v1::{
@@ -248,7 +251,7 @@ async fn another_users_program_does_not_exist() {
     }
     let listed = processes.list_processes(by(&other, ListProcessesRequest::default())).await.unwrap().into_inner();
     assert_eq!(listed.processes.iter().map(|process| process.pid).collect::<Vec<_>>(), [6]);
-    let name = job(5).resource();
+    let name = job_resource(&job(5));
     let get = processes.get_process(by(&other, GetProcessRequest { name: name.clone() })).await.unwrap_err();
     assert_eq!(get.code(), Code::NotFound);
     let migrate = MigrateProcessRequest { name, ..Default::default() };
@@ -263,8 +266,8 @@ async fn another_users_program_does_not_exist() {
     let listed = migrations.list_migrations(by(&owner, ListMigrationsRequest::default())).await.unwrap().into_inner();
     assert_eq!(listed.migrations[0].name, name::migration_resource(migration.id));
     // A request that came by no connection of ours has no caller and gets nothing.
-    let nobody = processes.list_processes(Request::new(ListProcessesRequest::default())).await.unwrap_err();
-    assert_eq!(nobody.code(), Code::Internal);
+    let no_caller = processes.list_processes(Request::new(ListProcessesRequest::default())).await.unwrap_err();
+    assert_eq!(no_caller.code(), Code::Internal);
 }
 
 #[tokio::test]
@@ -410,7 +413,7 @@ async fn health_follows_leaving() {
     };
     assert_eq!(status("scx_mosix.v1.ProcessService").await.unwrap(), "SERVING");
     assert_eq!(status("").await.unwrap(), "SERVING");
-    assert_eq!(status("nobody").await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(status("unknown").await.unwrap_err().code(), Code::NotFound);
     daemon.server.set_leaving().await;
     assert_eq!(status("scx_mosix.v1.ProcessService").await.unwrap(), "NOT_SERVING");
 }
@@ -426,7 +429,7 @@ async fn only_one_daemon_has_the_socket_and_a_dead_ones_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_no_tls_harms_nobody() {
+async fn a_connection_without_tls_is_harmless() {
     let daemon = Daemon::start().await;
     let silent = TcpStream::connect(&daemon.address).await.unwrap();
     let mut rubbish = TcpStream::connect(&daemon.address).await.unwrap();

@@ -1,10 +1,14 @@
-//! What the API shows, as plain values: the daemon fills them in, the services turn them into messages, and clients turn messages
-//! back into them. Their serde form is the stable JSON of `--output json`. Times are milliseconds since the epoch.
+//! What the API shows, as plain values: the daemon fills them in, the services turn them into
+//! messages, and clients turn messages back into them. Their serde form is the stable JSON of
+//! `--output json`. Times are milliseconds since the epoch.
 
 use serde::Serialize;
 
-use super::{name::ProcessName, table::Row};
-use crate::control::{Constraints, MoveState, SessionId};
+use super::table::Row;
+use crate::{
+    job::{Constraints, JobId, SessionId, Usage},
+    protocol::MoveState,
+};
 
 /// How membership sees a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -156,16 +160,11 @@ pub struct ProcessSummary {
     pub cwd: String,
     /// Cpu time per time of all its processes, in percent of one cpu.
     pub cpu_percent: f64,
-    /// Cpu time that it has used.
-    pub cpu_time_ms: u64,
-    /// Resident memory of all its processes.
-    pub resident_bytes: u64,
-    /// The same as a share of the memory of the node where it runs, 0 to 100.
+    /// What all its processes use; counted since it was started, wherever it was.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Its resident memory as a share of the memory of the node where it runs, 0 to 100.
     pub memory_percent: f64,
-    /// How many processes it has.
-    pub processes: u32,
-    /// How many threads they have.
-    pub threads: u32,
     /// How often it has been moved.
     pub moves: u32,
     /// Where it has been, in order, home first.
@@ -179,20 +178,22 @@ pub struct ProcessSummary {
     pub migration: Option<SessionId>,
     /// When its root process was started.
     pub start_time_ms: Option<u64>,
+    /// The pid at home of the job that its user started, if it is a descendant of that.
+    pub part_of: Option<i32>,
 }
 
 impl ProcessSummary {
     /// Its name in the cluster.
     #[must_use]
-    pub fn name(&self) -> ProcessName {
-        ProcessName { node: self.home.clone(), pid: self.pid }
+    pub fn name(&self) -> JobId {
+        JobId::new(&self.home, self.pid)
     }
 
     /// The key of the job called `name` in its table.
     #[must_use]
-    pub fn key_of(name: &ProcessName) -> String {
+    pub fn key_of(name: &JobId) -> String {
         // Padded, so that 9 comes before 10.
-        format!("{}/{:010}", name.node, name.pid)
+        format!("{}/{:010}", name.home, name.pid)
     }
 }
 
@@ -238,8 +239,7 @@ pub struct MigrationSummary {
     /// Its id.
     pub id: SessionId,
     /// The job, `{node}/{pid}`.
-    #[serde(serialize_with = "as_text")]
-    pub process: ProcessName,
+    pub process: JobId,
     /// Where it comes from.
     pub source: String,
     /// Where it goes.
@@ -329,8 +329,7 @@ pub struct PlacementCandidate {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PlacementReasons {
     /// The job, `{node}/{pid}`.
-    #[serde(serialize_with = "as_text")]
-    pub process: ProcessName,
+    pub process: JobId,
     /// The last decision.
     pub decision: PlacementDecision,
     /// Where to, for a move.
@@ -347,8 +346,4 @@ pub struct PlacementReasons {
     pub migrations: Vec<MigrationSummary>,
     /// Why it cannot be moved now.
     pub cannot_move: Option<String>,
-}
-
-fn as_text<T: std::fmt::Display, S: serde::Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
 }

@@ -1,13 +1,14 @@
-//! How old the entries of a bulletin board are expected to be: Amar, Barak, Drezner and Okun, "Randomized gossip algorithms for
-//! maintaining a distributed bulletin board with guaranteed age properties", Concurrency and Computation: Practice and Experience 21,
-//! 2009.
+//! How old the entries of a bulletin board are expected to be: Amar, Barak, Drezner and Okun,
+//! "Randomized gossip algorithms for maintaining a distributed bulletin board with guaranteed age
+//! properties", Concurrency and Computation: Practice and Experience 21, 2009.
 //!
-//! In a cluster of N nodes each sends, once in a step, the W newest entries that it has to one random other node. All times are in
-//! steps; a step is the period of gossip.
+//! In a cluster of N nodes each sends, once in a step, the W newest entries that it has to one
+//! random other node. All times are in steps; a step is the period of gossip.
 //!
-//! The formulas are made for windows that are small against the cluster, W ≤ N/4: there `cargo xtask sim gossip` finds them right within
-//! 5 %. They are estimates where windows hold most of the board: the average is then up to a step and a half less than they say, while
-//! the maximum is up to a third more (N = 20, W = 16); among ten nodes or fewer nothing is as old as they say.
+//! The formulas are made for windows that are small against the cluster, W ≤ N/4: there
+//! `cargo xtask sim gossip` finds them right within 5 %. They are estimates where windows hold most
+//! of the board: the average is then up to a step and a half less than they say, while the maximum
+//! is up to a third more (N = 20, W = 16); among ten nodes or fewer nothing is as old as they say.
 
 /// Euler's constant: the expected largest of many exponential times exceeds ln N by it.
 const EULER: f64 = 0.577_215_664_901_532_9;
@@ -22,14 +23,16 @@ pub struct ExpectedAges {
 }
 
 impl ExpectedAges {
-    /// In a cluster of `nodes` where messages hold `window` entries. A node that is alone knows itself only, at age 0.
+    /// In a cluster of `nodes` where messages hold `window` entries. A node that is alone knows
+    /// itself only, at age 0.
     pub fn of(nodes: usize, window: usize) -> Self {
         if nodes < 2 {
             return Self::default();
         }
         let n = nodes as f64;
         let spread = Spread::until_full(n, window);
-        // That one of the nodes which hold an entry in their windows sends it to a given node in a step.
+        // That one of the nodes which hold an entry in their windows sends it to a given node in a
+        // step.
         let missed = 1.0 - 1.0 / (n - 1.0);
         let heard = 1.0 - missed.powf(spread.holders);
         let average = 1.0 / heard + spread.age;
@@ -39,9 +42,10 @@ impl ExpectedAges {
     }
 }
 
-/// How an entry spreads while it is young enough for the windows.
+/// How an entry spreads while it is recent enough for the windows.
 struct Spread {
-    /// X_T: how many nodes have it in their windows, which is also how many entries are that young.
+    /// X_T: how many nodes have it in their windows, which is also how many entries are that
+    /// recent.
     holders: f64,
     /// A_w: the average age of the entries in a window.
     age: f64,
@@ -62,9 +66,11 @@ impl Spread {
     }
 }
 
-/// The smallest window up to `largest` by which entries are on average at most `average` steps old among `nodes`; `None` if none is.
+/// The smallest window up to `largest` by which entries are on average at most `average` steps old
+/// among `nodes`; `None` if none is.
 pub fn window_for(nodes: usize, average: f64, largest: usize) -> Option<usize> {
-    // One after the other: where windows are about as large as the cluster, the formula does not fall with the window.
+    // One after the other: where windows are about as large as the cluster, the formula does not
+    // fall with the window.
     (1..=largest).find(|window| ExpectedAges::of(nodes, *window).average <= average)
 }
 
@@ -88,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wider_window_makes_younger_entries_and_a_larger_cluster_older_ones() {
+    fn entry_age_falls_with_the_window_and_grows_with_the_cluster() {
         for nodes in 1..300 {
             let ages: Vec<ExpectedAges> = (1..=64).map(|window| ExpectedAges::of(nodes, window)).collect();
             assert!(ages.iter().all(|ages| ages.average.is_finite() && ages.average >= 0.0), "{nodes}: {ages:?}");

@@ -1,14 +1,17 @@
-//! The bulletin board of MOSIX's gossip: what each node last said of itself, as far as one node has heard.
+//! The bulletin board of MOSIX's gossip: what each node last said of itself, as far as one node has
+//! heard.
 //!
-//! Of two words of a node, the one with the higher version counts, and of two copies of one word the one that claims the higher age:
-//! no copy can be older than it claims, but for its time on the way. So boards that have heard the same are the same, in whatever order
-//! it came.
+//! Of two words of a node, the one with the higher version counts, and of two copies of one word
+//! the one that claims the higher age: no copy can be older than it claims, but for its time on the
+//! way. So boards that have heard the same are the same, in whatever order it came.
 //!
-//! Generic over what names a node and what it says, so that the simulator runs this very code with neither names nor loads.
+//! Generic over what names a node and what it says, so that the simulator runs this very code with
+//! neither names nor loads.
 
 use std::{cmp::Reverse, collections::HashMap, hash::Hash};
 
-/// Which word of a node it is: first by the life in which it was said, then by its number in that life.
+/// Which word of a node it is: first by the life in which it was said, then by its number in that
+/// life.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     /// Of the node id under which it was said.
@@ -24,7 +27,8 @@ pub struct Entry<K, T> {
     pub node: K,
     /// Which of its words.
     pub version: Version,
-    /// How long ago it was said, in milliseconds: never less than none, by its type. Times travel as ages, so clocks need not agree.
+    /// How long ago it was said, in milliseconds: never less than none, by its type. Times travel
+    /// as ages, so clocks need not agree.
     pub age_ms: u32,
     /// What it said.
     pub said: T,
@@ -34,8 +38,8 @@ pub struct Entry<K, T> {
 pub struct Board<K, T> {
     /// This node's own word first; never empty.
     words: Vec<Word<K, T>>,
-    /// When each of `words` was said, by this node's clock: may lie before the clock's zero, never in the future. Apart, because
-    /// looking for the newest goes through all.
+    /// When each of `words` was said, by this node's clock: may lie before the clock's zero, never
+    /// in the future. Apart, because looking for the newest goes through all.
     said_ms: Vec<i64>,
     /// Where each node's word is.
     places: HashMap<K, u32>,
@@ -70,7 +74,7 @@ impl<K: Clone + Eq + Hash, T: Clone> Board<K, T> {
         let Entry { node, version, age_ms, said } = entry;
         let said_ms = signed(now_ms) - i64::from(age_ms);
         match self.places.get(&node).map(|place| *place as usize) {
-            // Nobody knows better than this node what it says.
+            // No other node knows better what it says.
             Some(0) => false,
             Some(place) => {
                 let (Some(word), Some(time)) = (self.words.get_mut(place), self.said_ms.get_mut(place)) else {
@@ -96,7 +100,8 @@ impl<K: Clone + Eq + Hash, T: Clone> Board<K, T> {
         }
     }
 
-    /// What to send: at most `size` words, this node's own in front, then the newest, newest first; their ages as of now.
+    /// What to send: at most `size` words, this node's own in front, then the newest, newest first;
+    /// their ages as of now.
     pub fn window(&self, size: usize, now_ms: u64) -> Vec<Entry<K, T>> {
         let others = newest(self.said_ms.get(1..).unwrap_or_default(), size.saturating_sub(1));
         let places = std::iter::once(0).chain(others.map(|place| place + 1)).take(size);
@@ -146,8 +151,8 @@ impl<K: Clone, T: Clone> Entry<&K, &T> {
     }
 }
 
-/// The places of the `most` latest times, latest first. Boards are long and windows short: each time is looked at once, some candidates
-/// are kept, and only what is given back is sorted.
+/// The places of the `most` latest times, latest first. Boards are long and windows short: each
+/// time is looked at once, some candidates are kept, and only what is given back is sorted.
 fn newest(times_ms: &[i64], most: usize) -> impl Iterator<Item = usize> {
     type Candidates = Vec<(Reverse<i64>, usize)>;
     let keep = |candidates: &mut Candidates| {
@@ -199,7 +204,7 @@ mod tests {
 
     /// Words of few nodes and few versions, so that they compete.
     fn any_entry() -> impl Strategy<Value = Entry<u8, u32>> {
-        // One word says one thing, whoever passes it on.
+        // One word says one thing, no matter which node passes it on.
         (0..40_u8, 0..3_u64, 0..4_u32, prop_oneof![0..5000_u32, any::<u32>()])
             .prop_map(|(node, incarnation, sequence, age_ms)| entry(node, incarnation, sequence, age_ms))
     }
@@ -265,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_claims_to_be_younger_is_not_believed() {
+    fn a_copy_that_claims_a_newer_age_is_ignored() {
         let mut board = board();
         assert!(board.take(entry(1, 1, 5, 300), 1000));
         assert!(!board.take(entry(1, 1, 5, 0), 1000));
@@ -276,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_speaks_for_this_node_and_strangers_are_forgotten() {
+    fn entries_about_this_node_and_strangers_are_ignored() {
         let mut board = board();
         assert!(!board.take(entry(ME, 9, 9, 0), 0));
         assert_eq!(board.get(&ME, 0).unwrap().said, &77);

@@ -1,4 +1,5 @@
-//! The bytes of SWIM's packets. Fixed layout, big-endian; whatever is read is checked, and nothing here panics.
+//! The bytes of SWIM's packets. Fixed layout, big-endian; whatever is read is checked, and nothing
+//! here panics.
 //!
 //! ```text
 //!   address:  family u8 (4 or 6) · IP 4 or 16 · port u16
@@ -154,7 +155,8 @@ pub(super) fn get_name(buf: &mut impl Buf) -> Result<NodeName, WireError> {
     Ok(NodeName::new(&get_text(buf)?)?)
 }
 
-/// A text of at most `max` (≤ 255) bytes with its length before it; what is longer is cut at a character.
+/// A text of at most `max` (≤ 255) bytes with its length before it; what is longer is cut at a
+/// character.
 pub(super) fn put_text(out: &mut Vec<u8>, text: &str, max: usize) {
     let end = text.floor_char_boundary(max.min(usize::from(u8::MAX)));
     let text = text.get(..end).unwrap_or_default();

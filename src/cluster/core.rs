@@ -1,5 +1,6 @@
-//! The state machine of membership and gossip: fed with payloads and the time, it emits payloads and events. It reads no clock and
-//! touches no socket, so that tests and the simulator run many of it in one thread.
+//! The state machine of membership and gossip: fed with payloads and the time, it emits payloads
+//! and events. It reads no clock and touches no socket, so that tests and the simulator run many of
+//! it in one thread.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -43,7 +44,8 @@ pub struct Core {
 }
 
 impl Core {
-    /// A node that is alone. `gossip` must be valid; `seed` is for the choice of whom to talk to, nothing secret depends on it.
+    /// A node that is alone. `gossip` must be valid; `seed` is for the choice of whom to talk to,
+    /// nothing secret depends on it.
     pub fn new(me: NodeId, local: LocalState, gossip: GossipConfig, seed: u64) -> Self {
         let rng = StdRng::seed_from_u64(seed);
         let board = LoadBoard::new(me.name.clone(), me.incarnation, Said::new(&local, false), MAX_NODES, 0);
@@ -73,7 +75,8 @@ impl Core {
         self.joiner.set_seeds(seeds);
     }
 
-    /// Replaces what this node says of itself, from the next gossip on. It knows that itself at once.
+    /// Replaces what this node says of itself, from the next gossip on. It knows that itself at
+    /// once.
     pub fn set_local(&mut self, local: LocalState) {
         self.local = local;
         self.effects.changed = true;
@@ -97,8 +100,8 @@ impl Core {
                 let result = self.foca.handle_data(packet, &mut self.effects);
                 note(result);
             }
-            Payload::Load(body) => {
-                for entry in wire::load_entries(body)? {
+            Payload::Load(entries) => {
+                for entry in wire::load_entries(entries)? {
                     let leaver = entry.said.leaving.then(|| (entry.node.clone(), entry.version.incarnation));
                     let is_news = self.board.take(entry, now_ms);
                     self.effects.changed |= is_news;
@@ -119,7 +122,8 @@ impl Core {
         Ok(())
     }
 
-    /// Does what is due at `now_ms`; to be called when [`Self::next_deadline_ms`] has come, no harm if earlier.
+    /// Does what is due at `now_ms`; to be called when [`Self::next_deadline_ms`] has come, no harm
+    /// if earlier.
     pub fn tick(&mut self, now_ms: u64) {
         self.effects.now_ms = now_ms;
         if self.left {
@@ -151,7 +155,8 @@ impl Core {
         (!self.left).then(|| self.next_gossip_ms.min(self.effects.next_timer_ms()))
     }
 
-    /// Says good-bye. What is to be sent is to be taken once more; afterwards this node is deaf and mute.
+    /// Says good-bye. What is to be sent is to be taken once more; afterwards this node is deaf and
+    /// mute.
     pub fn leave(&mut self, now_ms: u64) {
         if self.left {
             return;
@@ -197,7 +202,8 @@ impl Core {
         let mut by_name: HashMap<NodeName, NodeEntry> = HashMap::new();
         for member in self.foca.iter_membership_state().filter(|member| member.id().name != me.name) {
             let entry = self.entry(member, now_ms);
-            // A node that changed its address is there twice for a while: the living one, else the later one, counts.
+            // A node that changed its address is there twice for a while: the living one, else the
+            // later one, counts.
             let rank = |entry: &NodeEntry| (is_active(entry.state), entry.incarnation);
             if by_name.get(&entry.name).is_none_or(|known| rank(known) < rank(&entry)) {
                 by_name.insert(entry.name.clone(), entry);
@@ -223,7 +229,8 @@ impl Core {
     fn answer_join(&mut self, from: SocketAddr, newcomer: NodeId, asked: SocketAddr) {
         let me = self.foca.identity();
         if newcomer.addr == me.addr {
-            // One list of nodes to join for all nodes is handy: this node is in it, by loopback perhaps.
+            // One list of nodes to join for all nodes is handy: this node is in it, by loopback
+            // perhaps.
             self.joiner.answered(asked, me.addr);
             return;
         }
@@ -265,7 +272,8 @@ impl Core {
         wire::load(&self.board.window(self.gossip_state.window, self.effects.now_ms))
     }
 
-    /// Sends the beginning of a load message, one payload, to each of `targets`: this node's own word and some more.
+    /// Sends the beginning of a load message, one payload, to each of `targets`: this node's own
+    /// word and some more.
     fn send_newest(&mut self, targets: &[SocketAddr]) {
         if targets.is_empty() {
             return;
@@ -277,8 +285,8 @@ impl Core {
         }
     }
 
-    /// Ends a turn. A new member learns at once how loaded this node is, not when chance brings it; and who went down is told apart
-    /// from who left.
+    /// Ends a turn. A new member learns at once how loaded this node is, not when chance brings it;
+    /// and who went down is told apart from who left.
     fn settle(&mut self) {
         let mut newcomers = std::mem::take(&mut self.effects.newcomers);
         newcomers.truncate(FAREWELLS);
@@ -317,7 +325,8 @@ fn is_active(state: NodeState) -> bool {
     matches!(state, NodeState::Alive | NodeState::Suspect)
 }
 
-/// SWIM's complaints about single packets (stale, from a former life, for somebody else) are everyday matters.
+/// SWIM's complaints about single packets (stale, from a former life, for another node) are
+/// everyday matters.
 fn note(result: Result<(), foca::Error>) {
     if let Err(error) = result {
         tracing::debug!(%error, "gossip");

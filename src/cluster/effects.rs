@@ -136,7 +136,8 @@ impl PartialEq for Due {
 
 impl Eq for Due {}
 
-/// SWIM's constants: those of memberlist for local networks, with a quicker look at nodes that were cut off.
+/// SWIM's constants: those of memberlist for local networks, with a quicker look at nodes that were
+/// cut off.
 pub(super) fn swim_config() -> Config {
     const ONE: NonZeroUsize = NonZeroUsize::MIN;
     const TWO: NonZeroUsize = ONE.saturating_add(1);

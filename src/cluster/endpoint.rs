@@ -30,7 +30,7 @@ impl Endpoint {
         Self { sealer: Some(sealer), ..Self::alone(core) }
     }
 
-    /// A node that talks to nobody.
+    /// A node that talks to no other.
     pub fn alone(core: Core) -> Self {
         Self {
             core,
@@ -41,7 +41,8 @@ impl Endpoint {
         }
     }
 
-    /// Takes a datagram, which may be anything from anybody. Gives back what is to be logged about it, seldom enough.
+    /// Takes a datagram, which may be anything from any host. Gives back what is to be logged about
+    /// it, seldom enough.
     pub fn receive(&mut self, now_ms: u64, from: SocketAddr, datagram: &[u8]) -> Option<Complaint> {
         let sealer = self.sealer.as_mut()?;
         let about = match sealer.open(datagram) {

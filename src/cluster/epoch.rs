@@ -1,4 +1,5 @@
-//! Numbers that grow from start to start of a node's daemon: first incarnation, and part of its gossip key.
+//! Numbers that grow from start to start of a node's daemon: first incarnation, and part of its
+//! gossip key.
 
 use std::{
     fs, io,
@@ -6,10 +7,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// The epoch of this start: microseconds since 1970, or one more than the last epoch if the clock went back. The last epoch is kept in
-/// `file`, which should survive a reboot (`/var/lib/scx_mosix/epoch`).
+/// The epoch of this start: microseconds since 1970, or one more than the last epoch if the clock
+/// went back. The last epoch is kept in `file`, which should survive a reboot
+/// (`/var/lib/scx_mosix/epoch`).
 ///
-/// If `file` cannot be read or written, the error comes *with* the epoch: with a right clock a node may well go on, and should say so.
+/// If `file` cannot be read or written, the error comes *with* the epoch: with a right clock a node
+/// may well continue, and should say so.
 pub fn next_epoch(file: &Path) -> (u64, Option<io::Error>) {
     let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
     let now_us = u64::try_from(now_us).unwrap_or(u64::MAX);

@@ -6,21 +6,24 @@ use serde::Deserialize;
 use super::age::{ExpectedAges, window_for};
 use crate::bounds::{self, OutOfBounds};
 
-/// The widest window. A message of it is at most 26 datagrams; with one message in a period, what a node
-/// sends is bounded whatever the cluster's size.
+/// The widest window. A message of it is at most 26 datagrams; with one message in a period, what a
+/// node sends is bounded whatever the cluster's size.
 pub const MAX_WINDOW: usize = 128;
 
-/// The tunables of load gossip; the same on all nodes, else the expected ages are not those that come true.
+/// The tunables of load gossip; the same on all nodes, else the expected ages are not those that
+/// come true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 pub struct GossipConfig {
-    /// Entries in a message, the sender's own included: 1 to [`MAX_WINDOW`]. Default: 16, by which entries of 64 nodes are on average
-    /// 3.2 s and the oldest 9.3 s old.
+    /// Entries in a message, the sender's own included: 1 to [`MAX_WINDOW`]. Default: 16, by which
+    /// entries of 64 nodes are on average 3.2 s and the oldest 9.3 s old.
     pub window: usize,
     /// A node speaks once in this time, in milliseconds: 100 to 60,000. MOSIX: 500.
     pub period_ms: u64,
-    /// The average age of entries that is wanted, in milliseconds. If set, windows are as wide as that takes at the cluster's present
-    /// size, but no narrower than `window` and no wider than [`MAX_WINDOW`].
+    /// The average age of entries that is wanted, in milliseconds. If set, windows are as wide as
+    /// that takes at the cluster's present size, but no narrower than `window` and no wider than
+    /// [`MAX_WINDOW`].
     pub expected_age_ms: Option<u64>,
 }
 
@@ -30,7 +33,8 @@ impl Default for GossipConfig {
     }
 }
 
-/// What gossip does at the cluster's present size, and which ages are expected of that; see [`ExpectedAges`].
+/// What gossip does at the cluster's present size, and which ages are expected of that; see
+/// [`ExpectedAges`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GossipState {
     /// Entries in a message.
@@ -53,7 +57,7 @@ impl GossipConfig {
         let settings = [
             ("window", self.window as u64, 1, MAX_WINDOW as u64),
             ("period_ms", self.period_ms, 100, 60_000),
-            // No entry of another node is on average younger than it takes to be heard once.
+            // No entry of another node is on average more recent than it takes to be heard once.
             ("expected_age_ms", self.expected_age_ms.unwrap_or(HOUR_MS), self.period_ms, HOUR_MS),
         ];
         bounds::check("gossip", settings)
@@ -79,7 +83,8 @@ impl GossipConfig {
         }
     }
 
-    /// When a node that speaks at `now_ms` speaks next: a little irregular, so that nodes started together do not stay in step.
+    /// When a node that speaks at `now_ms` speaks next: a little irregular, so that nodes started
+    /// together do not stay in step.
     pub fn next_turn_ms(&self, now_ms: u64, rng: &mut impl Rng) -> u64 {
         now_ms + self.period_ms * rng.random_range(90..=110) / 100
     }

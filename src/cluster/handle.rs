@@ -58,9 +58,11 @@ pub struct LocalState {
 pub struct Transport {
     /// The cluster's key.
     pub key: ClusterKey,
-    /// Where to listen, normally the unspecified address and port 7470; port 0 lets the kernel choose.
+    /// Where to listen, normally the unspecified address and port 7470; port 0 lets the kernel
+    /// choose.
     pub listen: SocketAddr,
-    /// The address that others are told (with the port of `listen`); see [`crate::node::advertised_address`].
+    /// The address that others are told (with the port of `listen`); see
+    /// [`crate::node::advertised_address`].
     pub advertise: IpAddr,
     /// Whom to ask for admission: `HOST` or `HOST:PORT`. May be empty.
     pub join: Vec<String>,
@@ -68,7 +70,8 @@ pub struct Transport {
     pub epoch: u64,
 }
 
-/// A node's place in its cluster. Clones are the same place; it is given up by [`Self::leave`], or when the last clone goes.
+/// A node's place in its cluster. Clones are the same place; it is given up by [`Self::leave`], or
+/// when the last clone goes.
 #[derive(Debug, Clone)]
 pub struct ClusterHandle {
     view: watch::Receiver<Arc<ClusterView>>,
@@ -77,7 +80,8 @@ pub struct ClusterHandle {
     addr: Option<SocketAddr>,
 }
 
-/// Takes this node's place: with a transport in a cluster, without one as a cluster of its own that has no socket.
+/// Takes this node's place: with a transport in a cluster, without one as a cluster of its own that
+/// has no socket.
 ///
 /// # Errors
 /// [`ClusterError::Bind`], [`ClusterError::Seal`], [`ClusterError::Config`].
@@ -126,7 +130,8 @@ impl ClusterHandle {
         self.view.borrow().clone()
     }
 
-    /// Follows the cluster: a new view comes with every change, and at least once in a period of gossip.
+    /// Follows the cluster: a new view comes with every change, and at least once in a period of
+    /// gossip.
     pub fn subscribe(&self) -> watch::Receiver<Arc<ClusterView>> {
         self.view.clone()
     }
@@ -146,8 +151,8 @@ impl ClusterHandle {
         self.local.send_modify(|local| local.summary = summary);
     }
 
-    /// Says good-bye, so that the others need not find out. Returns when it is said, within three seconds; gossip ends. May be
-    /// called again.
+    /// Says good-bye, so that the others need not find out. Returns when it is said, within three
+    /// seconds; gossip ends. May be called again.
     pub async fn leave(&self) {
         let (done, said) = oneshot::channel();
         // A closed channel means that the task is gone: left already.

@@ -6,8 +6,8 @@ use foca::Identity;
 
 use crate::keys::NodeName;
 
-/// A node in one of its lives. The address is unique in the cluster; the incarnation grows whenever the daemon starts and whenever the
-/// node has to contradict its own death.
+/// A node in one of its lives. The address is unique in the cluster; the incarnation grows whenever
+/// the daemon starts and whenever the node has to contradict its own death.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct NodeId {
     /// Its name, unique too (a second node of the same name is refused when it joins).

@@ -1,7 +1,9 @@
-//! Protection against floods: how many messages of one kind a node takes into account in a period, from one sender and from all.
+//! Protection against floods: how many messages of one kind a node takes into account in a period,
+//! from one sender and from all.
 //!
-//! A sender is an address. Datagrams are sealed and none is taken twice, so that only nodes of the cluster count: a broken one that
-//! talks without end, or several that were given the same settings. What is beyond the bound is not even read.
+//! A sender is an address. Datagrams are sealed and none is taken twice, so that only nodes of the
+//! cluster count: a broken one that talks without end, or several that were given the same
+//! settings. What is beyond the bound is not even read.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -10,8 +12,8 @@ use super::{
     wire::{Payload, load_payloads},
 };
 
-/// Load messages of one sender that are taken in a period. It sends one; two may come in one period of ours, and one more when it
-/// meets us or leaves.
+/// Load messages of one sender that are taken in a period. It sends one; two may come in one period
+/// of ours, and one more when it meets us or leaves.
 const LOAD_MESSAGES: usize = 4;
 /// Senders of load messages heard in a period. One speaks to us on average, all do when we are new.
 const LOAD_SENDERS: usize = 64;
@@ -19,12 +21,14 @@ const LOAD_SENDERS: usize = 64;
 const JOINS: usize = 4;
 /// Senders that may ask in a period: many nodes may start at once.
 const JOIN_SENDERS: usize = 1024;
-/// SWIM packets taken from one sender in a period, several times what the only other node of a cluster sends.
+/// SWIM packets taken from one sender in a period, several times what the only other node of a
+/// cluster sends.
 const MEMBERSHIPS: usize = 128;
 /// Senders of SWIM packets heard in a period, several times what ever speak to one node.
 const MEMBERSHIP_SENDERS: usize = 4096;
 
-/// The counters of a node, one for each kind of payload: load messages cannot drown those about membership.
+/// The counters of a node, one for each kind of payload: load messages cannot drown those about
+/// membership.
 pub(super) struct Intakes {
     loads: Intake,
     joins: Intake,
@@ -119,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_has_its_share_of_each_period_and_takes_nobody_elses() {
+    fn each_sender_has_its_own_share_of_a_period() {
         let mut intake = Intake::new(500, 10);
         let admissions: Vec<Admission> = (0..5).map(|n| intake.admit(1000 + n, sender(1), 3)).collect();
         use Admission::{Taken, TooMany};

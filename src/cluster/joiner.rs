@@ -1,7 +1,8 @@
 //! Whom to ask for admission, and when.
 //!
-//! Asked are the addresses that the user gave (*seeds*), each until a living member has answered from it; and, when this node is alone,
-//! all the nodes that it knew. Each address is asked at once, then after 0.5, 1, 2, … up to 15 seconds.
+//! Asked are the addresses that the user gave (*seeds*), each until a living member has answered
+//! from it; and, when this node is alone, all the nodes that it knew. Each address is asked at
+//! once, then after 0.5, 1, 2, … up to 15 seconds.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -36,7 +37,8 @@ impl Joiner {
         self.seeds = seeds;
     }
 
-    /// Whom to ask now. `known` are the addresses of those that are gone, to be asked when nobody is left.
+    /// Whom to ask now. `known` are the addresses of those that are gone, to be asked when no other
+    /// is left.
     pub(super) fn due(
         &mut self,
         now_ms: u64,
@@ -54,7 +56,8 @@ impl Joiner {
             known_as == me || is_alive(at) || is_alive(known_as)
         };
         wanted.retain(|at| !reached(*at, self.attempts.get(at)));
-        // Who is reached or not wanted any more starts afresh next time, except that seeds keep who answered.
+        // Who is reached or not wanted any more starts afresh next time, except that seeds keep who
+        // answered.
         self.attempts.retain(|at, attempt| {
             if !wanted.contains(at) {
                 (attempt.tries, attempt.next_ms) = (0, 0);
@@ -116,7 +119,7 @@ mod tests {
             joiner.due(*now, at(1), |_| false, &[at(3)], true).contains(&at(2)) && joiner.is_worrying(at(2))
         });
         assert_eq!(worries.collect::<Vec<_>>(), [7500, 300_500, 600_500]);
-        assert!(!joiner.is_worrying(at(3)), "nobody asked for that one");
+        assert!(!joiner.is_worrying(at(3)), "no join asked for that one");
     }
 
     #[test]

@@ -46,8 +46,8 @@ impl LoadBoard {
     }
 }
 
-/// The bytes of one load message among `nodes` of which each says `local`: of its sealed datagrams, without headers of UDP and IP.
-/// Names have ten letters.
+/// The bytes of one load message among `nodes` of which each says `local`: of its sealed datagrams,
+/// without headers of UDP and IP. Names have ten letters.
 pub fn load_message_bytes(nodes: usize, window: usize, local: &LocalState) -> usize {
     let entry = |n: usize| {
         let node = NodeName::new(&format!("node-{n:05}")).ok()?;

@@ -1,5 +1,6 @@
-//! The one task that owns the gossip socket: waits for a datagram, a deadline, a new load, or the order to leave, and lets the
-//! [`Endpoint`] decide. Its queues are the socket's buffers; what does not fit there is lost, which gossip expects.
+//! The one task that owns the gossip socket: waits for a datagram, a deadline, a new load, or the
+//! order to leave, and lets the [`Endpoint`] decide. Its queues are the socket's buffers; what does
+//! not fit there is lost, which gossip expects.
 
 use std::{
     collections::BTreeSet,
@@ -33,7 +34,7 @@ pub(super) struct Task {
     pub(super) leave: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
-/// Runs until the node leaves or nobody holds its handle any more.
+/// Runs until the node leaves or all its handles are dropped.
 pub(super) async fn run(task: Task) {
     let Task { mut endpoint, socket, join, view, mut local, mut leave } = task;
     let start = Instant::now();
@@ -104,14 +105,14 @@ async fn send_all(socket: Option<&UdpSocket>, endpoint: &mut Endpoint) {
             IpAddr::V4(ip) if both_families => IpAddr::V6(ip.to_ipv6_mapped()),
             ip => ip,
         };
-        // Whoever is not reached now will be suspected, as it should be.
+        // A node that is not reached now will be suspected, as it should be.
         if let Err(error) = socket.send_to(&datagram, SocketAddr::new(ip, to.port())).await {
             tracing::debug!(%to, %error, "gossip cannot be sent");
         }
     }
 }
 
-/// Looks the names up, again and again; ends when nobody listens.
+/// Looks the names up, again and again; ends when the receiver is gone.
 async fn resolve(join: Vec<String>, seeds: watch::Sender<BTreeSet<SocketAddr>>) {
     let mut failing = BTreeSet::new();
     loop {

@@ -1,4 +1,5 @@
-//! Many nodes in one thread: a network of queues whose links can be cut, on a clock that only this test moves.
+//! Many nodes in one thread: a network of queues whose links can be cut, on a clock that only this
+//! test moves.
 
 use std::{
     cmp::Reverse,
@@ -171,7 +172,7 @@ fn twenty_nodes_find_each_other_and_notice_a_death() {
     let (mut net, _, all) = cluster(20);
     net.converge(&all, 15_000);
     net.run_ms(10_000);
-    // The load that each knows of each is fresh, and nobody was suspected for nothing.
+    // The load that each knows of each is fresh, and no node was suspected for nothing.
     let oldest_ms =
         all.iter().flat_map(|n| net.view(*n).entries).filter_map(|entry| entry.report).map(|r| r.age_ms).max();
     assert!(oldest_ms.unwrap() < 15_000, "{oldest_ms:?}");
@@ -299,7 +300,7 @@ fn a_name_is_given_only_once() {
 }
 
 #[test]
-fn a_changed_load_reaches_everybody() {
+fn a_changed_load_reaches_all_nodes() {
     let (mut net, _, all) = cluster(6);
     net.converge(&all, 10_000);
     let mut busy = local_state();

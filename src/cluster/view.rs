@@ -1,4 +1,5 @@
-//! The cluster as this node sees it: a snapshot, cheap to share, published whenever something changes.
+//! The cluster as this node sees it: a snapshot, cheap to share, published whenever something
+//! changes.
 
 use std::{fmt, net::SocketAddr};
 
@@ -23,7 +24,8 @@ pub enum NodeState {
     Left,
 }
 
-/// The facts of a node that travel with its load; the rest of its [`NodeInfo`] is asked for by gRPC.
+/// The facts of a node that travel with its load; the rest of its [`NodeInfo`] is asked for by
+/// gRPC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeSummary {
     /// CPUs.
@@ -36,7 +38,8 @@ pub struct NodeSummary {
     pub can_migrate: bool,
     /// How it stands with sched_ext.
     pub sched_ext: SchedExtState,
-    /// Equal for nodes whose CPUs can run each other's programs; where it differs, preflight says what is missing.
+    /// Equal for nodes whose CPUs can run each other's programs; where it differs, preflight says
+    /// what is missing.
     pub features_hash: u64,
     /// What it speaks with its peers; nothing moves between nodes where it differs.
     pub protocol_version: u32,
@@ -102,7 +105,8 @@ impl ClusterView {
 }
 
 impl NodeSummary {
-    /// What two nodes compute together is the sum of this: CPUs times speed, in thousandths of a standard CPU.
+    /// What two nodes compute together is the sum of this: CPUs times speed, in thousandths of a
+    /// standard CPU.
     pub fn capacity_milli(&self) -> u64 {
         u64::from(self.cpus) * u64::from(self.speed_permille)
     }

@@ -1,4 +1,5 @@
-//! What nodes say to each other in gossip, inside the seal: one byte of version, one of kind, then the body.
+//! What nodes say to each other in gossip, inside the seal: one byte of version, one of kind, then
+//! the content.
 //!
 //! ```text
 //!   1 membership   a SWIM packet (see codec)
@@ -55,7 +56,7 @@ pub enum WireError {
     /// Its sender has sent more of its kind than a node sends; it was not read.
     #[error("more gossip at once than a node sends: is the node there broken, or its [gossip] not set as here?")]
     Flood,
-    /// It does not fit a datagram; the sender goes on without it.
+    /// It does not fit a datagram; the sender continues without it.
     #[error("no room in the datagram")]
     NoRoom,
 }
@@ -135,7 +136,8 @@ fn introduction(kind: u8, me: &NodeId, asked: SocketAddr) -> Vec<u8> {
     out
 }
 
-/// The entries of a load message in as few payloads as take them in their order, each at most [`MAX_PAYLOAD_BYTES`] long.
+/// The entries of a load message in as few payloads as take them in their order, each at most
+/// [`MAX_PAYLOAD_BYTES`] long.
 pub(super) fn load(entries: &[LoadEntry]) -> Vec<Vec<u8>> {
     let mut payloads: Vec<Vec<u8>> = Vec::new();
     let mut encoded = Vec::with_capacity(LARGEST_ENTRY_BYTES);
@@ -165,7 +167,8 @@ pub(super) const fn load_payloads(entries: usize) -> usize {
 }
 
 const LOAD_HEAD_BYTES: usize = 2;
-/// The longest entry: name and texts of the greatest length, pressure known. Mostly they are little longer than half of it.
+/// The longest entry: name and texts of the greatest length, pressure known. Mostly they are little
+/// longer than half of it.
 const LARGEST_ENTRY_BYTES: usize = 1 + NodeName::MAX_BYTES + 94 + 1 + KERNEL_RELEASE_BYTES + 1 + SOFTWARE_VERSION_BYTES;
 
 const ACCEPTING: u8 = 1;
@@ -322,8 +325,8 @@ pub(super) mod tests {
             prop_assert!(payloads.len() <= load_payloads(entries.len()));
             prop_assert!(payloads.iter().all(|payload| payload.len() <= MAX_PAYLOAD_BYTES));
             let read = payloads.iter().flat_map(|payload| {
-                let Payload::Load(body) = Payload::decode(payload).unwrap() else { panic!("another kind") };
-                load_entries(body).unwrap()
+                let Payload::Load(entries) = Payload::decode(payload).unwrap() else { panic!("another kind") };
+                load_entries(entries).unwrap()
             });
             prop_assert_eq!(read.collect::<Vec<_>>(), entries);
         }
@@ -343,7 +346,7 @@ pub(super) mod tests {
 
         #[test]
         fn introductions_survive(from in any_node_id(), asked: SocketAddr) {
-            // The flow label of an IPv6 address is nobody's business.
+            // The flow label of an IPv6 address does not matter.
             let asked = SocketAddr::new(asked.ip(), asked.port());
             let (question, answer) = (join(&from, asked), welcome(&from, asked));
             prop_assert_eq!(Payload::decode(&question).unwrap(), Payload::Join { from: from.clone(), asked });

@@ -1,4 +1,5 @@
-//! The node's one TCP port: looks at the first bytes of a connection and hands it to whom it is for.
+//! The node's one TCP port: looks at the first bytes of a connection and hands it to whom it is
+//! for.
 //!
 //! ```text
 //!   0x16 …                           TLS: gRPC, terminated by this daemon
@@ -16,9 +17,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::control::{
-    SessionId, StreamKind,
-    stream::{PREAMBLE_BYTES, parse_preamble},
+use crate::job::SessionId;
+use crate::protocol::{
+    StreamKind,
+    preamble::{PREAMBLE_BYTES, parse_preamble},
 };
 
 /// The first byte of a TLS connection: content type handshake (RFC 8446 §5.1).
@@ -97,7 +99,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
-    use crate::control::stream::preamble;
+    use crate::protocol::preamble::preamble;
 
     async fn pair() -> (TcpStream, mpsc::Receiver<Incoming>, CancellationToken) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

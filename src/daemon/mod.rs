@@ -1,37 +1,32 @@
-//! The daemon: wires the layers together; every node runs one, master of its own jobs and host of others'.
+//! The daemon: wires the layers together; every node runs one, master of its own jobs and host of
+//! others'.
 //!
 //! ```text
-//!   run ─┬─ scheduler, telemetry ──► tick (each second: measure, tidy up, show, decide)
-//!        │                     └──► execs (at each exec: start elsewhere)  │
-//!        ├─ cluster ◄── load of each second                         │ launch
-//!        ├─ acceptor ──► gRPC server, agents' streams               ▼
-//!        ├─ agents (control sockets) ◄────────────────────────── moves ──► peers (reserve, release)
-//!        └─ API: backend ──► wishes ──► placement ──► launch      host ◄── peers' reservations
+//!   shared   who this node is; handles: jobs, agents, peers, cluster     (knows no stage)
+//!      │
+//!   collect  ──► view ──► decide ──► act     each stage owns its state and knows those before it
+//!      │          │          │        │
+//!   pipeline  holds them, and gives one's output to the next
+//!      ▲
+//!   tick (each second) · execs (each program that begins) · backend (the API) · start (all tasks)
 //! ```
 //!
 //! A daemon that ends leaves its agents, their guests and deputies alone; the next one adopts them.
 
-pub mod acceptor;
-pub mod agents;
-pub mod backend;
-mod constraints;
-mod cpus;
-mod draining;
+#![forbid(unsafe_code)]
+
+mod acceptor;
+mod act;
+mod backend;
+mod collect;
+mod decide;
 mod execs;
-pub mod figures;
-pub mod host;
-pub mod jobs;
-pub mod launch;
-mod movability;
-pub mod moves;
-pub mod peers;
-pub mod placing;
-pub mod rows;
+mod pipeline;
 mod settings;
+mod shared;
 mod start;
-pub mod state;
-pub mod tick;
-mod trees;
+mod tick;
+mod view;
 
 pub use settings::{Settings, SettingsError};
 pub use start::{DaemonError, run};
@@ -40,11 +35,6 @@ use crate::{
     api::backend::Requirements,
     node::{self, CheckState, NodeInfo},
 };
-
-/// The wall clock in ms since the epoch.
-pub fn now_ms() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64)
-}
 
 /// What a node cannot do, one sentence each.
 pub fn missing(info: &NodeInfo) -> Vec<String> {

@@ -21,30 +21,36 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     acceptor::{self, Incoming},
-    agents::{AgentKey, Agents},
+    act::{
+        Acting,
+        host::AgentSettings,
+        moves::{Ended, Moves},
+    },
     backend::Daemon,
-    cpus::Cpus,
-    draining::Draining,
-    execs::{self, Execs},
-    host::{AgentSettings, Host},
-    jobs::{Jobs, RegisterError},
-    moves::{Ended, Moves, Obstacle},
-    now_ms,
-    peers::GrpcPeers,
-    placing::Placing,
+    collect::Collected,
+    decide::Deciding,
+    execs,
+    pipeline::Pipeline,
     settings::Settings,
-    state::{Measured, State},
+    shared::{
+        Shared,
+        agents::{AgentKey, Agents},
+        draining::Draining,
+        jobs::{Jobs, RegisterError},
+        peers::GrpcPeers,
+    },
     tick,
 };
 use crate::{
     api::{self, ApiServer, ServeError, backend::Views, view::Trigger},
     bounds::OutOfBounds,
     cluster::{self, ClusterError, ClusterHandle, LocalState, NodeSummary, Transport},
-    control::{FromAgent, MoveState, ToAgent},
     keys::{KeyError, TlsConfigs, TlsPurpose},
     migration::criu::Program,
-    node::{self, Machine, NodeError, NodeInfo, NodeInfoParams, NodeLoad, Sampler, SchedExtState},
+    node::{self, Machine, NodeError, NodeInfo, NodeInfoParams, NodeLoad, Sampler, SchedExtState, Scope},
+    protocol::{FromAgent, MoveState, ToAgent},
     scheduler::{self, Backoff, Scheduler},
+    sys::clock::now_ms,
     telemetry::{Telemetry, TelemetryConfig, TelemetryError, landlock},
 };
 
@@ -53,6 +59,9 @@ const EPOCH_FILE: &str = "/var/lib/scx_mosix/epoch";
 
 /// How long an agent may take to take over a stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a container's daemon does not attach our scheduler.
+const CONTAINER_NO_SCHED_EXT: &str = "this node is a container, and its scheduler would be that of the whole machine";
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +121,7 @@ pub enum DaemonError {
 }
 
 /// Runs a daemon until SIGTERM or SIGINT.
-pub async fn run(settings: Settings) -> Result<(), DaemonError> {
+pub async fn run(mut settings: Settings) -> Result<(), DaemonError> {
     let _lock = prepare_directory(&settings.run_dir)?;
     // Who ushers programs out of a node without memory must not wait for memory itself.
     if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT) {
@@ -122,11 +131,14 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     let terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     let interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
 
-    let (info, criu_takes) = look(&settings).await?;
+    let scope = Scope::new(Machine::this(), settings.limits)?;
+    let (info, criu_takes) = look(&settings, scope.clone()).await?;
+    let no_sched_ext = if settings.sched_ext { CONTAINER_NO_SCHED_EXT } else { "switched off by --no-sched-ext" };
+    settings.sched_ext &= !info.allotment.in_container;
     let node = info.name.to_string();
     let identity = settings.key.as_ref().map(|key| key.mint_node_identity(&info.name, &info.addresses)).transpose()?;
     let tls: Option<TlsConfigs> = identity.as_ref().map(|identity| identity.tls(TlsPurpose::Grpc)).transpose()?;
-    let identity_text = identity.as_ref().map(super::host::identity_text).unwrap_or_default();
+    let identity_text = identity.as_ref().map(super::act::host::identity_text).unwrap_or_default();
 
     // The port is opened before anything is said to others, so that what they answer finds it open.
     let listener = match &settings.key {
@@ -137,7 +149,11 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
         None => None,
     };
     let unix = api::bind_unix(&settings.run_dir.join(api::SOCKET_NAME))?;
-    let cluster = enter_cluster(&settings, &info).await?;
+    let draining = Draining::load(&settings.run_dir);
+    // Others send guests here as soon as they hear of this node.
+    let mut sampler = Sampler::new(scope, info.cpus, info.speed_permille);
+    let load = NodeLoad { accepting: !draining.is_on(), ..sampler.first()? };
+    let cluster = enter_cluster(&settings, &info, load).await?;
     let address = cluster.addr().map(|address| address.to_string());
 
     let scheduler = start_scheduler(settings.sched_ext.then(|| settings.scheduler.clone()));
@@ -145,7 +161,7 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     let (telemetry, events) = Telemetry::start(TelemetryConfig::default())?;
     publish_confined().await;
     let scheduler_state = scheduler.as_ref().map_or_else(
-        || watch::channel(crate::scheduler::State::Off { reason: "switched off by --no-sched-ext".into() }).1,
+        || watch::channel(crate::scheduler::State::Off { reason: no_sched_ext.into() }).1,
         Scheduler::state,
     );
 
@@ -157,33 +173,34 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     let peers = GrpcPeers::new(cluster.clone(), tls.as_ref().map(|tls| tls.client.clone()), stop.clone());
     let agent_settings =
         AgentSettings { run_dir: settings.run_dir.clone(), node: node.clone(), identity: identity_text };
-    let state = Arc::new(State {
-        node: node.clone(),
-        address: address.clone(),
-        host: Host::new(agent_settings.clone(), agents.clone(), address.unwrap_or_default()),
-        agent_settings,
-        moves: Moves::new(&node, views.clone(), peers.clone(), settings.run_dir.clone(), ended_sender),
-        views,
+    let moves = Moves::new(&node, views.clone(), peers.clone(), settings.run_dir.clone(), ended_sender);
+    let shared = Arc::new(Shared {
+        node,
+        address,
+        start_time_ms: now_ms(),
         jobs: Mutex::new(Jobs::load(&settings.run_dir)?),
-        classes: settings.classes.clone(),
         agents,
         peers,
         cluster: cluster.clone(),
-        placing: Placing::new(&node, settings.placement_here(), criu_takes)?,
-        balance: settings.balance,
-        cpus: Cpus::new(info.cpu.clone()),
-        draining: Draining::load(&settings.run_dir),
-        execs: Execs::default(),
-        measured: Mutex::new(Measured::default()),
         scheduler: scheduler_state,
+        draining,
         stop: stop.clone(),
-        start_time_ms: now_ms(),
         info,
     });
-    let adopted = state.agents.adopt().await.map_err(at)?;
-    tracing::info!(node, adopted, "scx_mosix {} is up", env!("CARGO_PKG_VERSION"));
+    let config = settings.placement_here();
+    let collected = Arc::new(Collected::new(&shared, &config, criu_takes));
+    let pipeline = Arc::new(Pipeline {
+        deciding: Deciding::new(&shared.node, config, settings.balance)?,
+        acting: Acting::new(shared.clone(), collected.clone(), moves, agent_settings),
+        tables: views,
+        collected,
+        shared: shared.clone(),
+    });
+    let adopted = shared.agents.adopt().await.map_err(at)?;
+    let (node, scope) = (&shared.node, &shared.info.allotment);
+    tracing::info!(node, adopted, %scope, "scx_mosix {} is up", env!("CARGO_PKG_VERSION"));
 
-    let daemon = Arc::new(Daemon(state.clone()));
+    let daemon = Arc::new(Daemon { pipeline: pipeline.clone(), classes: settings.classes.clone() });
     let peer_backend = tls.is_some().then(|| daemon.clone() as Arc<dyn api::PeerBackend>);
     let server = Arc::new(ApiServer::new(daemon, peer_backend, stop.clone()).await);
     let mut tasks = JoinSet::new();
@@ -192,22 +209,23 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
         let (incoming_sender, incoming) = mpsc::channel(64);
         let (grpc_sender, grpc) = mpsc::channel(64);
         tasks.spawn(acceptor::accept(listener, incoming_sender, stop.clone()));
-        tasks.spawn(route(state.clone(), incoming, grpc_sender));
+        tasks.spawn(route(shared.clone(), incoming, grpc_sender));
         tasks.spawn(serve_tls(server.clone(), grpc, tls));
     }
-    tasks.spawn(watch_load(state.clone()));
-    tasks.spawn(note_reports(state.clone(), reports));
-    tasks.spawn(note_ended(state.clone(), ended));
-    tasks.spawn(execs::run(state.clone(), events));
-    tasks.spawn(tick::run(state.clone(), telemetry, hints));
+    tasks.spawn(watch_load(pipeline.clone(), sampler));
+    tasks.spawn(note_reports(pipeline.clone(), reports));
+    tasks.spawn(note_ended(pipeline.clone(), ended));
+    tasks.spawn(execs::run(pipeline.clone(), events));
+    tasks.spawn(tick::run(pipeline.clone(), telemetry, hints));
     if let Ok(program) = Program::find() {
         tokio::spawn(async move { program.learn_kernel().await });
     }
-    // Without systemd there is nobody to tell.
+    // Without systemd there is nothing to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     wait_for_end(terminate, interrupt, &mut tasks).await;
-    tracing::info!("leaving the cluster; guests and deputies go on");
+    tracing::info!("leaving the cluster; guests and deputies continue");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     server.set_leaving().await;
     cluster.leave().await;
     stop.cancel();
@@ -223,7 +241,8 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// Makes the run-time directory and takes it for this process; the lock ends with the returned file.
+/// Makes the run-time directory and takes it for this process; the lock ends with the returned
+/// file.
 fn prepare_directory(run_dir: &Path) -> Result<File, DaemonError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -247,7 +266,7 @@ fn prepare_directory(run_dir: &Path) -> Result<File, DaemonError> {
 }
 
 /// Looks at this machine; also how long `criu --version` takes.
-async fn look(settings: &Settings) -> Result<(NodeInfo, Option<Duration>), DaemonError> {
+async fn look(settings: &Settings, scope: Scope) -> Result<(NodeInfo, Option<Duration>), DaemonError> {
     let mut addresses = Vec::new();
     if settings.key.is_some() {
         let toward = settings.join.iter().find_map(|host| acceptor::with_default_port(host)).map(|a| a.ip());
@@ -260,12 +279,12 @@ async fn look(settings: &Settings) -> Result<(NodeInfo, Option<Duration>), Daemo
         addresses.extend(node::local_addresses()?.into_iter().filter(|address| *address != advertised));
     }
     let params = NodeInfoParams { name: settings.node_name.clone(), addresses };
-    let probe = move || Ok((NodeInfo::probe(&Machine::this(), params)?, node::criu_takes()));
+    let probe = move || Ok((NodeInfo::probe(&scope, params)?, node::criu_takes()));
     let looked: Result<_, NodeError> = tokio::task::spawn_blocking(probe).await.map_err(DaemonError::Probe)?;
     Ok(looked?)
 }
 
-async fn enter_cluster(settings: &Settings, info: &NodeInfo) -> Result<ClusterHandle, DaemonError> {
+async fn enter_cluster(settings: &Settings, info: &NodeInfo, load: NodeLoad) -> Result<ClusterHandle, DaemonError> {
     let transport = settings.key.as_ref().map(|key| {
         let (epoch, problem) = cluster::next_epoch(Path::new(EPOCH_FILE));
         if let Some(error) = problem {
@@ -274,7 +293,7 @@ async fn enter_cluster(settings: &Settings, info: &NodeInfo) -> Result<ClusterHa
         let advertise = info.addresses.first().copied().unwrap_or(settings.listen.ip());
         Transport { key: key.clone(), listen: settings.listen, advertise, join: settings.join.clone(), epoch }
     });
-    let local = LocalState { summary: NodeSummary::from(info), load: NodeLoad::default() };
+    let local = LocalState { summary: NodeSummary::from(info), load };
     Ok(cluster::start(info.name.clone(), transport, local, settings.gossip).await?)
 }
 
@@ -300,51 +319,53 @@ async fn publish_confined() {
 }
 
 /// Tells the cluster each second how loaded this node is, and what its scheduler does.
-async fn watch_load(state: Arc<State>) {
-    let sampler = Sampler::new(Machine::this(), state.info.cpus, state.info.speed_permille);
+async fn watch_load(pipeline: Arc<Pipeline>, sampler: Sampler) {
+    let shared = &pipeline.shared;
     let (loads, mut changes) = watch::channel(NodeLoad::default());
     let complete = {
-        let state = state.clone();
+        let pipeline = pipeline.clone();
         move |load: &mut NodeLoad| {
-            load.guests = state.guests();
-            load.accepting = !state.stop.is_cancelled() && !state.draining.is_on();
-            load.memory_free_bytes = load.memory_free_bytes.saturating_sub(state.host.reserved_bytes());
-            (load.weight_nano, load.owners_weight_nano) = state.weights_nano();
-            load.owners_permille = state.owners_permille();
-            let NodeInfo { cpus, speed_permille, .. } = state.info;
-            load.load_milli = state.measured().own_load.taken_from(load.load_milli, cpus, speed_permille);
+            let (shared, view) = (&pipeline.shared, pipeline.view());
+            load.guests = view.guests();
+            load.accepting = !shared.stop.is_cancelled() && !shared.draining.is_on();
+            load.memory_free_bytes = load.memory_free_bytes.saturating_sub(view.under_way.reserved_bytes);
+            (load.weight_nano, load.owners_weight_nano) = view.weights_nano();
+            let measured = pipeline.collected.measured();
+            load.owners_permille = measured.owners_permille();
+            let NodeInfo { cpus, speed_permille, .. } = shared.info;
+            load.load_milli = measured.own_load.taken_from(load.load_milli, cpus, speed_permille);
         }
     };
     let publish = async {
-        let mut summary = NodeSummary::from(&state.info);
+        let mut summary = NodeSummary::from(&shared.info);
         while changes.changed().await.is_ok() {
-            state.cluster.set_load(*changes.borrow_and_update());
-            let sched_ext = match &*state.scheduler.borrow() {
+            shared.cluster.set_load(*changes.borrow_and_update());
+            let sched_ext = match &*shared.scheduler.borrow() {
                 crate::scheduler::State::Running { .. } => SchedExtState::Attached,
                 crate::scheduler::State::Ejected { .. } => SchedExtState::Ejected,
-                crate::scheduler::State::Off { .. } => state.info.features.sched_ext,
+                crate::scheduler::State::Off { .. } => shared.info.features.sched_ext,
                 crate::scheduler::State::Unsupported { .. } => SchedExtState::Unsupported,
             };
             if summary.sched_ext != sched_ext {
                 summary.sched_ext = sched_ext;
-                state.cluster.set_summary(summary.clone());
+                shared.cluster.set_summary(summary.clone());
             }
         }
     };
-    tokio::join!(node::watch_load(sampler, loads, complete, state.stop.clone()), publish);
+    tokio::join!(node::watch_load(sampler, loads, complete, shared.stop.clone()), publish);
 }
 
 /// Hands connections to whom they are for.
-async fn route(state: Arc<State>, mut incoming: mpsc::Receiver<Incoming>, grpc: mpsc::Sender<tokio::net::TcpStream>) {
+async fn route(shared: Arc<Shared>, mut incoming: mpsc::Receiver<Incoming>, grpc: mpsc::Sender<tokio::net::TcpStream>) {
     while let Some(connection) = incoming.recv().await {
         match connection {
             Incoming::Grpc(stream) => drop(grpc.send(stream).await),
             Incoming::Stream(kind, session, stream) => {
-                let state = state.clone();
+                let shared = shared.clone();
                 tokio::spawn(async move {
                     let handed = async {
                         let agent =
-                            state.agents.attach((kind, session), STREAM_TIMEOUT).await.map_err(|e| e.to_string())?;
+                            shared.agents.attach((kind, session), STREAM_TIMEOUT).await.map_err(|e| e.to_string())?;
                         let stream = stream.into_std().map_err(|error| error.to_string())?;
                         let message = ToAgent::Stream { kind };
                         agent.request(&message, Some(stream.into())).await.map_err(|error| error.to_string())
@@ -370,17 +391,16 @@ async fn serve_tls(server: Arc<ApiServer>, incoming: mpsc::Receiver<tokio::net::
     }
 }
 
-/// Keeps the records of moves by what agents report.
-async fn note_reports(state: Arc<State>, mut reports: mpsc::Receiver<(AgentKey, FromAgent)>) {
+/// Learns from what agents report.
+async fn note_reports(pipeline: Arc<Pipeline>, mut reports: mpsc::Receiver<(AgentKey, FromAgent)>) {
     loop {
         let report = tokio::select! {
             report = reports.recv() => report,
-            () = state.stop.cancelled() => return,
+            () = pipeline.shared.stop.cancelled() => return,
         };
         match report {
-            Some((_, FromAgent::Progress(progress))) => state.moves.note(&progress),
             Some((_, FromAgent::Arrived { source, memory_bytes, downtime_us })) => {
-                state.placing.arrived(&source, memory_bytes, downtime_us);
+                pipeline.collected.learned.arrived(&source, memory_bytes, downtime_us);
             }
             Some(_) => {}
             None => return,
@@ -388,23 +408,17 @@ async fn note_reports(state: Arc<State>, mut reports: mpsc::Receiver<(AgentKey, 
     }
 }
 
-/// Lets placement learn from moves that did not come about.
-async fn note_ended(state: Arc<State>, mut ended: mpsc::Receiver<Ended>) {
+/// Learns from moves that have ended.
+async fn note_ended(pipeline: Arc<Pipeline>, mut ended: mpsc::Receiver<Ended>) {
     loop {
         let ended = tokio::select! {
             ended = ended.recv() => ended,
-            () = state.stop.cancelled() => return,
+            () = pipeline.shared.stop.cancelled() => return,
         };
         let Some(ended) = ended else { return };
-        let Ended { record, obstacle } = &ended;
-        if record.state == MoveState::Run {
-            state.placing.moved(record);
-            continue;
-        }
-        let was_busy = *obstacle == Obstacle::TargetBusy;
-        state.placing.failed(&record.process.to_string(), &record.target, was_busy);
-        if record.trigger == Trigger::Initial {
-            execs::not_started(&state, &ended);
+        pipeline.note_ended(&ended);
+        if ended.record.state != MoveState::Run && ended.record.trigger == Trigger::Initial {
+            execs::not_started(&pipeline, &ended);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The arbiter of a job: decides which of its copies may run. Pure: messages in, actions out; no clock, no I/O.
+//! The arbiter of a job: decides which of its copies may run. Pure: messages in, actions out; no
+//! clock, no I/O.
 //!
 //! ```text
 //!   owner (home itself, or a guest)      arbiter                           candidate (a guest that holds a copy)
@@ -12,16 +13,17 @@
 //!                                          after the commit: too late, Retire again
 //! ```
 //!
-//! Why exactly one copy may run: a copy runs only as the owner. The owner changes only in `commit`, which happens at most once
-//! for a migration, and never for one that was aborted: an id that was used is not accepted again. The old owner is frozen
-//! then (it said `Drained`) and thaws only on `Aborted`, which is never said of a migration that was committed. The new owner
-//! runs only on `Run`, which is never said of one that was not. Messages may be lost, late or doubled.
+//! Why exactly one copy may run: a copy runs only as the owner. The owner changes only in `commit`,
+//! which happens at most once for a migration, and never for one that was aborted: an id that was
+//! used is not accepted again. The old owner is frozen then (it said `Drained`) and thaws only on
+//! `Aborted`, which is never said of a migration that was committed. The new owner runs only on
+//! `Run`, which is never said of one that was not. Messages may be lost, late or doubled.
 
 use std::collections::BTreeSet;
 
-use crate::control::SessionId;
+use crate::job::SessionId;
 
-/// Who holds a copy of the body.
+/// Who holds a copy of the process tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Party {
     /// The home node: a job that has never moved.
@@ -60,7 +62,7 @@ pub enum Action {
     Retire {
         /// Who held it.
         party: Party,
-        /// The migration that took the body away.
+        /// The migration that took the process tree away.
         migration: SessionId,
         /// The epoch that ended it.
         epoch: u64,
@@ -107,7 +109,7 @@ impl Arbiter {
         self.epoch
     }
 
-    /// Who may run the body.
+    /// Who may run the process tree.
     pub fn owner(&self) -> Party {
         self.owner
     }
@@ -117,7 +119,7 @@ impl Arbiter {
         self.candidate.as_ref().map(|candidate| (candidate.migration, candidate.target.as_str()))
     }
 
-    /// `from` wants to move its body.
+    /// `from` wants to move its process tree.
     pub fn begin(&mut self, from: Party, migration: SessionId, target: String) -> Vec<Action> {
         let refused = match &self.candidate {
             _ if self.has_ended => Some("the program has ended".into()),
@@ -210,7 +212,7 @@ impl Arbiter {
         }
     }
 
-    /// The body has ended, or was lost: nothing is committed any more.
+    /// The process tree has ended, or was lost: nothing is committed any more.
     pub fn end(&mut self) -> Vec<Action> {
         self.has_ended = true;
         let Some(Candidate { migration, .. }) = self.candidate.take() else { return Vec::new() };

@@ -1,10 +1,13 @@
-//! The cluster's certificate authority, which every node derives for itself, and the certificates it signs.
+//! The cluster's certificate authority, which every node derives for itself, and the certificates
+//! it signs.
 //!
-//! The CA's P-256 key is an HKDF output; its certificate has a fixed subject, serial number and validity. So the CAs of two nodes
-//! differ in nothing but the (random) self-signature, which nobody checks on a trust anchor.
+//! The CA's P-256 key is an HKDF output; its certificate has a fixed subject, serial number and
+//! validity. So the CAs of two nodes differ in nothing but the (random) self-signature, which is
+//! not checked on a trust anchor.
 //!
-//! A certificate names its holder twice: for the tools of the world (CN, DNS name, IP addresses) and for us, exactly, by a
-//! URI `scx-mosix://node/NAME` or `scx-mosix://client/NAME`. Only node certificates may act as TLS servers.
+//! A certificate names its holder twice: for the tools of the world (CN, DNS name, IP addresses)
+//! and for us, exactly, by a URI `scx-mosix://node/NAME` or `scx-mosix://client/NAME`. Only node
+//! certificates may act as TLS servers.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -29,7 +32,8 @@ use super::{ClusterKey, KeyError, NodeName};
 /// Scheme of the URI by which a certificate says what its holder is.
 pub(super) const URI_SCHEME: &str = "scx-mosix://";
 
-/// How long a minted certificate is good for. Nodes mint at every start; client certificates are made again when they end.
+/// How long a minted certificate is good for. Nodes mint at every start; client certificates are
+/// made again when they end.
 const VALIDITY: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// Certificates begin this long ago, so that a node whose clock is behind accepts them.
 const CLOCK_SKEW: Duration = Duration::from_secs(2 * 86_400);
@@ -52,7 +56,8 @@ impl Role {
     }
 }
 
-/// A certificate with its private key (PKCS #8) and the CA it chains to, all as PEM. Wiped when dropped.
+/// A certificate with its private key (PKCS #8) and the CA it chains to, all as PEM. Wiped when
+/// dropped.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 pub(super) struct Minted {
     pub(super) ca_pem: String,
@@ -95,7 +100,8 @@ impl ClusterCa {
         if role == Role::Node {
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
             params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
-            // Loopback belongs to every node: clients on the node itself, and through a forwarded port, get no name error.
+            // Loopback belongs to every node: clients on the node itself, and through a forwarded
+            // port, get no name error.
             params.subject_alt_names.push(SanType::DnsName("localhost".try_into()?));
             let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
             let mut all: Vec<IpAddr> = addresses.iter().copied().chain(loopback).collect();

@@ -15,6 +15,14 @@ pub enum KeyError {
         /// Why.
         source: io::Error,
     },
+    /// A file of a client's credentials cannot be read.
+    #[error("cannot read {}: `scx_mosix key client-cert --out DIR` at a node makes credentials", .path.display())]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A file of a key or certificate cannot be written.
     #[error("cannot write {}", .path.display())]
     Write {
@@ -23,7 +31,8 @@ pub enum KeyError {
         /// Why.
         source: io::Error,
     },
-    /// The key file exists already; it is never overwritten, because nodes that hold it would be shut out.
+    /// The key file exists already; it is never overwritten, because nodes that hold it would be
+    /// shut out.
     #[error("{} exists already: remove it first if the cluster is to get a new key (every node needs the new one)", .path.display())]
     Exists {
         /// The key file.
@@ -37,7 +46,7 @@ pub enum KeyError {
         /// Its permission bits.
         mode: u32,
     },
-    /// The key file belongs to somebody else.
+    /// The key file belongs to another user.
     #[error("{} belongs to uid {uid}, not to root or to the user who reads it: run `chown root` on it", .path.display())]
     Owner {
         /// The key file.
@@ -74,7 +83,4 @@ pub enum KeyError {
     /// An identity handed over by the daemon cannot be used.
     #[error("the identity handed over by the daemon cannot be used: {0}")]
     Bundle(&'static str),
-    /// The descriptor that carries an identity cannot be made, written or read.
-    #[error("cannot hand over the identity")]
-    BundleIo(#[source] io::Error),
 }

@@ -8,12 +8,15 @@
 //!                      └─ "gossip" -> one AES-256-GCM key per (sender, epoch) -> sealed UDP datagrams
 //! ```
 //!
-//! Whoever has the key *is* the cluster: each node derives the same CA and mints a certificate for itself at every start,
-//! so nothing has to be distributed, renewed or revoked by hand. A new key is a new cluster. Certificates say what their
-//! holder is: a **node** certificate opens peer calls and streams, a **client** certificate the public API only.
+//! A holder of the key *is* the cluster: each node derives the same CA and mints a certificate for
+//! itself at every start, so nothing has to be distributed, renewed or revoked by hand. A new key
+//! is a new cluster. Certificates say what their holder is: a **node** certificate opens peer calls
+//! and streams, a **client** certificate the public API only.
 //!
-//! The daemon gives a restore agent an [`IdentityBundle`] (CA certificate, node certificate, its private key) and never the
-//! cluster key itself.
+//! The daemon gives a restore agent an [`IdentityBundle`] (CA certificate, node certificate, its
+//! private key) and never the cluster key itself.
+
+#![forbid(unsafe_code)]
 
 mod ca;
 mod error;

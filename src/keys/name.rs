@@ -5,7 +5,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 use rustls::pki_types::DnsName;
 use serde::{Deserialize, Serialize};
 
-/// The name of a node, unique in its cluster: a DNS host name in lower case, at most 63 bytes, cheap to clone.
+/// The name of a node, unique in its cluster: a DNS host name in lower case, at most 63 bytes,
+/// cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(Arc<str>);
@@ -24,7 +25,8 @@ impl NodeName {
     /// Longest name in bytes, as for a DNS label, so that gossip entries stay small.
     pub const MAX_BYTES: usize = 63;
 
-    /// Checks `name` and folds it to lower case (host names do not distinguish case; gossip and certificates would).
+    /// Checks `name` and folds it to lower case (host names do not distinguish case; gossip and
+    /// certificates would).
     ///
     /// # Errors
     /// [`NameError`] if it is not a valid DNS name of at most [`Self::MAX_BYTES`].

@@ -1,6 +1,7 @@
 //! A sliding window over datagram counters: each counter is accepted once, and old ones not at all.
 
-/// How far a datagram may lag behind the newest of its sender. Gossip sends a few datagrams a second, so 128 are many seconds.
+/// How far a datagram may lag behind the newest of its sender. Gossip sends a few datagrams a
+/// second, so 128 are many seconds.
 const WINDOW: u64 = u128::BITS as u64;
 
 /// The counters seen lately from one sender.
@@ -45,7 +46,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against the obvious model: never accepted twice, and always accepted if new and not older than the window.
+        /// Against the obvious model: never accepted twice, and always accepted if new and not
+        /// older than the window.
         #[test]
         fn behaves_as_a_set(counters in prop::collection::vec(prop_oneof![0u64..300, any::<u64>()], 1..200)) {
             let (mut window, mut seen, mut newest) = (ReplayWindow::default(), HashSet::new(), 0);

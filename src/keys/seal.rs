@@ -6,12 +6,14 @@
 //!  |<------------------ authenticated, not encrypted --------------------------->|
 //! ```
 //!
-//! AES-256-GCM. Each sender has a key of its own for each start of its daemon: HKDF(cluster key, sender id, epoch), where
-//! the epoch grows from start to start. The nonce is the counter, which never repeats within an epoch. A receiver keeps, per
-//! sender, the newest epoch and a window over its counters: older epochs and counters seen before are refused.
+//! AES-256-GCM. Each sender has a key of its own for each start of its daemon: HKDF(cluster key,
+//! sender id, epoch), where the epoch grows from start to start. The nonce is the counter, which
+//! never repeats within an epoch. A receiver keeps, per sender, the newest epoch and a window over
+//! its counters: older epochs and counters seen before are refused.
 //!
-//! The key id names the cluster: a datagram of another cluster is told apart from a damaged one, and is answered by an unsealed
-//! *refusal* (kind 2) so that its sender too can log why nobody talks to it. Refusals change no state and are not answered.
+//! The key id names the cluster: a datagram of another cluster is told apart from a damaged one,
+//! and is answered by an unsealed *refusal* (kind 2) so that its sender too can log why no node
+//! talks to it. Refusals change no state and are not answered.
 
 use std::collections::HashMap;
 
@@ -22,7 +24,8 @@ use aws_lc_rs::{
 
 use super::{ClusterKey, KeyError, KeyId};
 
-/// Longest datagram sent, in bytes: fits every Ethernet path with room for tunnels (1280 is IPv6's least MTU).
+/// Longest datagram sent, in bytes: fits every Ethernet path with room for tunnels (1280 is IPv6's
+/// least MTU).
 pub const MAX_DATAGRAM_BYTES: usize = 1200;
 /// Longest payload that can be sealed, in bytes.
 pub const MAX_PAYLOAD_BYTES: usize = MAX_DATAGRAM_BYTES - HEADER_BYTES - TAG_BYTES;
@@ -37,7 +40,8 @@ const REFUSAL_BYTES: usize = 16;
 /// Senders remembered; beyond it the one silent for longest is forgotten. About 700 bytes each.
 const MAX_SENDERS: usize = 16_384;
 
-/// Which sender a datagram is from: a hash of what the node says it is (name and address), not secret.
+/// Which sender a datagram is from: a hash of what the node says it is (name and address), not
+/// secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SenderId(pub [u8; 8]);
 
@@ -133,7 +137,8 @@ struct Header {
 }
 
 impl Sealer {
-    /// A sealer for this node. `epoch` must be greater than in every earlier run with the same `sender`: nonces repeat otherwise.
+    /// A sealer for this node. `epoch` must be greater than in every earlier run with the same
+    /// `sender`: nonces repeat otherwise.
     ///
     /// # Errors
     /// [`KeyError::Crypto`].
@@ -163,9 +168,10 @@ impl Sealer {
     /// Opens one datagram, which may be anything.
     ///
     /// # Errors
-    /// See [`OpenError`]; on [`OpenError::ForeignCluster`] send back [`Self::refusal`], not too often.
+    /// See [`OpenError`]; on [`OpenError::ForeignCluster`] send back [`Self::refusal`], not too
+    /// often.
     pub fn open(&mut self, datagram: &[u8]) -> Result<Opened, OpenError> {
-        let (header, body) = self.parse(datagram)?;
+        let (header, sealed) = self.parse(datagram)?;
         // A key that is new to us is remembered only once it has opened something.
         let known = self.peers.get(&header.sender).filter(|peer| peer.epoch == header.epoch);
         let fresh = match known {
@@ -174,7 +180,7 @@ impl Sealer {
         };
         let key = known.map(|peer| &peer.key).or(fresh.as_ref()).ok_or(OpenError::Forged)?;
         let aad = Aad::from(datagram.get(..HEADER_BYTES).unwrap_or_default());
-        let mut payload = body.to_vec();
+        let mut payload = sealed.to_vec();
         let length = key.open_in_place(nonce(header.counter), aad, &mut payload).map_err(|_| OpenError::Forged)?.len();
         payload.truncate(length);
 
@@ -235,16 +241,17 @@ impl Sealer {
         }
         let (sender, rest) = rest.split_first_chunk::<8>().ok_or(OpenError::Alien)?;
         let (epoch, rest) = rest.split_first_chunk::<8>().ok_or(OpenError::Alien)?;
-        let (counter, body) = rest.split_first_chunk::<8>().ok_or(OpenError::Alien)?;
+        let (counter, sealed) = rest.split_first_chunk::<8>().ok_or(OpenError::Alien)?;
         let header = Header {
             sender: SenderId(*sender),
             epoch: u64::from_be_bytes(*epoch),
             counter: u64::from_be_bytes(*counter),
         };
-        Ok((header, body))
+        Ok((header, sealed))
     }
 
-    /// Forgets the sender silent for longest if there are too many. Who holds the key could do worse than exhaust this.
+    /// Forgets the sender silent for longest if there are too many. Who holds the key could do
+    /// worse than exhaust this.
     fn make_room(&mut self, newcomer: SenderId) {
         if self.peers.len() < MAX_SENDERS || self.peers.contains_key(&newcomer) {
             return;
@@ -345,7 +352,7 @@ mod tests {
         for id in 0..100 {
             datagram[16] = datagram[16].wrapping_add(id).wrapping_add(1);
             for epoch in [0, 0xff] {
-                datagram[24] = epoch; // a far epoch must not shut out the real sender, nor a former one be believed
+                datagram[24] = epoch; // a far epoch must not shut out the real sender, nor a former one be accepted
                 assert_eq!(n2.open(&datagram), Err(OpenError::Forged));
             }
         }

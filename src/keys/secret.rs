@@ -6,8 +6,8 @@
 //! checksum 9ad1c0b2
 //! ```
 //!
-//! The checksum (first four bytes of SHA-256 over the key) finds a copy that was cut or mistyped before it shows as
-//! "another cluster". The file must be readable by its owner only.
+//! The checksum (first four bytes of SHA-256 over the key) finds a copy that was cut or mistyped
+//! before it shows as "another cluster". The file must be readable by its owner only.
 
 use std::{
     fmt,
@@ -30,7 +30,8 @@ const FIRST_LINE: &str = "scx_mosix cluster key v1";
 /// A valid file has 108 bytes; anything much longer is something else.
 const MAX_FILE_BYTES: u64 = 1024;
 
-/// The secret that all nodes of a cluster share. Wiped from memory when dropped; never shown by `Debug`.
+/// The secret that all nodes of a cluster share. Wiped from memory when dropped; never shown by
+/// `Debug`.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct ClusterKey([u8; KEY_BYTES]);
 
@@ -52,8 +53,8 @@ impl ClusterKey {
     /// Reads a key file.
     ///
     /// # Errors
-    /// [`KeyError::Read`], [`KeyError::Owner`] or [`KeyError::Permissions`] if the file is not the owner's alone, and
-    /// [`KeyError::Format`].
+    /// [`KeyError::Read`], [`KeyError::Owner`] or [`KeyError::Permissions`] if the file is not the
+    /// owner's alone, and [`KeyError::Format`].
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let read_error = |source| KeyError::Read { path: path.into(), source };
         // Not blocking, should the path be a FIFO.
@@ -134,7 +135,8 @@ impl ClusterKey {
         hex::encode(sum.as_ref().get(..4).unwrap_or_default())
     }
 
-    /// 32 bytes for one purpose: HKDF-SHA-256 with the purpose's labels as info. Different labels, unrelated bytes.
+    /// 32 bytes for one purpose: HKDF-SHA-256 with the purpose's labels as info. Different labels,
+    /// unrelated bytes.
     pub(super) fn derive(&self, labels: &[&[u8]]) -> Result<Zeroizing<[u8; 32]>, KeyError> {
         let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"scx_mosix v1");
         let mut out = Zeroizing::new([0; 32]);

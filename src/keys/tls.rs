@@ -1,9 +1,13 @@
-//! TLS 1.3 with mutual authentication, in two flavours, and the answer to "who is at the other end?".
+//! TLS 1.3 with mutual authentication, in two flavours, and the answer to "who is at the other
+//! end?".
 //!
-//! * [`TlsPurpose::Grpc`] (ALPN `h2`): nodes and clients may connect; each service looks at the [`PeerIdentity`].
-//! * [`TlsPurpose::Stream`] (ALPN `scx-mosix-stream/1`): nodes only; a client's certificate fails the handshake.
+//! * [`TlsPurpose::Grpc`] (ALPN `h2`): nodes and clients may connect; each service looks at the
+//!   [`PeerIdentity`].
+//! * [`TlsPurpose::Stream`] (ALPN `scx-mosix-stream/1`): nodes only; a client's certificate fails
+//!   the handshake.
 //!
-//! A client certificate never serves: it lacks the extended key usage, so the verifier of either flavour refuses it.
+//! A client certificate never serves: it lacks the extended key usage, so the verifier of either
+//! flavour refuses it.
 
 use std::{fmt, sync::Arc};
 
@@ -46,11 +50,13 @@ pub enum TlsPurpose {
 pub struct TlsConfigs {
     /// For the accepting side.
     pub server: Arc<ServerConfig>,
-    /// For the connecting side; the server's name is [`server_name`] of the node's name, or an address of its certificate.
+    /// For the connecting side; the server's name is [`server_name`] of the node's name, or an
+    /// address of its certificate.
     pub client: Arc<ClientConfig>,
 }
 
-/// Who is at the other end, as its certificate says. Holds only for a certificate that the handshake has verified.
+/// Who is at the other end, as its certificate says. Holds only for a certificate that the
+/// handshake has verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerIdentity {
     /// A node of this cluster.
@@ -69,7 +75,8 @@ impl NodeIdentity {
     /// The TLS configurations of this node for `purpose`.
     ///
     /// # Errors
-    /// [`KeyError::Bundle`] if a text of the identity is damaged, [`KeyError::Tls`], [`KeyError::Verifier`].
+    /// [`KeyError::Bundle`] if a text of the identity is damaged, [`KeyError::Tls`],
+    /// [`KeyError::Verifier`].
     pub fn tls(&self, purpose: TlsPurpose) -> Result<TlsConfigs, KeyError> {
         let parts = Parts::of(&self.minted)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(parts.roots.clone(), provider()).build()?;
@@ -97,7 +104,8 @@ impl ClientIdentity {
 }
 
 impl PeerIdentity {
-    /// Reads the role and name from the chain that `peer_certificates()` of a finished handshake gives.
+    /// Reads the role and name from the chain that `peer_certificates()` of a finished handshake
+    /// gives.
     ///
     /// # Errors
     /// [`KeyError::Peer`] if there is no certificate, or it has not exactly one URI of ours in it.
@@ -148,13 +156,14 @@ impl fmt::Debug for TlsConfigs {
     }
 }
 
-/// The name under which to connect to a node: its certificate carries it whatever its address is today.
+/// The name under which to connect to a node: its certificate carries it whatever its address is
+/// today.
 pub fn server_name(name: &NodeName) -> Result<ServerName<'static>, KeyError> {
     ServerName::try_from(name.as_str().to_owned()).map_err(|_| KeyError::Peer("the node's name is no DNS name"))
 }
 
-/// AES with 128 bits before the others: as strong as the key exchange, and less work per byte of a moving program than with 256 bits
-/// (10 rounds against 14, FIPS 197).
+/// AES with 128 bits before the others: as strong as the key exchange, and less work per byte of a
+/// moving program than with 256 bits (10 rounds against 14, FIPS 197).
 fn provider() -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
@@ -247,7 +256,7 @@ mod tests {
     use rustls::{ClientConnection, ServerConnection};
 
     use super::*;
-    use crate::keys::{ClusterKey, IdentityBundle};
+    use crate::keys::ClusterKey;
 
     /// A whole handshake in memory; what each side then knows of the other.
     fn shake(
@@ -308,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_may_call_the_api_but_open_no_stream_and_serve_nothing() {
+    fn a_client_certificate_allows_api_calls_only() {
         let key = ClusterKey::generate().unwrap();
         let client = key.mint_client_identity(&"admin".parse().unwrap()).unwrap();
         let n1 = node(&key, "n1");
@@ -345,8 +354,7 @@ mod tests {
     #[test]
     fn an_agent_connects_with_the_bundle_of_its_daemon() {
         let key = ClusterKey::generate().unwrap();
-        let fd = node(&key, "n1").bundle().to_memfd().unwrap();
-        let agent = NodeIdentity::from_bundle(&IdentityBundle::from_memfd(fd).unwrap()).unwrap();
+        let agent = NodeIdentity::from_bundle(&node(&key, "n1").bundle()).unwrap();
         let home = node(&key, "n2").tls(TlsPurpose::Stream).unwrap();
         let [seen, _] = shake(agent.tls(TlsPurpose::Stream).unwrap().client, home.server, to("n2")).unwrap();
         assert_eq!(seen.to_string(), "node n1");

@@ -1,6 +1,7 @@
-//! Stopping all of a body at one instant, by the cgroup v2 freezer, and letting it go on.
+//! Stopping all of a process tree at one instant, by the cgroup v2 freezer, and resuming it.
 //!
-//! A frozen process answers to nobody but SIGKILL and ptrace, and nobody sees it stopped: its parent is told nothing.
+//! A frozen process answers only to SIGKILL and ptrace, and no process sees it stopped: its parent
+//! is told nothing.
 
 use std::{
     io,
@@ -8,28 +9,40 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::sys::cgroup::{self, CgroupError};
+
 /// How long a freeze may take. A process that sleeps in the kernel uninterruptibly holds it up.
 pub const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is looked whether all stand still; a freeze takes some hundred µs.
 const POLL: Duration = Duration::from_micros(300);
 
-/// Why a body does not stand still.
+/// Why a process tree does not stand still.
 #[derive(Debug, thiserror::Error)]
 pub enum FreezeError {
     /// The cgroup's files cannot be used.
-    #[error("cgroup {cgroup}")]
-    Cgroup {
-        /// The cgroup.
-        cgroup: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// It cannot be seen where its threads stand.
+    #[error("its threads cannot be looked at")]
+    Threads(#[source] io::Error),
     /// Some process did not stop.
     #[error("a process did not stop within {} s; it waits in the kernel for something that does not come", FREEZE_TIMEOUT.as_secs())]
     TimedOut,
-    /// Each time that it stood still some thread was in code that belongs to the node.
-    #[error("a thread never leaves the kernel's own code in the program (vDSO) for long enough")]
+    /// Each time that it stood still something was in the way of a dump.
+    #[error("each time that it stood still {0}")]
+    NotDumpable(NotNow),
+}
+
+/// Why a frozen process tree cannot be dumped at this moment, though it can a moment later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotNow {
+    /// A thread is in code that belongs to the node.
+    #[error("a thread was in the kernel's own code in the program (vDSO)")]
     InVdso,
+    /// A process waits for its child, which uses its memory, to execute a program: no tracer can
+    /// stop it.
+    #[error("a process was between vfork and exec")]
+    InVfork,
 }
 
 /// A frozen cgroup. Thaws it when dropped, unless [`Frozen::keep`] was called.
@@ -39,15 +52,14 @@ pub struct Frozen {
     thaw: bool,
 }
 
-/// Freezes `cgroup` and waits until all in it stand still, calling `nudge` again and again meanwhile for what holds it up and can
-/// be interrupted. On an error it has been thawed again.
+/// Freezes `cgroup` and waits until all in it stand still, calling `nudge` again and again
+/// meanwhile for what holds it up and can be interrupted. On an error it has been thawed again.
 pub async fn freeze(cgroup: &Path, nudge: impl Fn()) -> Result<Frozen, FreezeError> {
     let until = Instant::now() + FREEZE_TIMEOUT;
-    let failed = |source| FreezeError::Cgroup { cgroup: cgroup.into(), source };
     // From here on the guard undoes whatever was reached.
     let frozen = Frozen { cgroup: cgroup.into(), thaw: true };
-    std::fs::write(cgroup.join("cgroup.freeze"), "1").map_err(failed)?;
-    while !is_frozen(cgroup).map_err(failed)? {
+    cgroup::freeze(cgroup)?;
+    while !cgroup::events(cgroup)?.frozen {
         if Instant::now() > until {
             return Err(FreezeError::TimedOut);
         }
@@ -57,10 +69,24 @@ pub async fn freeze(cgroup: &Path, nudge: impl Fn()) -> Result<Frozen, FreezeErr
     Ok(frozen)
 }
 
-/// Whether all in `cgroup` stand still by the freezer.
-pub fn is_frozen(cgroup: &Path) -> io::Result<bool> {
-    let events = std::fs::read_to_string(cgroup.join("cgroup.events"))?;
-    Ok(events.lines().any(|line| line == "frozen 1"))
+/// Whether `cgroup` is frozen again after a tracer has released its processes.
+///
+/// `cgroup.events` counts a stopped process as frozen, but not one that has left its stop and has
+/// not reached the freezer yet. Such a process executes nothing of its program, and waits for a CPU
+/// at most. So this waits, unless the cgroup has been told to run.
+///
+/// # Errors
+/// If the cgroup cannot be looked at.
+pub async fn is_frozen_again(cgroup: &Path) -> Result<bool, CgroupError> {
+    let begun = Instant::now();
+    while !cgroup::events(cgroup)?.frozen {
+        if !cgroup::is_to_freeze(cgroup) || begun.elapsed() > FREEZE_TIMEOUT {
+            return Ok(false);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    tracing::debug!(us = begun.elapsed().as_micros(), "frozen again");
+    Ok(true)
 }
 
 impl Frozen {
@@ -74,24 +100,20 @@ impl Frozen {
         self.thaw = false;
     }
 
-    /// Lets all go on.
+    /// Resumes all.
     pub fn thaw(mut self) -> Result<(), FreezeError> {
         self.thaw = false;
-        self.write_thaw().map_err(|source| FreezeError::Cgroup { cgroup: self.cgroup.clone(), source })
-    }
-
-    fn write_thaw(&self) -> io::Result<()> {
-        std::fs::write(self.cgroup.join("cgroup.freeze"), "0")
+        Ok(cgroup::thaw(&self.cgroup)?)
     }
 }
 
 impl Drop for Frozen {
     fn drop(&mut self) {
         if self.thaw
-            && let Err(error) = self.write_thaw()
-            && error.kind() != io::ErrorKind::NotFound
+            && let Err(error) = cgroup::thaw(&self.cgroup)
+            && error.cause.kind() != io::ErrorKind::NotFound
         {
-            tracing::error!(cgroup = %self.cgroup.display(), %error, "cannot thaw; write 0 to its cgroup.freeze");
+            tracing::error!(%error, "write 0 to its cgroup.freeze");
         }
     }
 }
@@ -120,6 +142,24 @@ mod tests {
         assert_eq!(state(dir.path()), "0");
         freeze(dir.path(), || {}).await.unwrap().keep();
         assert_eq!(state(dir.path()), "1");
+    }
+
+    #[tokio::test]
+    async fn a_tree_on_its_way_into_the_freezer_is_waited_for() {
+        let dir = cgroup("populated 1\nfrozen 0\n");
+        std::fs::write(dir.path().join("cgroup.freeze"), "1\n").unwrap();
+        let waiting = is_frozen_again(dir.path());
+        tokio::pin!(waiting);
+        tokio::time::timeout(10 * POLL, &mut waiting).await.unwrap_err();
+        std::fs::write(dir.path().join("cgroup.events"), "populated 1\nfrozen 1\n").unwrap();
+        assert!(waiting.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_thawed_tree_is_told_at_once() {
+        let dir = cgroup("populated 1\nfrozen 0\n");
+        std::fs::write(dir.path().join("cgroup.freeze"), "0\n").unwrap();
+        assert!(!is_frozen_again(dir.path()).await.unwrap());
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! The directory of CRIU's images: on tmpfs, for as long as a move lasts, and gone afterwards in any case.
+//! The directory of CRIU's images: on tmpfs, for as long as a move lasts, and gone afterwards in
+//! any case.
 
 use std::{
     io,
@@ -6,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::control::SessionId;
+use crate::job::SessionId;
 
 /// What `statfs` calls a tmpfs.
 const TMPFS_MAGIC: i64 = 0x0102_1994;
@@ -18,7 +19,8 @@ pub struct ImageDir {
 }
 
 impl ImageDir {
-    /// Makes `RUN_DIR/mig/MIGRATION`, empty, for root only. What an earlier attempt may have left there is removed.
+    /// Makes `RUN_DIR/mig/MIGRATION`, empty, for root only. What an earlier attempt may have left
+    /// there is removed.
     ///
     /// # Errors
     /// If it cannot be made, or would not be in memory.

@@ -1,4 +1,4 @@
-//! The states of a migration, which may follow which, and how long each took.
+//! The states of a migration, and which may follow which. Nothing but [`Machine`] changes one.
 //!
 //! ```text
 //!   Reserve → Prepare → Precopy → Freeze → Dump → Stream → Restore → Commit → Run
@@ -8,14 +8,16 @@
 //!                            Aborted
 //! ```
 //!
-//! Before `Commit` every state may abort, and then the program goes on at the source as if nothing had been. `Commit` is
-//! home's decision: after it only the target's copy may run, and what goes wrong is a loss, not an abort.
+//! Before `Commit` every state may abort, and then the program resumes at the source as if nothing
+//! had been. `Commit` is home's decision: after it only the target's copy may run, and what goes
+//! wrong is a loss, not an abort.
 
-use crate::control::{MoveState, SessionId};
+use crate::protocol::MoveState;
 
-/// A step that [`Machine`] does not allow: a bug of the caller or of a peer, never of the program that moves.
+/// A step that [`Machine`] does not allow: a bug of the caller or of a peer, never of the program
+/// that moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a migration cannot go from {from:?} to {to:?}")]
+#[error("a migration cannot go from {from:?} to {to:?}; run the same release of scx_mosix on all nodes")]
 pub struct IllegalStep {
     /// Where it stood.
     pub from: MoveState,
@@ -23,13 +25,56 @@ pub struct IllegalStep {
     pub to: MoveState,
 }
 
-/// Whether the migration has come to its end in `state`.
-pub fn is_final(state: MoveState) -> bool {
-    matches!(state, MoveState::Run | MoveState::Aborted | MoveState::Failed)
+/// A migration's state.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    state: MoveState,
+}
+
+impl Machine {
+    /// A migration as one meets it who takes part from `state` on.
+    pub fn starting_at(state: MoveState) -> Self {
+        Self { state }
+    }
+
+    /// Where it stands.
+    pub fn state(self) -> MoveState {
+        self.state
+    }
+
+    /// Proceeds to `to`, which must directly follow.
+    pub fn enter(&mut self, to: MoveState) -> Result<(), IllegalStep> {
+        self.go(to, may_follow(self.state, to))
+    }
+
+    /// Follows a report of how far it is. It may tell of the same state again, and reports of
+    /// states in between may be lost.
+    pub fn catch_up(&mut self, to: MoveState) -> Result<(), IllegalStep> {
+        self.go(to, may_be_reported(self.state, to))
+    }
+
+    /// Ends what cannot continue: if home has committed, also without that this was known here, the
+    /// program is lost, else it continues at the source. What has ended stays as it ended.
+    pub fn give_up(&mut self, has_committed: bool) -> MoveState {
+        if self.state < MoveState::Commit && !has_committed {
+            self.state = MoveState::Aborted;
+        } else if self.state <= MoveState::Commit {
+            self.state = MoveState::Failed;
+        }
+        self.state
+    }
+
+    fn go(&mut self, to: MoveState, is_legal: bool) -> Result<(), IllegalStep> {
+        if !is_legal {
+            return Err(IllegalStep { from: self.state, to });
+        }
+        self.state = to;
+        Ok(())
+    }
 }
 
 /// Whether `to` may directly follow `from`.
-pub fn may_follow(from: MoveState, to: MoveState) -> bool {
+fn may_follow(from: MoveState, to: MoveState) -> bool {
     use MoveState::{Aborted, Commit, Dump, Failed, Freeze, Precopy, Prepare, Reserve, Restore, Run, Stream};
     match (from, to) {
         (Reserve, Prepare)
@@ -45,68 +90,10 @@ pub fn may_follow(from: MoveState, to: MoveState) -> bool {
     }
 }
 
-/// Whether the program stands still in `state`.
-fn is_frozen(state: MoveState) -> bool {
-    state >= MoveState::Freeze && state <= MoveState::Commit
-}
-
-/// One state that a migration went through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// The state.
-    pub state: MoveState,
-    /// When it was entered, in µs on the clock of whoever drives the machine.
-    pub entered_us: u64,
-}
-
-/// A migration's state and the steps that led to it.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    migration: SessionId,
-    state: MoveState,
-    steps: Vec<Step>,
-}
-
-impl Machine {
-    /// A migration that asks for room at its target.
-    pub fn new(migration: SessionId, now_us: u64) -> Self {
-        Self::starting_at(migration, MoveState::Reserve, now_us)
-    }
-
-    /// A migration as an engine meets it which takes part from `state` on.
-    pub fn starting_at(migration: SessionId, state: MoveState, now_us: u64) -> Self {
-        Self { migration, state, steps: vec![Step { state, entered_us: now_us }] }
-    }
-
-    /// Which migration this is.
-    pub fn migration(&self) -> SessionId {
-        self.migration
-    }
-
-    /// Where it stands.
-    pub fn state(&self) -> MoveState {
-        self.state
-    }
-
-    /// Goes on to `to`.
-    pub fn enter(&mut self, to: MoveState, now_us: u64) -> Result<(), IllegalStep> {
-        if !may_follow(self.state, to) {
-            return Err(IllegalStep { from: self.state, to });
-        }
-        self.state = to;
-        self.steps.push(Step { state: to, entered_us: now_us });
-        Ok(())
-    }
-
-    /// How long each state but the last took, in µs, in order.
-    pub fn durations_us(&self) -> impl Iterator<Item = (MoveState, u64)> + '_ {
-        self.steps.windows(2).map(|pair| (pair[0].state, pair[1].entered_us.saturating_sub(pair[0].entered_us)))
-    }
-
-    /// For how long the program stood still so far, in µs: from the freeze to the last step taken.
-    pub fn downtime_us(&self) -> u64 {
-        self.durations_us().filter(|(state, _)| is_frozen(*state)).map(|(_, us)| us).sum()
-    }
+/// Whether a migration may be reported to be in `to` that was in `from` when it was heard of last.
+fn may_be_reported(from: MoveState, to: MoveState) -> bool {
+    let is_final = from > MoveState::Commit;
+    !is_final && from <= to && (to != MoveState::Aborted || from < MoveState::Commit)
 }
 
 #[cfg(test)]
@@ -130,17 +117,14 @@ mod tests {
     ];
 
     #[test]
-    fn the_whole_way_and_its_times() {
-        let mut machine = Machine::new(SessionId([1; 16]), 0);
-        for (index, state) in ALL[1..9].iter().enumerate() {
-            machine.enter(*state, (index as u64 + 1) * 10).unwrap();
+    fn a_move_goes_its_whole_way_and_no_further() {
+        let mut machine = Machine::starting_at(MoveState::Reserve);
+        for state in &ALL[1..9] {
+            machine.enter(*state).unwrap();
         }
         assert_eq!(machine.state(), MoveState::Run);
-        assert_eq!(machine.durations_us().count(), 8);
-        // Freeze at 30, Run at 80.
-        assert_eq!(machine.downtime_us(), 50);
         assert_eq!(
-            machine.enter(MoveState::Aborted, 90),
+            machine.enter(MoveState::Aborted),
             Err(IllegalStep { from: MoveState::Run, to: MoveState::Aborted })
         );
     }
@@ -149,19 +133,48 @@ mod tests {
     fn abort_is_possible_exactly_before_commit() {
         for state in ALL {
             assert_eq!(may_follow(state, MoveState::Aborted), state < MoveState::Commit, "{state:?}");
+            assert_eq!(may_be_reported(state, MoveState::Aborted), state < MoveState::Commit, "{state:?}");
             assert_eq!(may_follow(state, MoveState::Failed), state == MoveState::Commit, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn reports_may_be_lost_or_repeated_but_not_go_back() {
+        let mut machine = Machine::starting_at(MoveState::Precopy);
+        for state in [MoveState::Freeze, MoveState::Stream, MoveState::Stream, MoveState::Run] {
+            machine.catch_up(state).unwrap();
+        }
+        assert!(ALL.into_iter().all(|state| machine.catch_up(state).is_err()), "it has ended");
+        let mut machine = Machine::starting_at(MoveState::Dump);
+        assert_eq!(
+            machine.catch_up(MoveState::Freeze),
+            Err(IllegalStep { from: MoveState::Dump, to: MoveState::Freeze })
+        );
+        assert_eq!(machine.state(), MoveState::Dump);
+    }
+
+    #[test]
+    fn what_cannot_continue_is_lost_only_after_commit() {
+        for state in ALL {
+            let (before, after) = match state {
+                MoveState::Run | MoveState::Aborted | MoveState::Failed => (state, state),
+                MoveState::Commit => (MoveState::Failed, MoveState::Failed),
+                _ => (MoveState::Aborted, MoveState::Failed),
+            };
+            let end = |has_committed| Machine::starting_at(state).give_up(has_committed);
+            assert_eq!((end(false), end(true)), (before, after), "{state:?}");
         }
     }
 
     proptest! {
         #[test]
         fn no_walk_leaves_a_final_state_or_goes_back(walk in prop::collection::vec(0..ALL.len(), 0..40)) {
-            let mut machine = Machine::new(SessionId([2; 16]), 0);
-            for (now, to) in walk.into_iter().enumerate() {
+            let mut machine = Machine::starting_at(MoveState::Reserve);
+            for to in walk {
                 let (from, to) = (machine.state(), ALL[to]);
-                if machine.enter(to, now as u64).is_ok() {
-                    prop_assert!(!is_final(from));
-                    prop_assert!(to > from);
+                if machine.enter(to).is_ok() {
+                    prop_assert!(!matches!(from, MoveState::Run | MoveState::Aborted | MoveState::Failed));
+                    prop_assert!(to > from && may_be_reported(from, to));
                 } else {
                     prop_assert_eq!(machine.state(), from);
                 }

@@ -1,56 +1,100 @@
-//! What this version cannot move, found before anything is frozen: one readable reason, or the facts about the body.
+//! What this version cannot move, found before anything is frozen: one readable reason, or the
+//! facts about the process tree.
 //!
-//! Everything here is read from /proc or asked of the kernel; nothing of the program is touched. Descriptors of a job at home are judged by
-//! [`crate::home::descriptors`], what a process may do by [`super::rights`]; here is the rest: the shape of the tree, threads,
-//! namespaces, memory, locks. The checks are made again once the body stands still, because it may have changed meanwhile.
+//! Everything here is read from /proc or asked of the kernel; nothing of the program is touched.
+//! Descriptors are judged by [`crate::descriptors`], which the home agent asks itself of a job at
+//! home, what a process may do by [`super::rights`]; here is the rest: the shape of the tree,
+//! threads, namespaces, memory, locks. The checks are made again once the process tree stands
+//! still, because it may have changed meanwhile.
+//!
+//! While a program runs, what is read of it does not fit together: processes start and end between
+//! two reads. So a reason counts only if it is found each time ([`lasting`]).
 
 use std::{
     collections::BTreeSet,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{
-    process::{Process, is_gone, members},
     rights,
-    source::{Body, Place},
+    source::{Place, ProcessTree},
 };
 use crate::{
-    control::BodyFacts,
-    home::inject::{pidfd_getfd, pidfd_open},
+    descriptors::{self, TakeError, own_directory},
+    protocol::TreeFacts,
+    sys::{
+        cgroup::{self, is_in, members},
+        proc::{self, Process, is_gone},
+    },
     telemetry::landlock::Confined,
 };
 
-/// Why a body cannot move: words that complete "cannot move: …".
+/// Why a process tree cannot move: words that complete "cannot move: …".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct CannotMove(pub String);
+
+/// Why a program cannot move that has ended. Children that are left do not move without it.
+const ENDED: &str = "its first process has ended";
 
 fn refuse<T>(why: impl Into<String>) -> Result<T, CannotMove> {
     Err(CannotMove(why.into()))
 }
 
-/// Namespaces that a body must share with the place where it runs. The time namespace of a guest is its own and goes along.
+/// Namespaces that a process tree must share with the place where it runs. The time namespace of a
+/// guest is its own and goes along.
 const NAMESPACES: [&str; 7] = ["mnt", "pid", "ipc", "uts", "net", "user", "cgroup"];
 
-/// The facts about a body that can move.
+/// How often it is looked for a reason in a program that runs.
+pub const LOOKS: u32 = 8;
+/// Between two looks: a process that is just starting or ending has done so by the next.
+pub const LOOK_PAUSE: Duration = Duration::from_millis(4);
+
+/// What `look` finds of the processes of `cgroup`; its error only if it finds one each time, or
+/// while they stand still.
 ///
 /// # Errors
-/// The first reason found why it cannot.
-pub fn check(body: &Body) -> Result<BodyFacts, CannotMove> {
-    if let Some(why) = rights::bad_place(body.place) {
+/// The last one that `look` returned.
+pub fn lasting<T, E>(cgroup: &Path, look: impl Fn() -> Result<T, E>) -> Result<T, E> {
+    for _ in 1..LOOKS {
+        let stands_still = cgroup::events(cgroup).is_ok_and(|events| events.frozen);
+        match look() {
+            Err(_) if !stands_still => std::thread::sleep(LOOK_PAUSE),
+            found => return found,
+        }
+    }
+    look()
+}
+
+/// The facts about a process tree that can move. Blocks for some milliseconds if there is a reason
+/// why it cannot.
+///
+/// # Errors
+/// A reason found why it cannot.
+pub fn check(tree: &ProcessTree) -> Result<TreeFacts, CannotMove> {
+    lasting(&tree.cgroup, || check_once(tree))
+}
+
+/// As [`check`], of one look at a program that may run.
+///
+/// # Errors
+/// The first reason found, which may not last.
+pub fn check_once(tree: &ProcessTree) -> Result<TreeFacts, CannotMove> {
+    if let Some(why) = rights::bad_place(tree.place) {
         return refuse(why);
     }
-    let processes = members(&body.cgroup).map_err(unreadable)?;
-    check_tree(&processes, body.root_pid)?;
-    check_strangers(&processes).map_err(unreadable)??;
-    let place = match body.place {
+    let processes = members(&tree.cgroup).map_err(|error| unreadable(error.cause))?;
+    check_tree(&processes, tree.root_pid)?;
+    check_strangers(&processes, &tree.cgroup).map_err(unreadable)??;
+    let place = match tree.place {
         Place::Here => PathBuf::from("/proc/self"),
         Place::Guest { init } => PathBuf::from(format!("/proc/{init}")),
     };
-    let in_guest = matches!(body.place, Place::Guest { .. });
-    let root = root_of(body.root_pid).map_err(unreadable)?;
+    let in_guest = matches!(tree.place, Place::Guest { .. });
+    let root = root_of(tree.root_pid).map_err(unreadable)?;
     let confined = Confined::look();
     for process in processes.iter().filter(|process| process.state != 'Z') {
         match check_process(process, &place, root, in_guest, &confined) {
@@ -61,21 +105,27 @@ pub fn check(body: &Body) -> Result<BodyFacts, CannotMove> {
             Ok(()) => {}
         }
     }
-    facts(&processes, body).map_err(unreadable)
+    if in_guest {
+        let alive = processes.iter().filter(|process| process.state != 'Z');
+        let pids: Vec<i32> = alive.map(|process| process.pid).collect();
+        match descriptors::check_guest(&pids) {
+            Err(TakeError::Io { source, .. }) => return Err(unreadable(source)),
+            judged => judged.map_err(|error| CannotMove(error.to_string()))?,
+        }
+    }
+    facts(&processes, tree).map_err(unreadable)
 }
 
+/// What it means that the root or the cgroup cannot be looked at.
 fn unreadable(error: io::Error) -> CannotMove {
-    CannotMove(format!("its state in /proc cannot be read: {error}"))
+    CannotMove(if is_gone(&error) { ENDED.into() } else { format!("its state in /proc cannot be read: {error}") })
 }
 
 /// All processes must hang together below the root, which must live.
 fn check_tree(processes: &[Process], root_pid: i32) -> Result<(), CannotMove> {
     let name = |process: &Process| format!("process {} ({})", process.pid, process.comm);
-    let Some(root) = processes.iter().find(|process| process.pid == root_pid) else {
-        return refuse("its first process has ended");
-    };
-    if root.state == 'Z' {
-        return refuse("its first process has ended");
+    if !processes.iter().any(|process| process.pid == root_pid && process.state != 'Z') {
+        return refuse(ENDED);
     }
     let mut connected = BTreeSet::from([root_pid]);
     loop {
@@ -95,25 +145,26 @@ fn check_tree(processes: &[Process], root_pid: i32) -> Result<(), CannotMove> {
     }
 }
 
-/// Children from before `run` registered their parent, and those that have become jobs of their own, are not of the job: CRIU would
-/// find them in the tree and not frozen.
-fn check_strangers(processes: &[Process]) -> io::Result<Result<(), CannotMove>> {
+/// Children from before `run` registered their parent, and those that have become jobs of their
+/// own, are not of the job: CRIU would find them in the tree and not frozen. A child that is not
+/// among `processes` may have begun since, or have ended and wait for its parent.
+fn check_strangers(processes: &[Process], cgroup: &Path) -> io::Result<Result<(), CannotMove>> {
     for process in processes.iter().filter(|process| process.state != 'Z') {
         let children = match fs::read_to_string(process.proc(&format!("task/{}/children", process.pid))) {
             Err(error) if is_gone(&error) => continue,
             children => children?,
         };
-        let stranger = children
-            .split_ascii_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .find(|child| !processes.iter().any(|process| process.pid == *child));
-        if let Some(stranger) = stranger
-            && let Some(child) = Process::read(stranger)?
-        {
-            let Process { pid, comm, .. } = process;
-            let why =
-                format!("process {pid} ({comm}) has a child that is not of this job, {stranger} ({})", child.comm);
-            return Ok(refuse(why));
+        let children = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
+        for child in children.filter(|child| !processes.iter().any(|process| process.pid == *child)) {
+            if is_in(child, cgroup) {
+                continue;
+            }
+            if let Some(stranger) = Process::read(child)? {
+                let Process { pid, comm, .. } = process;
+                let why =
+                    format!("process {pid} ({comm}) has a child that is not of this job, {child} ({})", stranger.comm);
+                return Ok(refuse(why));
+            }
         }
     }
     Ok(Ok(()))
@@ -148,9 +199,9 @@ fn check_process(
     if process.tracer != 0 {
         return bad(format!("is traced by process {}", process.tracer));
     }
-    // The first thread of a process that lives on is not a zombie unless it has exited before the others.
-    let stat = fs::read_to_string(process.proc(&format!("task/{pid}/stat")))?;
-    if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')) && process.threads > 0 {
+    // The first thread of a process that lives on is not a zombie unless it has exited before the
+    // others.
+    if proc::stat(process.proc(&format!("task/{pid}")))?.state == 'Z' && process.threads > 0 {
         return bad("has threads that outlive its first".into());
     }
     if let Some(why) = rights::check(process, confined)? {
@@ -177,7 +228,7 @@ fn check_process(
     if cwd.to_string_lossy().ends_with(" (deleted)") {
         return bad("works in a directory that was removed".into());
     }
-    if let Some(dir) = below_own(&cwd) {
+    if let Some(dir) = own_directory(&cwd) {
         return bad(format!("works in {}, and {dir} is not home's on another node", cwd.display()));
     }
     for line in fs::read_to_string(process.proc("maps"))?.lines() {
@@ -193,46 +244,8 @@ fn check_process(
         if info.lines().any(|line| line.starts_with("lock:")) {
             return bad(format!("holds a file lock (descriptor {})", number.display()));
         }
-        let Ok(target) = fs::read_link(process.proc("fd").join(&number)) else { continue };
-        if let Some(why) = in_guest.then(|| bad_in_guest(process.pid, &number.to_string_lossy(), &target)).flatten() {
-            return bad(format!("has open {why} (descriptor {})", number.display()));
-        }
     }
     Ok(())
-}
-
-/// What is wrong with a descriptor of a guest. All that comes from home was judged there, so this is about what was opened
-/// since.
-fn bad_in_guest(pid: i32, number: &str, target: &Path) -> Option<String> {
-    const OWN: [&str; 8] = [
-        "/dev/null",
-        "/dev/zero",
-        "/dev/full",
-        "/dev/random",
-        "/dev/urandom",
-        "/dev/tty",
-        "/dev/ptmx",
-        "/dev/zero (deleted)",
-    ];
-    const CARRIED: [&str; 5] = ["[eventpoll]", "[eventfd]", "[timerfd]", "[signalfd]", "[eventfd-file]"];
-    let text = target.to_string_lossy();
-    if let Some(kind) = text.strip_prefix("anon_inode:") {
-        return (!CARRIED.contains(&kind)).then(|| format!("{kind}, which cannot be carried over"));
-    }
-    if text.starts_with("socket:") {
-        let socket = pidfd_open(pid).and_then(|pidfd| pidfd_getfd(&pidfd, number.parse().unwrap_or(-1))).ok()?;
-        let family = rustix::net::sockopt::socket_domain(&socket).ok()?;
-        return (family != rustix::net::AddressFamily::UNIX).then(|| "a network socket".into());
-    }
-    if OWN.contains(&text.as_ref()) || text.starts_with("/dev/pts/") {
-        return None;
-    }
-    below_own(target).map(|dir| format!("{text}, and {dir} is not home's on another node"))
-}
-
-/// Directories that a guest has of its own.
-fn below_own(path: &Path) -> Option<&'static str> {
-    ["/proc", "/sys", "/dev", "/run"].into_iter().find(|dir| path.starts_with(dir))
 }
 
 /// What is wrong with a line of /proc/PID/maps.
@@ -255,19 +268,20 @@ fn bad_mapping(line: &str) -> Option<String> {
     if path.starts_with("/dev/zero") || path.starts_with("/memfd:") {
         return None;
     }
-    let dir = below_own(Path::new(path))?;
+    let dir = own_directory(path)?;
     Some(format!("has {path} in its memory, and {dir} is not home's on another node"))
 }
 
-fn facts(processes: &[Process], body: &Body) -> io::Result<BodyFacts> {
-    let (monotonic_ns, boottime_ns) = clocks(body)?;
+fn facts(processes: &[Process], tree: &ProcessTree) -> io::Result<TreeFacts> {
+    let (monotonic_ns, boottime_ns) = clocks(tree)?;
     let hostname = rustix::system::uname();
-    let hostname = match body.place {
+    let hostname = match tree.place {
         Place::Here => hostname.nodename().to_string_lossy().into_owned(),
-        // A guest's own, which is home's: seen through the file that shows the reader's namespace it would be this node's.
+        // A guest's own, which is home's: seen through the file that shows the reader's namespace
+        // it would be this node's.
         Place::Guest { .. } => String::new(),
     };
-    Ok(BodyFacts {
+    Ok(TreeFacts {
         // Who shares memory shares most of it with the others.
         resident_bytes: processes.iter().map(|process| process.anonymous_bytes).sum::<u64>()
             + processes.iter().map(|process| process.shared_bytes).max().unwrap_or(0),
@@ -279,15 +293,15 @@ fn facts(processes: &[Process], body: &Body) -> io::Result<BodyFacts> {
     })
 }
 
-/// `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` as the body sees them now, in ns.
-pub fn clocks(body: &Body) -> io::Result<(i64, i64)> {
+/// `CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` as the process tree sees them now, in ns.
+pub fn clocks(tree: &ProcessTree) -> io::Result<(i64, i64)> {
     let now = |clock| {
         let time = rustix::time::clock_gettime(clock);
         time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
     };
     let (mut monotonic, mut boottime) = (now(rustix::time::ClockId::Monotonic), now(rustix::time::ClockId::Boottime));
-    if let Place::Guest { .. } = body.place {
-        let offsets = fs::read_to_string(format!("/proc/{}/timens_offsets", body.root_pid))?;
+    if let Place::Guest { .. } = tree.place {
+        let offsets = fs::read_to_string(format!("/proc/{}/timens_offsets", tree.root_pid))?;
         monotonic = monotonic.saturating_add(offset_ns(&offsets, "monotonic"));
         boottime = boottime.saturating_add(offset_ns(&offsets, "boottime"));
     }
@@ -310,7 +324,7 @@ fn offset_ns(offsets: &str, clock: &str) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::CommandExt;
+    use std::{cell::Cell, os::unix::process::CommandExt};
 
     use super::*;
 
@@ -336,6 +350,25 @@ mod tests {
         assert!(check_tree(&tree[2..], 8).unwrap_err().0.contains("first process has ended"));
         let orphan = [process(7, 3, 'R'), process(9, 1, 'R')];
         assert!(check_tree(&orphan, 7).unwrap_err().0.contains("process 9 (xz) has lost its parent"));
+    }
+
+    #[test]
+    fn a_reason_counts_only_if_it_lasts() {
+        let dir = tempfile::tempdir().unwrap();
+        let look = |fails: u32| {
+            let count = Cell::new(0);
+            let found = lasting(dir.path(), || {
+                count.set(count.get() + 1);
+                if count.get() > fails { Ok(()) } else { Err(()) }
+            });
+            (found, count.get())
+        };
+        std::fs::write(dir.path().join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        assert_eq!(look(0), (Ok(()), 1));
+        assert_eq!(look(LOOKS - 1), (Ok(()), LOOKS));
+        assert_eq!(look(LOOKS), (Err(()), LOOKS));
+        std::fs::write(dir.path().join("cgroup.events"), "populated 1\nfrozen 1\n").unwrap();
+        assert_eq!(look(1), (Err(()), 1));
     }
 
     #[test]

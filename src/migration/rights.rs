@@ -2,11 +2,11 @@
 
 use std::{fs, io};
 
-use super::{
-    process::{Process, is_gone},
-    source::Place,
+use super::source::Place;
+use crate::{
+    sys::proc::{Process, is_gone},
+    telemetry::landlock::Confined,
 };
-use crate::telemetry::landlock::Confined;
 
 /// Which memory files may be executed: 2 is none.
 const MEMFD_NOEXEC: &str = "/proc/sys/vm/memfd_noexec";
@@ -31,7 +31,8 @@ pub(super) fn check(process: &Process, confined: &Confined) -> io::Result<Option
     Ok(None)
 }
 
-/// Why nothing can leave this place, if that is so. Looked at each time, since root may change it at any time.
+/// Why nothing can leave this place, if that is so. Looked at each time, since root may change it
+/// at any time.
 pub(super) fn bad_place(place: Place) -> Option<&'static str> {
     // Before Linux 6.3 there was no such setting.
     let setting = fs::read_to_string(MEMFD_NOEXEC).unwrap_or_default();
@@ -49,8 +50,8 @@ fn bad_memfd(setting: &str) -> Option<&'static str> {
     )
 }
 
-/// The deputy takes a process's place by system calls made in its name, and CRIU looks at it in the same way; a filter may forbid
-/// any of them, would bind the deputy too, and may kill.
+/// The deputy takes a process's place by system calls made in its name, and CRIU looks at it in the
+/// same way; a filter may forbid any of them, would bind the deputy too, and may kill.
 fn bad_seccomp(status: &str) -> Option<&'static str> {
     match field(status, "Seccomp") {
         // Nothing, or a kernel without it.
@@ -60,7 +61,8 @@ fn bad_seccomp(status: &str) -> Option<&'static str> {
     }
 }
 
-/// CRIU does not know Landlock: it would fail with the program frozen, or the program would be free at the target.
+/// CRIU does not know Landlock: it would fail with the program frozen, or the program would be free
+/// at the target.
 fn bad_confinement(pid: i32, status: &str, confined: &Confined) -> Option<&'static str> {
     match confined {
         Confined::Known(pids) if pids.contains(&pid) => {
@@ -75,9 +77,10 @@ fn bad_confinement(pid: i32, status: &str, confined: &Confined) -> Option<&'stat
     }
 }
 
-/// A guest has namespaces of its own but for users: a capability that it holds is good for all of the hosting node. What is
-/// listed here ends at the files and processes that a guest can see, which are home's and its own. Not in it are those by which
-/// others could be had: `CAP_SETUID`, `CAP_SETPCAP`, `CAP_SETFCAP`.
+/// A guest has namespaces of its own but for users: a capability that it holds is good for all of
+/// the hosting node. What is listed here ends at the files and processes that a guest can see,
+/// which are home's and its own. Not in it are those by which others could be had: `CAP_SETUID`,
+/// `CAP_SETPCAP`, `CAP_SETFCAP`.
 const HARMLESS: u64 = 1 << 0 // CAP_CHOWN
     | 1 << 1 // CAP_DAC_OVERRIDE
     | 1 << 3 // CAP_FOWNER
@@ -85,7 +88,8 @@ const HARMLESS: u64 = 1 << 0 // CAP_CHOWN
     | 1 << 5 // CAP_KILL
     | 1 << 10; // CAP_NET_BIND_SERVICE
 
-/// Capabilities are not taken away for a move, because the program could see it and would lack them when it is home again.
+/// Capabilities are not taken away for a move, because the program could see it and would lack them
+/// when it is home again.
 fn bad_capabilities(status: &str) -> Option<&'static str> {
     let too_much = |name| u64::from_str_radix(field(status, name), 16).is_ok_and(|held| held & !HARMLESS != 0);
     // Whatever root executes gets all that its bounding set has.

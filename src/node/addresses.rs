@@ -29,8 +29,9 @@ pub fn local_addresses() -> Result<Vec<IpAddr>, NodeError> {
     Ok(addresses)
 }
 
-/// The address under which this node is known: the one from which `toward` (a node to join) is reached; without it, or without a route
-/// to it, that of the default route; else the first of [`local_addresses`]. Sends nothing.
+/// The address under which this node is known: the one from which `toward` (a node to join) is
+/// reached; without it, or without a route to it, that of the default route; else the first of
+/// [`local_addresses`]. Sends nothing.
 ///
 /// # Errors
 /// [`NodeError::NoAddress`] if there is none but loopback, [`NodeError::Addresses`].

@@ -34,6 +34,7 @@ pub fn check(info: &NodeInfo) -> Vec<CheckItem> {
     let features = &info.features;
     let mut items = vec![
         ok("node", format!("{}, {} CPUs of speed {}", info.name, info.cpus, in_thousandths(info.speed_permille))),
+        ok("scope", info.allotment.to_string()),
         ok("memory", format!("{} MiB", info.memory_total_bytes >> 20)),
         ok("kernel", info.kernel_release.clone()),
     ];
@@ -143,7 +144,7 @@ fn in_thousandths(value: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::CpuFeatures;
+    use crate::node::{Allotment, CpuFeatures};
 
     fn info(features: Features) -> NodeInfo {
         NodeInfo {
@@ -153,6 +154,14 @@ mod tests {
             software_version: String::new(),
             protocol_version: 1,
             kernel_release: "7.3".into(),
+            allotment: Allotment {
+                in_container: false,
+                machine_cpus: 2,
+                cpus: 2_000.into(),
+                cpus_by: None,
+                memory_bytes: 1 << 30,
+                memory_by: None,
+            },
             cpus: 2,
             speed_permille: 950,
             memory_total_bytes: 1 << 30,

@@ -1,4 +1,5 @@
-//! What a CPU can do that programs can see: a running program may use any of it, so a target must have all of it.
+//! What a CPU can do that programs can see: a running program may use any of it, so a target must
+//! have all of it.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Machine, NodeError};
 
-/// Instruction-set flags of `/proc/cpuinfo` that user programs can detect and come to depend on (prefixes end in `*`). The other flags
-/// there tell of virtualisation, power, errata and the kernel's own matters, and a program moves freely between CPUs that differ in them.
+/// Instruction-set flags of `/proc/cpuinfo` that user programs can detect and come to depend on
+/// (prefixes end in `*`). The other flags there tell of virtualisation, power, errata and the
+/// kernel's own matters, and a program moves freely between CPUs that differ in them.
 const PROGRAM_FLAGS: &[&str] = &[
     "abm",
     "adx",
@@ -124,7 +126,8 @@ pub struct CpuFeatures {
     pub model: String,
     /// Instruction-set flags, as `/proc/cpuinfo` calls them.
     pub flags: BTreeSet<String>,
-    /// Bytes of the XSAVE area with everything in it that the kernel has enabled; 0 where there is no XSAVE.
+    /// Bytes of the XSAVE area with everything in it that the kernel has enabled; 0 where there is
+    /// no XSAVE.
     pub xsave_bytes: u32,
 }
 
@@ -151,7 +154,8 @@ impl CpuFeatures {
         })
     }
 
-    /// What a program that runs on `self` may use and `target` lacks, in readable words; empty if it can move there.
+    /// What a program that runs on `self` may use and `target` lacks, in readable words; empty if
+    /// it can move there.
     pub fn missing_at(&self, target: &CpuFeatures) -> Vec<String> {
         if self.arch != target.arch {
             return vec![format!("architecture {} (the target is {})", self.arch, target.arch)];
@@ -180,7 +184,8 @@ impl CpuFeatures {
 }
 
 fn is_program_flag(flag: &str) -> bool {
-    // Masking of AVX-512 and the like shows in flags with the same prefixes, so prefixes are safe: they include too much, never too little.
+    // Masking of AVX-512 and the like shows in flags with the same prefixes, so prefixes are safe:
+    // they include too much, never too little.
     PROGRAM_FLAGS.iter().any(|known| match known.strip_suffix('*') {
         Some(prefix) => flag.starts_with(prefix),
         None => flag == *known,

@@ -32,7 +32,8 @@ pub struct CriuVersion {
 /// What was found on this node. The fields are facts; [`super::check`] says what follows from them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Features {
-    /// State of sched_ext. At start [`SchedExtState::Unsupported`] or `Available`; the daemon keeps it up to date.
+    /// State of sched_ext. At start [`SchedExtState::Unsupported`] or `Available`; the daemon keeps
+    /// it up to date.
     pub sched_ext: SchedExtState,
     /// Kernel type information for CO-RE (`/sys/kernel/btf/vmlinux`).
     pub btf: bool,
@@ -52,14 +53,16 @@ pub struct Features {
     pub pagemap_scan: bool,
     /// ptrace of other processes is not forbidden altogether (`kernel.yama.ptrace_scope` below 3).
     pub ptrace: bool,
-    /// Memory files may be executed (`vm.memfd_noexec` below 2), as the deputies of this node's own programs are.
+    /// Memory files may be executed (`vm.memfd_noexec` below 2), as the deputies of this node's own
+    /// programs are.
     pub memfd_exec: bool,
     /// The caller has root's rights.
     pub root: bool,
 }
 
 impl Features {
-    /// Whether this node can host guests and give processes away; without [`Self::memfd_exec`] it only hosts.
+    /// Whether this node can host guests and give processes away; without [`Self::memfd_exec`] it
+    /// only hosts.
     pub fn can_migrate(&self) -> bool {
         self.criu.is_some_and(CriuVersion::is_enough)
             && self.userfaultfd

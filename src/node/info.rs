@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CpuFeatures, Features, Machine, NodeError, measure_speed_permille};
+use super::{Allotment, CpuFeatures, Features, Machine, NodeError, Scope, measure_speed_permille};
 use crate::keys::NodeName;
 
-/// Version of what nodes say to each other (gossip, peer services, streams). Nodes of different versions share a cluster's list but
-/// move nothing between each other.
+/// Version of what nodes say to each other (gossip, peer services, streams). Nodes of different
+/// versions share a cluster's list but move nothing between each other.
 pub const PROTOCOL_VERSION: u32 = 2;
 
 /// All that is to be known of a node; too much for gossip, which carries a summary.
@@ -26,9 +26,12 @@ pub struct NodeInfo {
     pub protocol_version: u32,
     /// The kernel's release.
     pub kernel_release: String,
+    /// What it may use of its machine.
+    pub allotment: Allotment,
     /// CPUs that this node may use.
     pub cpus: u32,
-    /// Measured speed of one CPU, in thousandths of the standard speed.
+    /// Measured speed of one CPU, in thousandths of the standard speed; of the share of it that
+    /// this node may use.
     pub speed_permille: u32,
     /// All memory, in bytes.
     pub memory_total_bytes: u64,
@@ -48,16 +51,19 @@ pub struct NodeInfoParams {
 }
 
 impl NodeInfo {
-    /// Finds out everything about `machine`. Blocks for about 30 ms of CPU time and for as long as `criu --version` takes.
+    /// Finds out everything about the node that `scope` is. Blocks for about 30 ms of CPU time and
+    /// for as long as `criu --version` takes.
     ///
     /// # Errors
-    /// [`NodeError`] if `/proc` cannot be read, or [`NodeError::Missing`] if the host name cannot be a node's name.
-    pub fn probe(machine: &Machine, params: NodeInfoParams) -> Result<Self, NodeError> {
+    /// [`NodeError`] if `/proc` cannot be read, or [`NodeError::Missing`] if the host name cannot
+    /// be a node's name.
+    pub fn probe(scope: &Scope, params: NodeInfoParams) -> Result<Self, NodeError> {
+        let machine = scope.machine();
         let name = match params.name {
             Some(name) => name,
             None => default_name(machine)?,
         };
-        let (_, memory_total_bytes, _) = machine.memory_bytes()?;
+        let allotment = scope.allotment()?;
         Ok(Self {
             name,
             addresses: params.addresses,
@@ -65,9 +71,10 @@ impl NodeInfo {
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol_version: PROTOCOL_VERSION,
             kernel_release: machine.line("/proc/sys/kernel/osrelease")?,
-            cpus: std::thread::available_parallelism().map_or(1, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
-            speed_permille: measure_speed_permille(),
-            memory_total_bytes,
+            allotment,
+            cpus: allotment.cpus.whole(),
+            speed_permille: allotment.cpus.speed_permille(measure_speed_permille()),
+            memory_total_bytes: allotment.memory_bytes,
             cpu: CpuFeatures::probe(machine)?,
             features: Features::probe(machine),
         })
@@ -88,12 +95,14 @@ fn default_name(machine: &Machine) -> Result<NodeName, NodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::machine::tests::machine;
+    use crate::node::{Limits, machine::tests::machine};
 
     #[test]
     fn this_machine_is_described_whole() {
         let params = NodeInfoParams { name: Some("here".parse().unwrap()), addresses: vec![] };
-        let info = NodeInfo::probe(&Machine::this(), params).unwrap();
+        let limits = Limits { cpus: Some("0.5".parse().unwrap()), memory_mib: Some(64) };
+        let info = NodeInfo::probe(&Scope::new(Machine::this(), limits).unwrap(), params).unwrap();
+        assert_eq!((info.cpus, info.memory_total_bytes), (1, 64 << 20));
         assert!(info.cpus >= 1 && info.speed_permille >= 1 && info.capacity_milli() >= 1);
         assert!(!info.kernel_release.is_empty() && info.boot_id.len() == 36);
     }

@@ -1,14 +1,16 @@
 //! A node's load as MOSIX defines it.
 //!
-//! The number of runnable tasks is sampled several times a second. Each second their mean `new` is folded into two figures:
+//! The number of runnable tasks is sampled several times a second. Each second their mean `new` is
+//! folded into two figures:
 //!
 //! ```text
 //!   mean:   rising  (5·old + 3·new) / 8     falling  new            what placement compares: slow to alarm, quick to relax
 //!   upper:  rising  new                     falling  (7·old + new) / 8   what a node admits to others: quick to alarm
 //! ```
 //!
-//! (weights as in MOSIX and Kerrighed's balancer), and scaled to one standard CPU: `· standard speed / cpu speed / cpus`. So a load
-//! of 1 means: as many runnable tasks as a node with standard CPUs has CPUs.
+//! (weights as in MOSIX and Kerrighed's balancer), and scaled to one standard CPU:
+//! `· standard speed / cpu speed / cpus`. So a load of 1 means: as many runnable tasks as a node
+//! with standard CPUs has CPUs.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,16 +23,19 @@ pub struct NodeLoad {
     pub load_upper_milli: u32,
     /// Runnable tasks now, neither decayed nor scaled.
     pub nr_running: u32,
-    /// The sum of its tasks' weights, in thousand-millionths per second: what a second matters to them. The daemon fills this in.
+    /// The sum of its tasks' weights, in thousand-millionths per second: what a second matters to
+    /// them. The daemon fills this in.
     pub weight_nano: u64,
-    /// The share of the load that programs of this node's own users make, in thousandths. The daemon fills this in.
+    /// The share of the load that programs of this node's own users make, in thousandths. The
+    /// daemon fills this in.
     pub owners_permille: u16,
-    /// The sum of those programs' weights, in thousand-millionths per second. The daemon fills this in.
+    /// The sum of those programs' weights, in thousand-millionths per second. The daemon fills this
+    /// in.
     pub owners_weight_nano: u64,
     /// Memory that programs can get without swapping (`MemAvailable`), in bytes.
     pub memory_free_bytes: u64,
-    /// What programs lack: what is in swap, as far as they had to fetch as much back lately, in bytes. What they left there long ago
-    /// nobody needs.
+    /// What programs lack: what is in swap, as far as they had to fetch as much back lately, in
+    /// bytes. What they left there long ago nothing needs.
     pub swapped_bytes: u64,
     /// Pressure stall figures; `None` where the kernel keeps none.
     pub pressure: Option<Pressure>,
@@ -40,7 +45,8 @@ pub struct NodeLoad {
     pub accepting: bool,
 }
 
-/// Share of the last ten seconds in which some, or all, tasks stood still for lack of a resource, in hundredths of a percent.
+/// Share of the last ten seconds in which some, or all, tasks stood still for lack of a resource,
+/// in hundredths of a percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Pressure {
     /// Some task waited for a CPU.
@@ -55,8 +61,9 @@ pub struct Pressure {
     pub io_full_centi: u16,
 }
 
-/// Of what was fetched for lack of memory, what still counts a second later: about eight seconds are looked back on. What programs touch
-/// within some seconds is their working set (Denning, "The working set model for program behavior", CACM 11(5), 1968).
+/// Of what was fetched for lack of memory, what still counts a second later: about eight seconds
+/// are looked back on. What programs touch within some seconds is their working set (Denning, "The
+/// working set model for program behavior", CACM 11(5), 1968).
 pub const FETCHED_DECAY: f64 = 7.0 / 8.0;
 
 /// Folds samples of runnable tasks into the decayed figures.
@@ -71,7 +78,8 @@ pub struct LoadTracker {
 }
 
 impl LoadTracker {
-    /// A tracker for a node of `cpus` CPUs (at least one is assumed), each of `speed_permille` thousandths of the standard speed.
+    /// A tracker for a node of `cpus` CPUs (at least one is assumed), each of `speed_permille`
+    /// thousandths of the standard speed.
     pub fn new(cpus: u32, speed_permille: u32) -> Self {
         Self {
             cpus: u64::from(cpus.max(1)),
@@ -133,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_rises_slowly_and_falls_at_once_and_the_upper_figure_the_other_way_round() {
+    fn mean_and_upper_bound_follow_changes_at_opposite_speeds() {
         let mut tracker = LoadTracker::new(1, 1000);
         let expected = vec![(3000, 8000), (4875, 8000), (0, 7000), (0, 6125)];
         assert_eq!(seconds(&mut tracker, &[8, 8, 0, 0]), expected);

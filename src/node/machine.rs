@@ -1,21 +1,19 @@
 //! The machine as its files show it: `/proc`, `/sys` and `/dev` below a root directory.
 
 use std::{
-    fs::File,
     io,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
-use procfs::{CpuInfo, CpuPressure, FromRead, IoPressure, LoadAverage, Meminfo, MemoryPressure};
+use procfs::{CpuInfo, CpuPressure, FromRead, IoPressure, Meminfo, MemoryPressure, ProcError};
 
-use super::load::Pressure;
+use super::{load::Pressure, memory::Memory};
 
 /// Something about this machine that cannot be found out.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// A file of the kernel's cannot be read.
-    #[error("cannot read {}: is /proc mounted?", .path.display())]
+    #[error("cannot read {}: are /proc and /sys mounted?", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -39,25 +37,6 @@ pub enum NodeError {
     /// There is no address under which other nodes could reach this one.
     #[error("this machine has no address but loopback: connect it to a network, or give an address with --address")]
     NoAddress,
-}
-
-/// `/proc/loadavg`, kept open, as it is read ten times a second.
-#[derive(Debug)]
-pub(super) struct Loads {
-    file: File,
-    path: PathBuf,
-}
-
-impl Loads {
-    /// Tasks that are runnable now, without the one that asks.
-    pub(super) fn nr_running(&self) -> Result<u32, NodeError> {
-        let unread = |source| NodeError::Read { path: self.path.clone(), source };
-        // Three loads and three numbers.
-        let mut text = [0; 128];
-        let length = self.file.read_at(&mut text, 0).map_err(unread)?;
-        let load: LoadAverage = parse(text.get(..length).unwrap_or_default(), &self.path)?;
-        Ok(load.cur.saturating_sub(1))
-    }
 }
 
 /// Where to look: `/`, or a directory that a test has filled.
@@ -95,33 +74,22 @@ impl Machine {
         }
     }
 
-    /// Opens what tells how many tasks are runnable.
-    ///
-    /// # Errors
-    /// [`NodeError::Read`] of `/proc/loadavg`.
-    pub(super) fn load_average(&self) -> Result<Loads, NodeError> {
-        let path = self.path("/proc/loadavg");
-        match File::open(&path) {
-            Ok(file) => Ok(Loads { file, path }),
-            Err(source) => Err(NodeError::Read { path, source }),
-        }
-    }
-
-    /// Memory that programs can get without swapping (`MemAvailable`), all of it, and what is in swap, in bytes.
+    /// All memory and swap: what programs can get without swapping is `MemAvailable`.
     ///
     /// # Errors
     /// [`NodeError::Read`], [`NodeError::Parse`] of a file of `/proc`, and [`NodeError::Missing`].
-    pub fn memory_bytes(&self) -> Result<(u64, u64, u64), NodeError> {
+    pub(super) fn memory(&self) -> Result<Memory, NodeError> {
         let memory: Meminfo = self.parse("/proc/meminfo")?;
-        let available = memory.mem_available.ok_or(NodeError::Missing("MemAvailable"))?;
-        Ok((available, memory.mem_total, memory.swap_total.saturating_sub(memory.swap_free)))
+        Ok(Memory {
+            total_bytes: memory.mem_total,
+            free_bytes: memory.mem_available.ok_or(NodeError::Missing("MemAvailable"))?,
+            swapped_bytes: memory.swap_total.saturating_sub(memory.swap_free),
+            fetched_bytes: self.swapped_in_bytes()?,
+        })
     }
 
     /// What was fetched back from swap since the machine began, in bytes.
-    ///
-    /// # Errors
-    /// [`NodeError::Read`] of `/proc/vmstat`.
-    pub(super) fn swapped_in_bytes(&self) -> Result<u64, NodeError> {
+    fn swapped_in_bytes(&self) -> Result<u64, NodeError> {
         let text = read(&self.path("/proc/vmstat"))?;
         let text = String::from_utf8_lossy(&text);
         // A kernel without swap does not count.
@@ -129,39 +97,53 @@ impl Machine {
         Ok(pages.saturating_mul(rustix::param::page_size() as u64))
     }
 
-    /// Pressure stall figures; `None` if the kernel does not keep them (`psi=0`, or not configured).
+    /// Pressure stall figures; `None` if the kernel does not keep them (`psi=0`, or not
+    /// configured).
     ///
     /// # Errors
     /// [`NodeError::Parse`] of a file of `/proc/pressure`.
     pub fn pressure(&self) -> Result<Option<Pressure>, NodeError> {
-        // With psi=0 the files exist, and reading them fails with EOPNOTSUPP.
-        if std::fs::read(self.path("/proc/pressure/cpu")).is_err() {
-            return Ok(None);
-        }
-        let cpu: CpuPressure = self.parse("/proc/pressure/cpu")?;
-        let memory: MemoryPressure = self.parse("/proc/pressure/memory")?;
-        let io: IoPressure = self.parse("/proc/pressure/io")?;
-        let centi = |percent: f32| (percent.clamp(0.0, 100.0) * 100.0).round() as u16;
-        Ok(Some(Pressure {
-            cpu_some_centi: centi(cpu.some.avg10),
-            memory_some_centi: centi(memory.some.avg10),
-            memory_full_centi: centi(memory.full.avg10),
-            io_some_centi: centi(io.some.avg10),
-            io_full_centi: centi(io.full.avg10),
-        }))
+        pressure_in(|resource| self.path("/proc/pressure").join(resource))
     }
 
     pub(super) fn cpu_info(&self) -> Result<CpuInfo, NodeError> {
         self.parse("/proc/cpuinfo")
     }
 
-    fn parse<T: FromRead>(&self, path: &str) -> Result<T, NodeError> {
-        let path = self.path(path);
-        parse(&read(&path)?, &path)
+    pub(super) fn parse<T: FromRead>(&self, path: &str) -> Result<T, NodeError> {
+        parse_file(&self.path(path))
     }
 }
 
-fn parse<T: FromRead>(text: &[u8], path: &Path) -> Result<T, NodeError> {
+fn parse_file<T: FromRead>(path: &Path) -> Result<T, NodeError> {
+    parse(&read(path)?, path)
+}
+
+/// The pressure stall figures in the files of each resource; `None` if there are none.
+pub(super) fn pressure_in(file: impl Fn(&str) -> PathBuf) -> Result<Option<Pressure>, NodeError> {
+    // With psi=0 the files exist, and reading them fails with EOPNOTSUPP.
+    if std::fs::read(file("cpu")).is_err() {
+        return Ok(None);
+    }
+    let cpu: CpuPressure = parse_file(&file("cpu"))?;
+    let memory: MemoryPressure = parse_file(&file("memory"))?;
+    let io: IoPressure = parse_file(&file("io"))?;
+    let centi = |percent: f32| (percent.clamp(0.0, 100.0) * 100.0).round() as u16;
+    Ok(Some(Pressure {
+        cpu_some_centi: centi(cpu.some.avg10),
+        memory_some_centi: centi(memory.some.avg10),
+        memory_full_centi: centi(memory.full.avg10),
+        io_some_centi: centi(io.some.avg10),
+        io_full_centi: centi(io.full.avg10),
+    }))
+}
+
+/// The error for a file that is not as the kernel writes it.
+pub(super) fn malformed(path: &Path) -> NodeError {
+    NodeError::Parse { path: path.into(), source: ProcError::Incomplete(None) }
+}
+
+pub(super) fn parse<T: FromRead>(text: &[u8], path: &Path) -> Result<T, NodeError> {
     T::from_read(text).map_err(|source| NodeError::Parse { path: path.into(), source })
 }
 
@@ -189,12 +171,6 @@ pub(super) mod tests {
         "some avg10=1.25 avg60=0.00 avg300=0.00 total=1\nfull avg10=0.50 avg60=0.00 avg300=0.00 total=1\n";
 
     #[test]
-    fn the_asking_thread_is_not_counted() {
-        let (_dir, machine) = machine(&[("/proc/loadavg", "0.10 0.20 0.30 4/200 1234\n")]);
-        assert_eq!(machine.load_average().unwrap().nr_running().unwrap(), 3);
-    }
-
-    #[test]
     fn pressure_is_in_hundredths_of_a_percent_and_may_be_missing() {
         let files = [("/proc/pressure/cpu", PSI), ("/proc/pressure/memory", PSI), ("/proc/pressure/io", PSI)];
         let (_dir, with) = machine(&files);
@@ -206,16 +182,13 @@ pub(super) mod tests {
 
     #[test]
     fn damaged_files_are_errors_that_name_the_file() {
-        let (_dir, machine) = machine(&[("/proc/loadavg", "rubbish"), ("/proc/meminfo", "MemTotal: many kB\n")]);
-        assert!(machine.load_average().unwrap().nr_running().unwrap_err().to_string().contains("loadavg"));
-        assert!(machine.memory_bytes().is_err());
+        let (_dir, machine) = machine(&[("/proc/meminfo", "MemTotal: many kB\n")]);
+        assert!(machine.memory().unwrap_err().to_string().contains("meminfo"));
     }
 
     #[test]
     fn this_machine_can_be_read() {
-        let machine = Machine::this();
-        let (available, total, _) = machine.memory_bytes().unwrap();
-        assert!(available > 0 && available <= total);
-        machine.load_average().unwrap().nr_running().unwrap();
+        let memory = Machine::this().memory().unwrap();
+        assert!(memory.free_bytes > 0 && memory.free_bytes <= memory.total_bytes);
     }
 }

@@ -1,4 +1,5 @@
-//! Finds out the [`Features`] of a machine: looks at files, tries a system call, runs `criu --version`.
+//! Finds out the [`Features`] of a machine: looks at files, tries a system call, runs
+//! `criu --version`.
 
 use std::{
     fs::OpenOptions,
@@ -18,8 +19,8 @@ const CRIU_TIMEOUT: Duration = Duration::from_secs(10);
 const CRIU_OUTPUT_BYTES: u64 = 4096;
 
 impl Features {
-    /// Looks at `machine`. What needs a system call or a program is tried on the running system. Blocks for as long as `criu --version`
-    /// takes, at most ten seconds.
+    /// Looks at `machine`. What needs a system call or a program is tried on the running system.
+    /// Blocks for as long as `criu --version` takes, at most ten seconds.
     pub fn probe(machine: &Machine) -> Self {
         let kernel = kernel_version(&machine.line("/proc/sys/kernel/osrelease").unwrap_or_default());
         let sched_ext = match machine.exists("/sys/kernel/sched_ext") {
@@ -50,8 +51,9 @@ fn kernel_version(release: &str) -> (u32, u32) {
     (next(), next())
 }
 
-/// How long `criu --version` takes: how quick this machine is at starting programs. `None` if there is no CRIU. Blocks for as long.
-/// To be called after [`Features::probe`], which runs it for the first time and so has it read from the disk.
+/// How long `criu --version` takes: how quick this machine is at starting programs. `None` if there
+/// is no CRIU. Blocks for as long. To be called after [`Features::probe`], which runs it for the
+/// first time and so has it read from the disk.
 #[must_use]
 pub fn criu_takes() -> Option<Duration> {
     let began = Instant::now();
@@ -81,7 +83,7 @@ fn criu_version(program: &str) -> Option<CriuVersion> {
         }
     };
     let mut output = String::new();
-    // A pipe's buffer holds what CRIU prints, so it could end before anybody read.
+    // A pipe's buffer holds what CRIU prints, so it could end before it was read.
     child.stdout.take()?.take(CRIU_OUTPUT_BYTES).read_to_string(&mut output).ok()?;
     if status.success() { CriuVersion::parse(&output) } else { None }
 }

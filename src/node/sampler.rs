@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{LoadTracker, Machine, NodeError, NodeLoad, load::FETCHED_DECAY, machine::Loads};
+use super::{LoadTracker, NodeError, NodeLoad, Scope, load::FETCHED_DECAY, running::Running};
 
 /// Time between two samples of the number of runnable tasks.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
@@ -18,8 +18,9 @@ const SAMPLES: u32 = 10;
 /// The state between samples. Does no waiting of its own.
 #[derive(Debug)]
 pub struct Sampler {
-    machine: Machine,
-    loads: Option<Loads>,
+    scope: Scope,
+    running: Option<Running>,
+    nr_running: u32,
     tracker: LoadTracker,
     taken: u32,
     fetched: Fetched,
@@ -43,53 +44,74 @@ impl Fetched {
 }
 
 impl Sampler {
-    /// A sampler of `machine`, which has `cpus` CPUs of `speed_permille` thousandths of the standard speed.
-    pub fn new(machine: Machine, cpus: u32, speed_permille: u32) -> Self {
+    /// A sampler of `scope`, which has `cpus` CPUs of `speed_permille` thousandths of the standard
+    /// speed.
+    pub fn new(scope: Scope, cpus: u32, speed_permille: u32) -> Self {
         Self {
-            machine,
-            loads: None,
+            scope,
+            running: None,
+            nr_running: 0,
             tracker: LoadTracker::new(cpus, speed_permille),
             taken: 0,
             fetched: Fetched::default(),
         }
     }
 
-    /// Takes one sample; to be called every [`SAMPLE_INTERVAL`]. With each tenth comes a new load, with no guests and accepting.
+    /// The load as it is now, for a node that has only just begun to sample: it takes guests at
+    /// once.
     ///
     /// # Errors
-    /// [`NodeError`] if `/proc` cannot be read; the next call starts a new second.
+    /// As [`Self::tick`].
+    pub fn first(&mut self) -> Result<NodeLoad, NodeError> {
+        loop {
+            if let Some(load) = self.tick()? {
+                return Ok(load);
+            }
+        }
+    }
+
+    /// Takes one sample; to be called every [`SAMPLE_INTERVAL`]. With each tenth comes a new load,
+    /// with no guests and accepting.
+    ///
+    /// # Errors
+    /// [`NodeError`] if `/proc` or a container's cgroup cannot be read; the next call opens them
+    /// again.
     pub fn tick(&mut self) -> Result<Option<NodeLoad>, NodeError> {
-        let loads = match self.loads.take() {
-            Some(loads) => loads,
-            None => self.machine.load_average()?,
+        let mut running = match self.running.take() {
+            Some(running) => running,
+            None => self.scope.running()?,
         };
-        let nr_running = self.loads.insert(loads).nr_running()?;
-        self.tracker.sample(nr_running);
+        if let Some(nr_running) = running.step()? {
+            self.nr_running = nr_running;
+            self.tracker.sample(nr_running);
+        }
+        self.running = Some(running);
         self.taken += 1;
         if self.taken < SAMPLES {
             return Ok(None);
         }
         self.taken = 0;
         self.tracker.end_second();
-        let (memory_free_bytes, _, swapped_bytes) = self.machine.memory_bytes()?;
-        let fetched_bytes = self.fetched.step(self.machine.swapped_in_bytes()?);
+        let memory = self.scope.memory()?;
+        let fetched_bytes = self.fetched.step(memory.fetched_bytes);
         Ok(Some(NodeLoad {
             load_milli: self.tracker.load_milli(),
             load_upper_milli: self.tracker.load_upper_milli(),
-            nr_running,
+            nr_running: self.nr_running,
             weight_nano: 0,
             owners_permille: 0,
             owners_weight_nano: 0,
-            memory_free_bytes,
-            swapped_bytes: swapped_bytes.min(fetched_bytes),
-            pressure: self.machine.pressure()?,
+            memory_free_bytes: memory.free_bytes,
+            swapped_bytes: memory.swapped_bytes.min(fetched_bytes),
+            pressure: self.scope.pressure()?,
             guests: 0,
             accepting: true,
         }))
     }
 }
 
-/// Samples until `stop`, telling each new load to `loads`. What only the daemon knows, it fills in by `complete`.
+/// Samples until `stop`, telling each new load to `loads`. What only the daemon knows, it fills in
+/// by `complete`.
 pub async fn watch_load(
     mut sampler: Sampler,
     loads: watch::Sender<NodeLoad>,
@@ -111,7 +133,8 @@ pub async fn watch_load(
                 complete(&mut load);
                 loads.send_replace(load);
             }
-            // Said once, not ten times a second; the last load stands, and its age in the gossip shows nothing wrong, so say it loudly.
+            // Said once, not ten times a second; the last load stands, and its age in the gossip
+            // shows nothing wrong, so say it loudly.
             Err(error) if !failing => {
                 failing = true;
                 tracing::error!(error = &error as &dyn std::error::Error, "this node's load cannot be measured");
@@ -124,10 +147,14 @@ pub async fn watch_load(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::machine::tests::machine;
+    use crate::node::{Limits, Machine, machine::tests::machine};
 
     const MEMINFO: &str = include_str!("testdata/meminfo");
     const VMSTAT: &str = "nr_free_pages 9\npswpin 100\npswpout 900\n";
+
+    fn sampler(machine: Machine, cpus: u32) -> Sampler {
+        Sampler::new(Scope::new(machine, Limits::default()).unwrap(), cpus, 1000)
+    }
 
     #[test]
     fn what_lies_in_swap_counts_as_far_as_it_is_fetched_back() {
@@ -135,7 +162,7 @@ mod tests {
         let swapping = swapping.replace("SwapFree:              0", "SwapFree: 3072000");
         let files = [("/proc/loadavg", "0 0 0 1/1 9\n"), ("/proc/meminfo", &*swapping), ("/proc/vmstat", VMSTAT)];
         let (dir, machine) = machine(&files);
-        let mut sampler = Sampler::new(machine, 1, 1000);
+        let mut sampler = sampler(machine, 1);
         let mut second = |pswpin: u64| {
             std::fs::write(dir.path().join("proc/vmstat"), format!("pswpin {pswpin}\n")).unwrap();
             (0..10).find_map(|_| sampler.tick().unwrap()).unwrap().swapped_bytes / 4096
@@ -150,7 +177,7 @@ mod tests {
     fn ten_samples_make_a_load() {
         let (_dir, machine) =
             machine(&[("/proc/loadavg", "0 0 0 3/100 9\n"), ("/proc/meminfo", MEMINFO), ("/proc/vmstat", VMSTAT)]);
-        let mut sampler = Sampler::new(machine, 2, 1000);
+        let mut sampler = sampler(machine, 2);
         for _ in 0..9 {
             assert_eq!(sampler.tick().unwrap(), None);
         }
@@ -159,14 +186,21 @@ mod tests {
         assert_eq!((load.memory_free_bytes, load.pressure, load.accepting), (1_500_000 * 1024, None, true));
     }
 
+    #[test]
+    fn the_first_load_needs_no_second() {
+        let (_dir, machine) =
+            machine(&[("/proc/loadavg", "0 0 0 3/100 9\n"), ("/proc/meminfo", MEMINFO), ("/proc/vmstat", VMSTAT)]);
+        let load = sampler(machine, 2).first().unwrap();
+        assert_eq!((load.nr_running, load.memory_free_bytes, load.accepting), (2, 1_500_000 * 1024, true));
+    }
+
     #[tokio::test]
     async fn the_daemon_completes_each_load_and_can_stop() {
         let (_dir, machine) =
             machine(&[("/proc/loadavg", "0 0 0 2/100 9\n"), ("/proc/meminfo", MEMINFO), ("/proc/vmstat", VMSTAT)]);
         let (loads, mut seen) = watch::channel(NodeLoad::default());
         let stop = CancellationToken::new();
-        let task =
-            tokio::spawn(watch_load(Sampler::new(machine, 1, 1000), loads, |load| load.guests = 7, stop.clone()));
+        let task = tokio::spawn(watch_load(sampler(machine, 1), loads, |load| load.guests = 7, stop.clone()));
         seen.changed().await.unwrap();
         assert_eq!(seen.borrow_and_update().guests, 7);
         stop.cancel();

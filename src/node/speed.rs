@@ -1,15 +1,19 @@
-//! How fast a CPU of this node is, measured, not looked up: the clock rate says little about what a CPU or a hypervisor delivers.
+//! How fast a CPU of this node is, measured, not looked up: the clock rate says little about what a
+//! CPU or a hypervisor delivers.
 //!
-//! A chain of dependent integer steps (load, multiply, rotate, add, store into a table of 4 KiB) runs 24 times for 1.25 ms, and the upper
-//! quartile counts: time is the thread's CPU time, so other programs on the machine do not make it look slow, but a hypervisor that takes
-//! the CPU away does, in those runs in which it happens. So there is a pause between runs: whoever has slept gets a whole slice of time.
-//! All nodes run the same code, so their ratios are right whatever the compiler made of it.
+//! A chain of dependent integer steps (load, multiply, rotate, add, store into a table of 4 KiB)
+//! runs 24 times for 1.25 ms, and the upper quartile counts: time is the thread's CPU time, so
+//! other programs on the machine do not make it look slow, but a hypervisor that takes the CPU away
+//! does, in those runs in which it happens. So there is a pause between runs: a thread that has
+//! slept gets a whole slice of time. All nodes run the same code, so their ratios are right
+//! whatever the compiler made of it.
 
 use std::{hint::black_box, thread::sleep, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Steps per millisecond of a CPU of speed 1 (1000 thousandths): about what a 3 GHz x86 core of 2020 does.
+/// Steps per millisecond of a CPU of speed 1 (1000 thousandths): about what a 3 GHz x86 core of
+/// 2020 does.
 pub const STANDARD_SPEED: u64 = 250_000;
 
 const RUNS: usize = 24;
@@ -22,7 +26,8 @@ const PAUSE: Duration = Duration::from_millis(8);
 /// Steps between two looks at the clock: about 16 µs, and 0.3 ms under software emulation.
 const BATCH: u64 = 4000;
 
-/// Measures this CPU, in thousandths of [`STANDARD_SPEED`]; never 0. Takes about 30 ms of CPU time, and a quarter of a second.
+/// Measures this CPU, in thousandths of [`STANDARD_SPEED`]; never 0. Takes about 30 ms of CPU time,
+/// and a quarter of a second.
 pub fn measure_speed_permille() -> u32 {
     let mut runs = [0; RUNS];
     for run in &mut runs {

@@ -10,7 +10,7 @@
 
 use super::candidates::{Choice, Found, Survey};
 use super::config::Config;
-use super::cost::{self, Scales};
+use super::cost::{self, CostModel};
 use super::decision::{Cause, Decision};
 use super::input::{Input, JobView, NodeView, Owners};
 use super::reason::{Reason, Shortage};
@@ -18,6 +18,7 @@ use super::slowdown::{Load, Occupancy};
 use super::state::State;
 use super::tiers::Tiers;
 use super::wanting::Wanting;
+use crate::job::JobId;
 
 /// What was found out about one job.
 struct Verdict {
@@ -43,7 +44,8 @@ impl Verdict {
         Self { reasons, proposal: None, urgency: Urgency::Load }
     }
 
-    /// Whether the job would be better off elsewhere, or may be: no node that could be better takes it just now.
+    /// Whether the job would be better off elsewhere, or may be: no node that could be better takes
+    /// it just now.
     fn wants_to_leave(&self) -> bool {
         self.proposal.is_some() || matches!(self.reasons.last(), Some(Reason::NoTarget))
     }
@@ -64,7 +66,7 @@ pub(super) fn decide(
     let (any, verdicts) = balancer.verdicts();
     let urgency = verdicts.iter().filter(|verdict| verdict.proposal.is_some()).map(|verdict| verdict.urgency).max();
     let hold = balancer.hold(urgency.unwrap_or(Urgency::Load));
-    let wants = input.jobs.iter().zip(&verdicts).map(|(job, verdict)| (&job.id, verdict.wants_to_leave()));
+    let wants = input.jobs.iter().zip(&verdicts).map(|(job, verdict)| (job.id(), verdict.wants_to_leave()));
     let wanted_ms = wanting.note(wants, input.now_ms);
     let passing: Vec<Option<Reason>> =
         verdicts.iter().zip(wanted_ms).map(|(verdict, wanted_ms)| balancer.passing(verdict, wanted_ms)).collect();
@@ -81,7 +83,7 @@ pub(super) fn decide(
                 let cause = match verdict.urgency {
                     Urgency::MustLeave => Cause::Evacuate,
                     Urgency::Memory => Cause::Memory,
-                    Urgency::Load if choice.node == job.home => Cause::Home,
+                    Urgency::Load if choice.node == *job.home() => Cause::Home,
                     Urgency::Load => Cause::Load,
                 };
                 Decision::moves(job, choice, cause, reasons)
@@ -92,7 +94,8 @@ pub(super) fn decide(
             }
             (Some(_), None, first) => {
                 verdict.reasons.push(passing.unwrap_or_else(|| {
-                    let moving = first.as_ref().and_then(|(first, _)| input.jobs.get(*first)).unwrap_or(job).id.clone();
+                    let moving =
+                        first.as_ref().and_then(|(first, _)| input.jobs.get(*first)).unwrap_or(job).id().clone();
                     Reason::Busy { node: input.here.clone(), moving, limit: config.moves_per_source }
                 }));
                 Decision::stays(job, verdict.reasons)
@@ -105,7 +108,7 @@ pub(super) fn decide(
 
 /// See [`super::Placement::explain`].
 pub(super) fn explain(input: &Input, config: &Config, state: &State, decision: &Decision, seed: u64) -> Vec<Reason> {
-    let job = input.jobs.iter().find(|job| job.id == decision.job);
+    let job = input.jobs.iter().find(|job| *job.id() == decision.job);
     let Some((job, here)) = job.zip(usable_here(input)) else { return decision.reasons.clone() };
     let balancer = Balancer::new(input, config, state, here, seed);
     let (any, _) = balancer.verdicts();
@@ -123,7 +126,7 @@ pub(super) fn usable_here(input: &Input) -> Option<&NodeView> {
 
 /// What holds for any mover, user or balancer: the job must be here, still, and movable.
 pub(super) fn fixed(job: &JobView, input: &Input, state: &State) -> Option<Reason> {
-    if let Some(target) = state.under_way(&job.id, input.now_ms) {
+    if let Some(target) = state.under_way(job.id(), input.now_ms) {
         return Some(Reason::Moving { target: target.clone() });
     }
     if job.running_on != input.here {
@@ -132,7 +135,8 @@ pub(super) fn fixed(job: &JobView, input: &Input, state: &State) -> Option<Reaso
     job.movable.as_ref().err().map(|why| Reason::CannotMove { why: why.clone() })
 }
 
-/// This node's threshold rule for `job`, if the node, whose runnable tasks are given per CPU, is below it.
+/// This node's threshold rule for `job`, if the node, whose runnable tasks are given per CPU, is
+/// below it.
 pub(super) fn below_threshold(job: &JobView, here: &NodeView, tasks_per_cpu: f64, config: &Config) -> Option<Reason> {
     let threshold = f64::from(config.home_threshold_milli) / 1_000.0;
     (tasks_per_cpu < threshold).then(|| Reason::BelowThreshold {
@@ -160,26 +164,28 @@ struct Balancer<'a> {
     state: &'a State,
     here: &'a NodeView,
     survey: Survey<'a>,
-    /// This node without what is on its way out, and with memory as it will be when something could have left.
+    /// This node without what is on its way out, and with memory as it will be when something could
+    /// have left.
     tiers: Tiers,
     shortage: Option<Reason>,
-    /// The busiest job of a tree that has the CPUs here to itself, but for hardly anything, and how many CPUs that tree would keep busy.
+    /// The busiest job of a tree that has the CPUs here to itself, but for hardly anything, and how
+    /// many CPUs that tree would keep busy.
     sole_tree: Option<(&'a JobView, f64)>,
 }
 
 impl<'a> Balancer<'a> {
     fn new(input: &'a Input, config: &'a Config, state: &'a State, here: &'a NodeView, seed: u64) -> Self {
-        let homes = input.jobs.iter().filter(|job| job.is_guest()).map(|job| &job.home);
-        let allowed = input.jobs.iter().filter_map(|job| job.allowed_nodes.as_ref()).flatten();
+        let homes = input.jobs.iter().filter(|job| job.is_guest()).map(|job| &**job.home());
+        let allowed = input.jobs.iter().flat_map(JobView::named_nodes);
         let survey = Survey::new(input, homes.chain(allowed), None, config, state, Cause::Load, seed);
         let leaving = state.leaving(&input.here, input.now_ms);
         let shown = Tiers::new(here, config, state);
         let now = leaving.fold(shown, |tiers, lease| tiers.without(lease.load, lease.is_from_home()));
         let was_exhausted = now.of(true).is_exhausted();
-        let may_leave = |job: &&JobView| !job.pinned && job.movable.is_ok();
+        let may_leave = |job: &&JobView| !job.is_pinned() && job.movable.is_ok();
         let largest_bytes = input.jobs.iter().filter(may_leave).map(|job| job.frozen_bytes).max().unwrap_or(0);
         let ahead_s = cost::ahead_s(largest_bytes, survey.targets());
-        let falls = Load { memory: here.memory_falls_bytes_per_s as f64 * ahead_s, ..Load::NONE };
+        let falls = Load { memory: here.depletion_bytes_per_s as f64 * ahead_s, ..Load::NONE };
         let tiers = now.with(falls, true);
         let below_bytes = cost::usher_below_bytes(here, config);
         let free_bytes = here.free_memory_bytes;
@@ -190,14 +196,19 @@ impl<'a> Balancer<'a> {
                 Shortage::Now { free_bytes, below_bytes }
             } else {
                 let ahead_ms = (ahead_s * 1_000.0) as u64;
-                Shortage::Ahead { free_bytes, falls_bytes_per_s: here.memory_falls_bytes_per_s, below_bytes, ahead_ms }
+                Shortage::Ahead { free_bytes, depletion_bytes_per_s: here.depletion_bytes_per_s, below_bytes, ahead_ms }
             }
         });
         let shortage = how.map(|how| Reason::MemoryShort { node: here.name.clone(), how });
-        // Whoever else is busy here belongs to that tree as well, or it would not have the CPUs to itself.
-        let busiest = input.jobs.iter().max_by_key(|job| job.demand_milli);
+        // All else that is busy here belongs to that tree as well, or it would not have the CPUs to
+        // itself.
+        let busiest = input.jobs.iter().max_by_key(|job| job.record.history.demand_milli);
         let tree = busiest.map(|busiest| {
-            let demands = input.jobs.iter().filter(|job| job.is_of_the_tree_of(busiest)).map(|job| job.demand_milli);
+            let demands = input
+                .jobs
+                .iter()
+                .filter(|job| job.is_of_the_tree_of(busiest))
+                .map(|job| job.record.history.demand_milli);
             (busiest, demands.map(cost::demand).sum::<f64>())
         });
         let little = cost::demand(config.min_demand_milli);
@@ -211,7 +222,7 @@ impl<'a> Balancer<'a> {
     /// Whether the job shares the CPUs here with others of its tree, and with hardly anything else.
     fn among_its_own(&self, job: &JobView) -> bool {
         self.sole_tree.is_some_and(|(busiest, demand)| {
-            let others = demand - cost::demand(job.demand_milli);
+            let others = demand - cost::demand(job.record.history.demand_milli);
             job.is_of_the_tree_of(busiest) && others >= cost::demand(self.config.min_demand_milli)
         })
     }
@@ -220,7 +231,8 @@ impl<'a> Balancer<'a> {
     fn hold(&self, urgency: Urgency) -> Option<Reason> {
         let Input { here, now_ms, .. } = self.input;
         let mut leaving = self.state.leaving(here, *now_ms);
-        // What is urgent does not wait for what left before, which may take its time: one may leave beside it.
+        // What is urgent does not wait for what left before, which may take its time: one may leave
+        // beside it.
         let limit = self.config.moves_per_source + u32::from(urgency > Urgency::Load);
         if let Some(lease) = leaving.nth(usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(1)) {
             return Some(Reason::Busy { node: here.clone(), moving: lease.job.clone(), limit });
@@ -230,15 +242,16 @@ impl<'a> Balancer<'a> {
     }
 
     /// Why nothing may leave so soon after the last that did, or after `job` did.
-    fn settling(&self, job: Option<&str>) -> Option<Reason> {
+    fn settling(&self, job: Option<&JobId>) -> Option<Reason> {
         let (node, settle_ms) = (&self.input.here, self.config.settle_ms);
         let last_left_ms = self.state.last_left_ms(node, job, self.input.now_ms);
         let since_ms = last_left_ms.filter(|since| *since < settle_ms)?;
         Some(Reason::Settling { node: node.clone(), since_ms, settle_ms })
     }
 
-    /// Why a move of a job that has wanted to leave for so long may come too late: an imbalance that has not lasted for as long as it takes
-    /// to cure is likely to pass by itself, as what has lasted for some time lasts about as long again.
+    /// Why a move of a job that has wanted to leave for so long may come too late: an imbalance
+    /// that has not lasted for as long as it takes to cure is likely to pass by itself, as what has
+    /// lasted for some time lasts about as long again.
     fn passing(&self, verdict: &Verdict, wanted_ms: u64) -> Option<Reason> {
         let may_wait = verdict.urgency == Urgency::Load;
         let Choice { downtime_ms, .. } = *verdict.proposal.as_ref().filter(|_| may_wait)?;
@@ -263,8 +276,8 @@ impl<'a> Balancer<'a> {
         if is_relieved(&at_any_cost) { (true, at_any_cost) } else { (false, verdicts) }
     }
 
-    /// Looks at one job; `any`: for any place with room. The figures of the nodes that are compared are listed only if asked for: they take
-    /// longer than all the rest.
+    /// Looks at one job; `any`: for any place with room. The figures of the nodes that are compared
+    /// are listed only if asked for: they take longer than all the rest.
     fn judge(&self, job: &JobView, any: bool, figures: bool) -> Verdict {
         if let Some(reason) = fixed(job, self.input, self.state) {
             let is_still = matches!(reason, Reason::CannotMove { .. });
@@ -272,25 +285,25 @@ impl<'a> Balancer<'a> {
         }
         if let Some(reason) = self.must_leave(job) {
             // It may be on its way out already, and be seen here for a moment longer.
-            if let Some(settling) = self.settling(Some(&job.id)) {
+            if let Some(settling) = self.settling(Some(job.id())) {
                 return Verdict::because(vec![reason, settling]);
             }
-            let (reasons, proposal) = self.compare(&self.scales(job), vec![reason], None, true, figures);
+            let (reasons, proposal) = self.compare(&self.cost_model(job), vec![reason], None, true, figures);
             return Verdict { reasons, proposal, urgency: Urgency::MustLeave };
         }
-        if job.pinned {
+        if job.is_pinned() {
             return self.stays(job, Vec::new(), Reason::Pinned, figures);
         }
         let mut reasons = Vec::from_iter(self.shortage.clone());
         reasons.extend(self.owners_first(job));
         let mut only_home = None;
-        let (rss_bytes, min_bytes) = (job.rss_bytes, self.config.usher_min_bytes);
+        let (working_set_bytes, min_bytes) = (job.working_set_bytes, self.config.usher_min_bytes);
         let mut urgency = Urgency::Load;
-        if self.shortage.is_some() && rss_bytes >= min_bytes {
-            // It may go, however young it is and however little CPU it asks for.
+        if self.shortage.is_some() && working_set_bytes >= min_bytes {
+            // It may go, however little attained service it has and however little CPU it asks for.
             urgency = Urgency::Memory;
         } else if any {
-            return self.stays(job, reasons, Reason::TooSmall { rss_bytes, min_bytes }, figures);
+            return self.stays(job, reasons, Reason::TooSmall { working_set_bytes, min_bytes }, figures);
         } else if let Some(reason) = self.restless(job) {
             return self.stays(job, reasons, reason, figures);
         } else if let Some(reason) =
@@ -300,45 +313,47 @@ impl<'a> Balancer<'a> {
                 return self.stays(job, reasons, reason, figures);
             }
             reasons.push(reason);
-            only_home = Some(&*job.home);
+            only_home = Some(&**job.home());
         }
         let among_its_own = self.shortage.is_none() && self.among_its_own(job);
-        let scales = self.scales(job).among_its_own(among_its_own);
-        let (reasons, choice) = self.compare(&scales, reasons, only_home, any, figures);
+        let model = self.cost_model(job).among_its_own(among_its_own);
+        let (reasons, choice) = self.compare(&model, reasons, only_home, any, figures);
         // Where memory may be exhausted if that costs less, it is a cost like others.
         let by_relief = urgency == Urgency::Memory && !self.config.overcommit;
         let proposal = choice.map(|choice| if by_relief { self.by_relief(job, choice) } else { choice });
         Verdict { reasons, proposal, urgency }
     }
 
-    /// A job that stays for a reason that no cost outweighs; with `figures`, what it would cost elsewhere all the same.
+    /// A job that stays for a reason that no cost outweighs; with `figures`, what it would cost
+    /// elsewhere all the same.
     fn stays(&self, job: &JobView, mut reasons: Vec<Reason>, reason: Reason, figures: bool) -> Verdict {
         if figures {
-            reasons.extend(self.survey.list(&self.scales(job), None));
+            reasons.extend(self.survey.list(&self.cost_model(job), None));
         }
         reasons.push(reason);
         Verdict::because(reasons)
     }
 
     /// What is compared for a job.
-    fn scales<'j>(&self, job: &'j JobView) -> Scales<'j> {
+    fn cost_model<'j>(&self, job: &'j JobView) -> CostModel<'j> {
         let home_s_per_byte = self.survey.home_s_per_byte(job);
-        Scales::new(job, &self.input.here, &self.tiers.of(!job.is_guest()), home_s_per_byte, self.config)
+        CostModel::new(job, &self.input.here, &self.tiers.of(!job.is_guest()), home_s_per_byte, self.config)
     }
 
-    /// Compares the nodes for a job, or `only` one; with `any`, for any place with room. What came of it is added to the reasons.
+    /// Compares the nodes for a job, or `only` one; with `any`, for any place with room. What came
+    /// of it is added to the reasons.
     fn compare(
         &self,
-        scales: &Scales,
+        model: &CostModel,
         mut reasons: Vec<Reason>,
         only: Option<&str>,
         any: bool,
         figures: bool,
     ) -> (Vec<Reason>, Option<Choice>) {
         if figures {
-            reasons.extend(self.survey.list(scales, only));
+            reasons.extend(self.survey.list(model, only));
         }
-        let stays = match self.survey.find(scales, only, any) {
+        let stays = match self.survey.find(model, only, any) {
             Found::Choice(choice) => return (reasons, Some(choice)),
             Found::NothingBetter => Reason::NothingBetter,
             Found::NoTarget => Reason::NoTarget,
@@ -356,16 +371,20 @@ impl<'a> Balancer<'a> {
         (*draining && job.is_guest()).then(|| Reason::Draining { node: here.clone() })
     }
 
-    /// Where memory is short, what counts is how much of what is missing a move frees, and how little the job itself loses.
+    /// Where memory is short, what counts is how much of what is missing a move frees, and how
+    /// little the job itself loses.
     fn by_relief(&self, job: &JobView, choice: Choice) -> Choice {
         let Occupancy { used, memory, .. } = self.tiers.of(true);
         let missing = (used - memory).max(1.0);
-        let freed = (job.rss_bytes as f64).min(missing);
+        let freed = (job.working_set_bytes as f64).min(missing);
         // Of those that free as much, the smallest.
-        Choice { gain: freed / (1.0 + job.load(self.config.young_ms).weight) - job.rss_bytes as f64 / 1e6, ..choice }
+        Choice {
+            gain: freed / (1.0 + job.load(self.config.young_ms).weight) - job.working_set_bytes as f64 / 1e6,
+            ..choice
+        }
     }
 
-    /// What a guest has to reckon with where its host's own users come first.
+    /// What takes CPU time from a guest where its host's own users come first.
     fn owners_first(&self, job: &JobView) -> Option<Reason> {
         let NodeView { ref name, cpus, owners, .. } = *self.here;
         let Owners { demand_milli, .. } = owners.filter(|_| job.is_guest())?;
@@ -376,10 +395,10 @@ impl<'a> Balancer<'a> {
     /// Why a job is not to be disturbed for the sake of load.
     fn restless(&self, job: &JobView) -> Option<Reason> {
         let Config { min_age_ms, min_demand_milli, .. } = *self.config;
-        if job.age_ms < min_age_ms {
-            return Some(Reason::TooYoung { age_ms: job.age_ms, min_ms: min_age_ms });
+        if job.record.history.age_ms < min_age_ms {
+            return Some(Reason::TooYoung { age_ms: job.record.history.age_ms, min_ms: min_age_ms });
         }
-        let demand_milli = job.demand_milli;
+        let demand_milli = job.record.history.demand_milli;
         (demand_milli < min_demand_milli).then_some(Reason::LittleDemand { demand_milli, min_milli: min_demand_milli })
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use super::config::Config;
-use super::cost::{Place, Scales};
+use super::cost::{CostModel, Place};
 use super::decision::Cause;
 use super::eligible::{self, Room};
 use super::input::{Input, JobView, NodeName, NodeView};
 use super::reason::{Exclusion, Reason};
 use super::state::State;
+use crate::job::JobId;
 
 /// A node that is compared.
 struct Known<'a> {
@@ -26,7 +27,8 @@ pub(super) struct Survey<'a> {
     state: &'a State,
     cause: Cause,
     seed: u64,
-    /// Those that all jobs compare, the emptiest first, then those that only some do: their homes, and what their users named.
+    /// Those that all jobs compare, the emptiest first, then those that only some do: their homes,
+    /// and what their users named.
     known: Vec<Known<'a>>,
     /// How many all jobs compare.
     common: usize,
@@ -102,11 +104,12 @@ pub(super) enum Found {
 }
 
 impl<'a> Survey<'a> {
-    /// Looks at all nodes but this one, or at [`Config::surveyed_nodes`] of them, by chance, and those that `must` be among them. The one that a
-    /// user `named` counts however old what is known of it is.
+    /// Looks at all nodes but this one, or at [`Config::surveyed_nodes`] of them, by chance, and
+    /// those that `must` be among them. The one that a user `named` counts however old what is
+    /// known of it is.
     pub(super) fn new(
         input: &'a Input,
-        must: impl Iterator<Item = &'a NodeName>,
+        must: impl Iterator<Item = &'a str>,
         named: Option<&'a NodeName>,
         config: &'a Config,
         state: &'a State,
@@ -140,8 +143,8 @@ impl<'a> Survey<'a> {
         let emptier = |a: &Known, b: &Known| a.place.stretch(false).total_cmp(&b.place.stretch(false));
         known.sort_unstable_by(|a, b| emptier(a, b).then_with(|| a.node.name.cmp(&b.node.name)));
         let common = known.len();
-        let must = must.chain(named).filter(|name| **name != input.here);
-        let mut named: HashMap<&str, usize> = must.map(|name| (&**name, usize::MAX)).collect();
+        let must = must.chain(named.map(|name| &**name)).filter(|name| **name != *input.here);
+        let mut named: HashMap<&str, usize> = must.map(|name| (name, usize::MAX)).collect();
         for (index, known) in known.iter().enumerate() {
             named.entry(&known.node.name).and_modify(|at| *at = index);
         }
@@ -164,12 +167,13 @@ impl<'a> Survey<'a> {
         self.named.get(name).copied().filter(|index| *index < self.known.len())
     }
 
-    /// How long each byte takes between here and the home of a job that is among the nodes compared, in seconds, as this node has measured or as
-    /// was reckoned when it was sent here, whichever is less; 0 at home, and if nothing is known of that.
+    /// How long each byte takes between here and the home of a job that is among the nodes
+    /// compared, in seconds, as this node has measured or as was estimated when it was sent here,
+    /// whichever is less; 0 at home, and if nothing is known of that.
     pub(super) fn home_s_per_byte(&self, job: &JobView) -> f64 {
-        let known = self.index_of(&job.home).and_then(|index| self.known.get(index));
-        let reckoned = job.home_link_bytes_per_s.map_or(f64::INFINITY, |rate| 1.0 / rate.max(1) as f64);
-        known.filter(|_| job.is_guest()).map_or(0.0, |known| known.place.s_per_byte().min(reckoned))
+        let known = self.index_of(job.home()).and_then(|index| self.known.get(index));
+        let estimated = job.record.history.home_link_bytes_per_s.map_or(f64::INFINITY, |rate| 1.0 / rate.max(1) as f64);
+        known.filter(|_| job.is_guest()).map_or(0.0, |known| known.place.s_per_byte().min(estimated))
     }
 
     /// The nodes that take jobs from here.
@@ -177,17 +181,16 @@ impl<'a> Survey<'a> {
         self.known.iter().filter(|known| known.open.is_ok()).map(|known| &known.place)
     }
 
-    /// The nodes that a job compares: its own, which are its home and what its user named, and those that all do; `only` restricts them to
-    /// one, which must be among them.
+    /// The nodes that a job compares: its own, which are its home and what its user named, and
+    /// those that all do; `only` restricts them to one, which must be among them.
     fn compared(&self, job: &JobView, only: Option<&str>) -> Compared {
-        let home = self.index_of(&job.home);
+        let home = self.index_of(job.home());
         if let Some(name) = only {
             return Compared { home, own: Vec::from_iter(self.index_of(name)), common: 0 };
         }
         // Few have any.
-        let allowed = job.allowed_nodes.as_deref().unwrap_or_default();
-        let allowed =
-            allowed.iter().filter_map(|name| self.index_of(name)).filter(|at| *at >= self.common && Some(*at) != home);
+        let allowed = job.named_nodes().filter_map(|name| self.index_of(name));
+        let allowed = allowed.filter(|at| *at >= self.common && Some(*at) != home);
         Compared { home, own: home.into_iter().chain(allowed).collect(), common: self.common }
     }
 
@@ -198,21 +201,22 @@ impl<'a> Survey<'a> {
         eligible::job(job, known.node, &known.room, self.cause, self.input, self.config, self.state)
     }
 
-    /// Compares the nodes for a job; `only` restricts them to one. With `any` the best is chosen even if it costs more than here.
-    pub(super) fn find(&self, scales: &Scales, only: Option<&str>, any: bool) -> Found {
-        let bound = if any { f64::INFINITY } else { scales.here };
+    /// Compares the nodes for a job; `only` restricts them to one. With `any` the best is chosen
+    /// even if it costs more than here.
+    pub(super) fn find(&self, model: &CostModel, only: Option<&str>, any: bool) -> Found {
+        let bound = if any { f64::INFINITY } else { model.here };
         let mut offers = Offers { near_best: Vec::new(), bound, is_open: false };
-        let compared = self.compared(scales.job, only);
+        let compared = self.compared(model.job, only);
         for index in &compared.own {
-            self.weigh(*index, Some(*index) == compared.home, any, scales, &mut offers);
+            self.weigh(*index, Some(*index) == compared.home, any, model, &mut offers);
         }
         for index in compared.others() {
             // They come by what the least of their costs is, the lowest first.
-            if self.weigh(index, false, any, scales, &mut offers) == Weighed::Dear {
+            if self.weigh(index, false, any, model, &mut offers) == Weighed::Dear {
                 break;
             }
         }
-        match self.choose(&offers, any, scales) {
+        match self.choose(&offers, any, model) {
             Some(choice) => Found::Choice(choice),
             None if offers.is_open => Found::NothingBetter,
             None => Found::NoTarget,
@@ -220,11 +224,11 @@ impl<'a> Survey<'a> {
     }
 
     /// Adds what a node offers to the others, if it is about as good as the best of them.
-    fn weigh(&self, index: usize, is_home: bool, any: bool, scales: &Scales, offers: &mut Offers) -> Weighed {
+    fn weigh(&self, index: usize, is_home: bool, any: bool, model: &CostModel, offers: &mut Offers) -> Weighed {
         let Some(known) = self.known.get(index) else { return Weighed::Done };
-        let is_dear = scales.least(&known.place, is_home) > offers.bound;
+        let is_dear = model.least(&known.place, is_home) > offers.bound;
         if !(is_dear && offers.is_open) {
-            if self.check(known, scales.job).is_err() {
+            if self.check(known, model.job).is_err() {
                 return Weighed::Done;
             }
             offers.is_open = true;
@@ -232,8 +236,8 @@ impl<'a> Survey<'a> {
         if is_dear {
             return Weighed::Dear;
         }
-        let total = scales.there(&known.place, is_home).total();
-        let is_better = any || (total < scales.here && scales.is_worth(&known.place, is_home, self.config).is_ok());
+        let total = model.there(&known.place, is_home).total();
+        let is_better = any || (total < model.here && model.is_worth(&known.place, is_home, self.config).is_ok());
         if is_better && total <= offers.bound {
             offers.bound = offers.bound.min(self.near(total));
             offers.near_best.push(Offer { index, is_home, total });
@@ -241,14 +245,15 @@ impl<'a> Survey<'a> {
         Weighed::Done
     }
 
-    /// The figures of that comparison, the best nodes first, then the nodes that are no targets; at most [`Config::listed_nodes`].
-    pub(super) fn list(&self, scales: &Scales, only: Option<&str>) -> Vec<Reason> {
+    /// The figures of that comparison, the best nodes first, then the nodes that are no targets; at
+    /// most [`Config::listed_nodes`].
+    pub(super) fn list(&self, model: &CostModel, only: Option<&str>) -> Vec<Reason> {
         let (mut offers, mut closed) = (Vec::new(), Vec::new());
-        let compared = self.compared(scales.job, only);
+        let compared = self.compared(model.job, only);
         for index in compared.own.iter().copied().chain(compared.others()) {
             let (Some(known), is_home) = (self.known.get(index), Some(index) == compared.home) else { continue };
-            match self.check(known, scales.job).and_then(|()| scales.is_worth(&known.place, is_home, self.config)) {
-                Ok(()) => offers.push(scales.comparison(known.node, &known.place, is_home)),
+            match self.check(known, model.job).and_then(|()| model.is_worth(&known.place, is_home, self.config)) {
+                Ok(()) => offers.push(model.comparison(known.node, &known.place, is_home)),
                 Err(why) => closed.push(Reason::Excluded { node: known.node.name.clone(), why }),
             }
         }
@@ -268,18 +273,18 @@ impl<'a> Survey<'a> {
     }
 
     /// One of the offers that are within [`Config::near_best_percent`] of the best, at random.
-    fn choose(&self, offers: &Offers, any: bool, scales: &Scales) -> Option<Choice> {
+    fn choose(&self, offers: &Offers, any: bool, model: &CostModel) -> Option<Choice> {
         let near_best = || offers.near_best.iter().filter(|offer| offer.total <= offers.bound);
         let among = near_best().count();
-        let pick = bounded(mix(self.seed, hash(&scales.job.id)), among);
+        let pick = bounded(mix(self.seed, hash(model.job.id())), among);
         let Offer { index, is_home, total } = *near_best().nth(pick)?;
         let Known { node, place, .. } = self.known.get(index)?;
-        let limit = scales.limit(&scales.there(place, is_home));
+        let limit = model.limit(&model.there(place, is_home));
         Some(Choice {
             node: node.name.clone(),
             among,
-            gain: scales.gain_per_s(place, total),
-            downtime_ms: (place.downtime_s(scales.job.frozen_bytes) * 1_000.0) as u64,
+            gain: model.gain_per_s(place, total),
+            downtime_ms: (place.downtime_s(model.job.frozen_bytes) * 1_000.0) as u64,
             limit_milli: (!any).then(|| (limit * 1_000.0).ceil() as u32),
         })
     }
@@ -290,8 +295,9 @@ fn bounded(random: u64, bound: usize) -> usize {
     usize::try_from((u128::from(random) * bound as u128) >> 64).unwrap_or(0)
 }
 
-/// FNV-1a. Written out, so that a seed means the same in every version of every library.
-fn hash(text: &str) -> u64 {
+/// FNV-1a of the pid. Written out, so that a seed means the same in every version of every library.
+fn hash(job: &JobId) -> u64 {
+    let text = job.pid.to_string();
     text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 

@@ -1,7 +1,7 @@
 //! What a node and a job are in terms of [`slowdown`](super::slowdown), and what a move costs.
 //!
-//! Costs are compared in terms of the job's own slowdown: 1 is what it costs the cluster where it has a standard CPU to itself and
-//! disturbs nobody.
+//! Costs are compared in terms of the job's own slowdown: 1 is what it costs the cluster where it
+//! has a standard CPU to itself and disturbs no job.
 //!
 //! ```text
 //!   there = stretch there                  its own slowdown
@@ -13,8 +13,9 @@
 //!   here  = stretch here + others + away + traffic / rate   what the cluster is relieved of if it leaves; more if memory is exhausted
 //! ```
 //!
-//! A job goes where `there < here`. After the move the two sides have changed places, so that the way back is never better. Among its own
-//! (a tree that one user waits for, with the node to itself) it goes where a CPU is free; to elsewhere only if the move takes next to nothing.
+//! A job goes where `there < here`. After the move the two sides have changed places, so that the
+//! way back is never better. Among its own (a tree that one user waits for, with the node to
+//! itself) it goes where a CPU is free; to elsewhere only if the move takes next to nothing.
 
 use super::{
     config::{Config, is_worth},
@@ -46,13 +47,13 @@ pub fn is_stalled(node: &NodeView, config: &Config) -> bool {
     u32::from(node.memory_stall_centi) >= 100 * config.usher_stall_percent
 }
 
-/// A node as jobs of one tier find it.
-struct Spot {
+/// What a node costs jobs of one tier.
+struct TierCost {
     occupancy: Occupancy,
     stretch: f64,
 }
 
-impl Spot {
+impl TierCost {
     fn new(occupancy: Occupancy) -> Self {
         Self { occupancy, stretch: occupancy.stretch() }
     }
@@ -60,8 +61,8 @@ impl Spot {
 
 /// A node as a place for jobs, with all of a cost there that depends on no job.
 pub(super) struct Place {
-    owners: Spot,
-    guests: Spot,
+    owners: TierCost,
+    guests: TierCost,
     /// What a second of one CPU matters to those who are there, in 1/s.
     weight_per_cpu: f64,
     freeze_s: f64,
@@ -74,8 +75,8 @@ impl Place {
     pub(super) fn new(node: &NodeView, config: &Config, state: &State) -> Self {
         let tiers = Tiers::new(node, config, state);
         Self {
-            owners: Spot::new(tiers.of(true)),
-            guests: Spot::new(tiers.of(false)),
+            owners: TierCost::new(tiers.of(true)),
+            guests: TierCost::new(tiers.of(false)),
             weight_per_cpu: tiers.weight() / f64::from(node.cpus),
             freeze_s: node.freeze_ms as f64 / 1_000.0,
             s_per_byte: 1.0 / node.link_bytes_per_s.max(1) as f64,
@@ -84,13 +85,14 @@ impl Place {
     }
 
     /// As a job finds it that is at home there, or a guest.
-    fn spot(&self, is_home: bool) -> &Spot {
+    fn tier_cost(&self, is_home: bool) -> &TierCost {
         if is_home { &self.owners } else { &self.guests }
     }
 
-    /// What a second of CPU time takes there now, in seconds: the least that any job costs that is at home there, or a guest.
+    /// What a second of CPU time takes there now, in seconds: the least that any job costs that is
+    /// at home there, or a guest.
     pub(super) fn stretch(&self, is_home: bool) -> f64 {
-        self.spot(is_home).stretch
+        self.tier_cost(is_home).stretch
     }
 
     /// How long it takes to send a byte there, in seconds.
@@ -104,7 +106,8 @@ impl Place {
     }
 }
 
-/// How long it takes to relieve this node of so much, in seconds: memory is looked at as it will be then.
+/// How long it takes to relieve this node of so much, in seconds: memory is looked at as it will be
+/// then.
 pub(super) fn ahead_s<'a>(frozen_bytes: u64, targets: impl Iterator<Item = &'a Place>) -> f64 {
     STEP_S + targets.map(|place| place.downtime_s(frozen_bytes)).min_by(f64::total_cmp).unwrap_or(0.0)
 }
@@ -132,7 +135,7 @@ impl Costs {
 }
 
 /// What is compared for one job.
-pub(super) struct Scales<'a> {
+pub(super) struct CostModel<'a> {
     pub(super) job: &'a JobView,
     load: Load,
     /// The inverse of its weight, and of its demand.
@@ -140,23 +143,27 @@ pub(super) struct Scales<'a> {
     per_demand: f64,
     /// What the cluster is relieved of if the job leaves.
     pub(super) here: f64,
-    /// What the job may cost elsewhere if all jobs mattered as much as this one, to be better even so.
+    /// What the job may cost elsewhere if all jobs mattered as much as this one, to be better even
+    /// so.
     evenly_below: f64,
-    /// What a second of one CPU here matters to the others here, in terms of what it matters to the job.
+    /// What a second of one CPU here matters to the others here, in terms of what it matters to the
+    /// job.
     others: f64,
     /// Being away from home, in terms of the stretch.
     away: f64,
     /// What crosses the link while it is away, in bytes for each second of its CPU time.
     traffic: f64,
-    /// How long each byte takes between here and its home, in seconds; 0 at home. It will not take less elsewhere away from home, as far as is
-    /// known here.
+    /// How long each byte takes between here and its home, in seconds; 0 at home. It will not take
+    /// less elsewhere away from home, as far as is known here.
     home_s_per_byte: f64,
     /// See [`Config::least_gain_percent`] and [`Config::least_gain_by_age_percent`].
     least_gain: f64,
     least_gain_by_age: f64,
-    /// What each second of the move's downtime costs the job, if the price of the move counts; it does not if a user asked.
+    /// What each second of the move's downtime costs the job, if the price of the move counts; it
+    /// does not if a user asked.
     price_per_s: f64,
-    /// How long, in seconds, the job would probably stay here, if that matters; it does not if a user asked or memory is short.
+    /// How long, in seconds, the job would probably stay here, if that matters; it does not if a
+    /// user asked or memory is short.
     stays_s: f64,
     /// The CPU time, in seconds, that it will probably still need, if that matters.
     needs_s: f64,
@@ -164,8 +171,9 @@ pub(super) struct Scales<'a> {
     among_its_own: bool,
 }
 
-impl<'a> Scales<'a> {
-    /// For a job at `here`, of which `here_name` is the name; to its home each byte takes `home_s_per_byte` seconds.
+impl<'a> CostModel<'a> {
+    /// For a job at `here`, of which `here_name` is the name; to its home each byte takes
+    /// `home_s_per_byte` seconds.
     pub(super) fn new(
         job: &'a JobView,
         here_name: &NodeName,
@@ -176,7 +184,7 @@ impl<'a> Scales<'a> {
         let asked = Self::asked(job, 0.0, config);
         let load = asked.load;
         let link = asked.traffic * home_s_per_byte;
-        let away = if job.home == *here_name { 0.0 } else { asked.away * here.stretch() + link };
+        let away = if *job.home() == *here_name { 0.0 } else { asked.away * here.stretch() + link };
         let relieved = |occupancy: &Occupancy| occupancy.saved_by(load) / load.weight + away;
         let here_cost = relieved(here);
         let noise = share(config.least_gain_percent);
@@ -190,7 +198,7 @@ impl<'a> Scales<'a> {
             price_per_s: 1.0 / job.horizon_s(),
             home_s_per_byte,
             stays_s: if_it_matters(job.stays_s(here.stretch())),
-            needs_s: if_it_matters(job.attained_ms as f64 / 1_000.0),
+            needs_s: if_it_matters(job.record.history.attained_ms() as f64 / 1_000.0),
             ..asked
         }
     }
@@ -204,7 +212,7 @@ impl<'a> Scales<'a> {
         config: &Config,
     ) -> Self {
         let load = job.load(config.young_ms);
-        let away = if job.home == *here_name { 0.0 } else { share(config.away_percent) * here.with(load).stretch() };
+        let away = if *job.home() == *here_name { 0.0 } else { share(config.away_percent) * here.with(load).stretch() };
         let needs_s = expected_ms.map_or(f64::INFINITY, |ms| ms as f64 / 1_000.0);
         Self {
             others: here.weight / here.cpus / load.weight,
@@ -215,7 +223,8 @@ impl<'a> Scales<'a> {
         }
     }
 
-    /// As a user sees it who asked for the move, and the target: neither its price nor a least gain count.
+    /// As a user sees it who asked for the move, and the target: neither its price nor a least gain
+    /// count.
     pub(super) fn asked(job: &'a JobView, here: f64, config: &Config) -> Self {
         let load = job.load(config.young_ms);
         Self {
@@ -243,9 +252,10 @@ impl<'a> Scales<'a> {
         Self { among_its_own, ..self }
     }
 
-    /// Whether a move to a place is worth its while: [`Config::move_worth`], [`Config::tree_move_worth`].
+    /// Whether a move to a place is worth its while: [`Config::move_worth`],
+    /// [`Config::tree_move_worth`].
     pub(super) fn is_worth(&self, place: &Place, is_home: bool, config: &Config) -> Result<(), Exclusion> {
-        let Occupancy { left, demand: taken, .. } = place.spot(is_home).occupancy;
+        let Occupancy { left, demand: taken, .. } = place.tier_cost(is_home).occupancy;
         let free = left - taken;
         let is_free = free >= self.load.demand.min(1.0) - demand(config.min_demand_milli);
         let for_itself = self.among_its_own && !is_free;
@@ -262,7 +272,8 @@ impl<'a> Scales<'a> {
         Ok(())
     }
 
-    /// No job costs less at a place than this: what it would if it added nothing to that and its move had no price.
+    /// No job costs less at a place than this: what it would if it added nothing to that and its
+    /// move had no price.
     pub(super) fn least(&self, place: &Place, is_home: bool) -> f64 {
         let stretch = place.stretch(is_home);
         let away = if is_home { 0.0 } else { stretch * self.away };
@@ -272,10 +283,10 @@ impl<'a> Scales<'a> {
 
     /// What the job would cost at a place.
     pub(super) fn there(&self, place: &Place, is_home: bool) -> Costs {
-        let spot = place.spot(is_home);
-        let Occupancy { demand, weight, .. } = spot.occupancy;
-        let stretch = spot.occupancy.with(self.load).stretch();
-        let added = stretch - spot.stretch;
+        let tier_cost = place.tier_cost(is_home);
+        let Occupancy { demand, weight, .. } = tier_cost.occupancy;
+        let stretch = tier_cost.occupancy.with(self.load).stretch();
+        let added = stretch - tier_cost.stretch;
         let away = if is_home { 0.0 } else { stretch * self.away };
         let link = if is_home { 0.0 } else { self.traffic * place.s_per_byte.max(self.home_s_per_byte) };
         let downtime_s = place.downtime_s(self.job.frozen_bytes);
@@ -287,8 +298,9 @@ impl<'a> Scales<'a> {
         Costs { stretch, others: added * weight * self.per_weight, away, link, price, least_gain }
     }
 
-    /// How long it takes at a place to fetch again what it has mapped of files, in seconds. Home has them. What CPUs have in their caches is
-    /// fetched from memory in a few milliseconds, which is little beside any move.
+    /// How long it takes at a place to fetch again what it has mapped of files, in seconds. Home
+    /// has them. What CPUs have in their caches is fetched from memory in a few milliseconds, which
+    /// is little beside any move.
     fn refill_s(&self, place: &Place, is_home: bool) -> f64 {
         if is_home { 0.0 } else { self.job.mapped_bytes as f64 * place.s_per_byte }
     }

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use super::candidates::Choice;
-use super::input::{JobId, JobView, NodeName};
+use super::input::{JobView, NodeName};
 use super::reason::Reason;
+use crate::job::JobId;
 
 /// What is to be done with one job, and why.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,8 +14,9 @@ pub struct Decision {
     pub job: JobId,
     /// What to do.
     pub action: Action,
-    /// What the job may cost at the target at most, for the move to be worth it still, in thousandths of its own slowdown; the target looks
-    /// again, as it knows itself better. `None` if the job stays, or is to go whatever it costs.
+    /// What the job may cost at the target at most, for the move to be worth it still, in
+    /// thousandths of its own slowdown; the target looks again, as it knows itself better. `None`
+    /// if the job stays, or is to go whatever it costs.
     pub limit_milli: Option<u32>,
     /// Why: what was compared, then the rule that decided, which is last.
     pub reasons: Vec<Reason>,
@@ -23,13 +25,13 @@ pub struct Decision {
 impl Decision {
     /// The job stays.
     pub(super) fn stays(job: &JobView, reasons: Vec<Reason>) -> Self {
-        Self { job: job.id.clone(), action: Action::Stay, limit_milli: None, reasons }
+        Self { job: job.id().clone(), action: Action::Stay, limit_milli: None, reasons }
     }
 
     /// The job moves.
     pub(super) fn moves(job: &JobView, choice: Choice, cause: Cause, reasons: Vec<Reason>) -> Self {
         let Choice { node: target, limit_milli, .. } = choice;
-        Self { job: job.id.clone(), action: Action::Move { target, cause }, limit_milli, reasons }
+        Self { job: job.id().clone(), action: Action::Move { target, cause }, limit_milli, reasons }
     }
 
     /// Where the job is to go, if it is to go.
@@ -51,7 +53,7 @@ impl Decision {
 /// What to do with a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// It goes on where it is.
+    /// It continues where it is.
     Stay,
     /// It moves.
     Move {

@@ -12,7 +12,8 @@ use super::state::State;
 pub(super) struct Room {
     /// Free after what is on its way, in bytes.
     free_bytes: u64,
-    /// What must remain free, in bytes: the margin, or what would make it usher at once, whichever is more.
+    /// What must remain free, in bytes: the margin, or what would make it usher at once, whichever
+    /// is more.
     reserve_bytes: u64,
     /// Jobs on their way to it.
     arriving: u32,
@@ -37,8 +38,9 @@ impl Room {
     }
 }
 
-/// Whether `node`, which has so much room, takes any job from here for `cause`, with the one reason if not. A user's request waits neither
-/// for other arrivals nor after a refusal, and not for news of a node that it named.
+/// Whether `node`, which has so much room, takes any job from here for `cause`, with the one reason
+/// if not. A user's request waits neither for other arrivals nor after a refusal, and not for news
+/// of a node that it named.
 pub(super) fn node(
     node: &NodeView,
     room: &Room,
@@ -51,7 +53,7 @@ pub(super) fn node(
     if !node.alive {
         return Err(Exclusion::Dead);
     }
-    // Whoever names a node that lives knows what he does; it looks again itself.
+    // A user who names a node that lives knows what he does; it looks again itself.
     if !is_named && node.age_ms > config.stale_ms {
         return Err(Exclusion::Stale { age_ms: node.age_ms, limit_ms: config.stale_ms });
     }
@@ -64,13 +66,14 @@ pub(super) fn node(
     if cause != Cause::Request
         && let Some((ago_ms, retry_ms)) = state.failed_lately(None, &node.name, input.now_ms)
     {
-        return Err(Exclusion::BusyLately { ago_ms, retry_ms });
+        return Err(Exclusion::AdmissionRefused { ago_ms, retry_ms });
     }
     // What holds for a job without memory; `job` looks at each.
     receives(room.arriving, 0, cause, config)
 }
 
-/// Whether a node to which so many jobs are on their way takes another for `cause`, which brings so many bytes.
+/// Whether a node to which so many jobs are on their way takes another for `cause`, which brings so
+/// many bytes.
 fn receives(arriving: u32, job_bytes: u64, cause: Cause, config: &Config) -> Result<(), Exclusion> {
     let Config { moves_per_target, starts_per_target, start_bytes, .. } = *config;
     let limit = if job_bytes < start_bytes { moves_per_target.max(starts_per_target) } else { moves_per_target };
@@ -80,7 +83,8 @@ fn receives(arriving: u32, job_bytes: u64, cause: Cause, config: &Config) -> Res
     Ok(())
 }
 
-/// Whether `job` may go to `node`, which takes jobs from here and has so much room. A user's request does not wait after a failure.
+/// Whether `job` may go to `node`, which takes jobs from here and has so much room. A user's
+/// request does not wait after a failure.
 pub(super) fn job(
     job: &JobView,
     node: &NodeView,
@@ -93,17 +97,17 @@ pub(super) fn job(
     if !job.allows(&node.name) {
         return Err(Exclusion::NotAllowed);
     }
-    if !node.accepting && job.home != node.name {
+    if !node.accepting && *job.home() != node.name {
         return Err(Exclusion::NotAccepting);
     }
-    if !room.holds(job.rss_bytes) && !config.overcommit {
+    if !room.holds(job.working_set_bytes) && !config.overcommit {
         let Room { free_bytes, reserve_bytes, .. } = *room;
-        return Err(Exclusion::Memory { free_bytes, job_bytes: job.rss_bytes, reserve_bytes });
+        return Err(Exclusion::Memory { free_bytes, job_bytes: job.working_set_bytes, reserve_bytes });
     }
     if cause != Cause::Request
-        && let Some((ago_ms, retry_ms)) = state.failed_lately(Some(&job.id), &node.name, input.now_ms)
+        && let Some((ago_ms, retry_ms)) = state.failed_lately(Some(job.id()), &node.name, input.now_ms)
     {
         return Err(Exclusion::FailedLately { ago_ms, retry_ms });
     }
-    receives(room.arriving, job.rss_bytes, cause, config)
+    receives(room.arriving, job.working_set_bytes, cause, config)
 }

@@ -5,8 +5,9 @@
 //!   exit ──► learn: its CPU time
 //! ```
 //!
-//! The executable alone says little where one executable does many things (`cc1` compiles small files and large ones), and the
-//! arguments alone never come again where they name temporary files. So both are remembered, and names below /tmp do not count.
+//! The executable alone says little where one executable does many things (`cc1` compiles small
+//! files and large ones), and the arguments alone never come again where they name temporary files.
+//! So both are remembered, and names below /tmp do not count.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -43,7 +44,7 @@ pub struct StartTakes {
 /// What is worth doing about a program that begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {
-    /// It will end soon, or nobody knows: it stays in its job.
+    /// It will end soon, or that is unknown: it stays in its job.
     Short,
     /// It will probably need so much CPU time, in milliseconds: enough to be placed by itself.
     Long(u64),
@@ -90,7 +91,8 @@ impl History {
         }
     }
 
-    /// The CPU time that `program` will probably need, in milliseconds; `None` if nothing like it has ended lately.
+    /// The CPU time that `program` will probably need, in milliseconds; `None` if nothing like it
+    /// has ended lately.
     #[must_use]
     pub fn expected_ms(&self, program: &Program) -> Option<u64> {
         let exactly = self.known.get(&Key::Program(program.clone()));

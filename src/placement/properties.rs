@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::tests::{job, node};
+use super::tests::{job, node, with};
 use super::*;
 
 const NAMES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
@@ -39,7 +39,7 @@ fn any_node(name: &'static str) -> impl Strategy<Value = NodeView> {
             weight_nano: u64::from(capacity.2) * 10_000,
             owners: flags.4.map(|(demand_milli, weight_nano)| Owners { demand_milli, weight_nano }),
             swapped_bytes: total / 8,
-            memory_falls_bytes_per_s: free / 64,
+            depletion_bytes_per_s: free / 64,
             memory_stall_centi: flags.3,
             work_ms: free % 10_000,
             free_memory_bytes: free,
@@ -59,26 +59,26 @@ fn any_job(id: usize) -> impl Strategy<Value = JobView> {
     let limits = (
         prop::bool::weighted(0.8),
         prop::bool::weighted(0.1),
-        prop::option::weighted(0.2, prop::collection::vec(any_name(), 0..4)),
+        prop_oneof![4 => Just(Vec::new()), 1 => prop::collection::vec(any_name(), 1..4)],
     );
     (whereabouts, figure(0..4_000), bytes(), times, limits).prop_map(
-        move |(whereabouts, demand_milli, rss_bytes, times, limits)| JobView {
-            home: whereabouts.0,
+        move |(whereabouts, demand_milli, working_set_bytes, times, limits)| JobView {
             running_on: whereabouts.1,
-            demand_milli,
-            rss_bytes,
-            frozen_bytes: rss_bytes,
-            mapped_bytes: rss_bytes / 3,
-            io_bytes: rss_bytes.wrapping_mul(2_654_435_761) >> 24,
-            attained_ms: times.0,
-            tree: times.3,
-            tree_attained_ms: times.2,
-            age_ms: times.0,
+            working_set_bytes,
+            frozen_bytes: working_set_bytes,
+            mapped_bytes: working_set_bytes / 3,
             since_last_move_ms: times.1,
             movable: if limits.0 { Ok(()) } else { Err("a socket".into()) },
-            pinned: limits.1,
-            allowed_nodes: limits.2,
-            ..job(&format!("j{id}"), "n1", "n1")
+            ..with(job(&format!("n1/{}", id + 1), &whereabouts.0, "n1"), |job| {
+                job.history.demand_milli = demand_milli;
+                job.history.counters.io_bytes = working_set_bytes.wrapping_mul(2_654_435_761) >> 24;
+                job.history.counters.cpu_ns = times.0 * 1_000_000;
+                job.spec.tree = times.3;
+                job.history.tree_attained_ms = times.2;
+                job.history.age_ms = times.0;
+                job.constraints.stay = limits.1;
+                job.constraints.allowed_nodes = limits.2.iter().map(ToString::to_string).collect()
+            })
         },
     )
 }
@@ -97,12 +97,13 @@ prop_compose! {
         nodes.truncate(known);
         let mut jobs = vec![jobs.0, jobs.1, jobs.2, jobs.3, jobs.4, jobs.5];
         jobs.truncate(count);
-        let in_flight = flights.into_iter().map(|(id, source, target)| InFlight { job: format!("j{id}").into(), source, target }).collect();
+        let name = |id: usize| jobs.get(id).map_or_else(|| JobId::new("n1", 1 + id as i32), |job| job.id().clone());
+        let in_flight = flights.into_iter().map(|(id, source, target)| InFlight { job: name(id), source, target }).collect();
         Input { here: "n1".into(), now_ms, nodes, jobs, in_flight, draining }
     }
 }
 
-/// What nobody may ignore but a user who names the node.
+/// What only a user who names the node may ignore.
 fn is_fresh(input: &Input, target: &NodeName) -> Result<(), TestCaseError> {
     prop_assert!(input.node(target).unwrap().age_ms <= Config::default().stale_ms);
     Ok(())
@@ -112,15 +113,15 @@ fn is_fresh(input: &Input, target: &NodeName) -> Result<(), TestCaseError> {
 fn facts_hold(input: &Input, job: &JobView, target: &NodeName) -> Result<(), TestCaseError> {
     let config = Config::default();
     prop_assert!(job.movable.is_ok() && job.running_on == input.here && *target != input.here);
-    prop_assert!(!input.in_flight.iter().any(|flight| flight.job == job.id && flight.source != flight.target));
+    prop_assert!(!input.in_flight.iter().any(|flight| flight.job == *job.id() && flight.source != flight.target));
     let node = input.node(target).unwrap();
     prop_assert!(node.alive && node.cpus > 0 && node.speed_milli > 0);
-    prop_assert!(node.features_ok.is_ok() && job.allows(target) && (node.accepting || job.home == *target));
+    prop_assert!(node.features_ok.is_ok() && job.allows(target) && (node.accepting || *job.home() == *target));
     let flying = input.in_flight.iter().filter(|flight| flight.target == *target && flight.source != flight.target);
     let charged = flying
-        .filter_map(|flight| input.jobs.iter().find(|job| job.id == flight.job))
-        .map(|job| u128::from(job.rss_bytes));
-    let needed = u128::from(job.rss_bytes)
+        .filter_map(|flight| input.jobs.iter().find(|job| *job.id() == flight.job))
+        .map(|job| u128::from(job.working_set_bytes));
+    let needed = u128::from(job.working_set_bytes)
         + u128::from(config.memory_margin_bytes)
         + charged.collect::<std::collections::BTreeSet<_>>().last().unwrap_or(&0);
     prop_assert!(u128::from(node.free_memory_bytes) >= needed);
@@ -144,7 +145,7 @@ proptest! {
         let limit = 1 + usize::from(decisions.iter().any(is_urgent));
         prop_assert!(moves <= 1 && (moves == 0 || leaving < limit), "one move at a time, and one that is urgent");
         for (decision, job) in decisions.iter().zip(&input.jobs) {
-            prop_assert_eq!(&decision.job, &job.id);
+            prop_assert_eq!(&decision.job, job.id());
             prop_assert!(!decision.reasons.is_empty(), "each decision has its reasons");
             for reason in &decision.reasons {
                 let line = reason.to_string();
@@ -155,9 +156,9 @@ proptest! {
             is_fresh(&input, target)?;
             let must_leave = !job.allows("n1") || (input.draining && job.is_guest());
             prop_assert_eq!(must_leave, *cause == Cause::Evacuate);
-            prop_assert!(must_leave || !job.pinned);
-            let limit = if job.rss_bytes < config.start_bytes { config.starts_per_target } else { config.moves_per_target };
-            let comes = |flight: &&InFlight| flight.target == *target && flight.source != *target && flight.job != job.id;
+            prop_assert!(must_leave || !job.is_pinned());
+            let limit = if job.working_set_bytes < config.start_bytes { config.starts_per_target } else { config.moves_per_target };
+            let comes = |flight: &&InFlight| flight.target == *target && flight.source != *target && flight.job != *job.id();
             let coming: BTreeSet<_> =
                 input.in_flight.iter().filter(comes).map(|flight| (&flight.job, &flight.source)).collect();
             prop_assert!(coming.len() < limit as usize);
@@ -167,12 +168,12 @@ proptest! {
                 continue;
             }
             if *cause == Cause::Memory {
-                prop_assert!(job.rss_bytes >= config.usher_min_bytes);
+                prop_assert!(job.working_set_bytes >= config.usher_min_bytes);
                 continue;
             }
-            prop_assert!(job.demand_milli >= config.min_demand_milli && job.age_ms >= config.min_age_ms);
-            prop_assert!(here.tasks_per_cpu(!job.is_guest()) >= 1.0 || *target == job.home, "the home threshold");
-            prop_assert_eq!(*cause == Cause::Home, *target == job.home);
+            prop_assert!(job.record.history.demand_milli >= config.min_demand_milli && job.record.history.age_ms >= config.min_age_ms);
+            prop_assert!(here.tasks_per_cpu(!job.is_guest()) >= 1.0 || *target == *job.home(), "the home threshold");
+            prop_assert_eq!(*cause == Cause::Home, *target == *job.home());
         }
     }
 
@@ -206,33 +207,34 @@ proptest! {
     #[test]
     fn requests_and_assignments_respect_facts(input in any_input(), seed: u64, word in prop::sample::select(&["home", "best", "n1", "n2", "n3", "n9"][..]), expected_ms: Option<u64>) {
         for job in &input.jobs {
-            let asked = Placement::new(Config::default()).unwrap().request(&input, &job.id, &Wish::from(word), seed);
+            let asked = Placement::new(Config::default()).unwrap().request(&input, job.id(), &Wish::from(word), seed);
             prop_assert!(!asked.reasons.is_empty());
             if let Some(target) = asked.target() {
                 facts_hold(&input, job, target)?;
                 if word == "best" {
                     is_fresh(&input, target)?;
                 }
-                prop_assert!(word == "best" || **target == *word || (word == "home" && *target == job.home));
+                prop_assert!(word == "best" || **target == *word || (word == "home" && *target == *job.home()));
             }
             let assigned = Placement::new(Config::default()).unwrap().assign(&input, job, expected_ms, seed);
             prop_assert!(!assigned.reasons.is_empty());
             if let Some(target) = assigned.target() {
                 facts_hold(&input, job, target)?;
                 is_fresh(&input, target)?;
-                prop_assert!(!job.pinned);
+                prop_assert!(!job.is_pinned());
             }
         }
     }
 
-    /// Most nodes are not looked at once a good one is found. That one is about as good as the best of all even so.
+    /// Most nodes are not looked at once a good one is found. That one is about as good as the best
+    /// of all even so.
     #[test]
     fn none_is_much_better_than_the_chosen(input in any_input(), seed: u64, expected_ms: Option<u64>, asked: bool) {
         let config = Config::default();
         for job in &input.jobs {
             let mut placement = Placement::new(config.clone()).unwrap();
             let decision =
-                if asked { placement.request(&input, &job.id, &Wish::Best, seed) } else { placement.assign(&input, job, expected_ms, seed) };
+                if asked { placement.request(&input, job.id(), &Wish::Best, seed) } else { placement.assign(&input, job, expected_ms, seed) };
             let compared = decision.reasons.iter().filter_map(|reason| match reason {
                 Reason::Compared(comparison) => Some(comparison),
                 _ => None,
@@ -253,8 +255,8 @@ proptest! {
         let decisions = placement.decide(&input, seed);
         for (decision, job) in decisions.iter().zip(&input.jobs) {
             if let Some(target) = decision.target() {
-                let lease = placement.leases().iter().find(|lease| lease.job == job.id && lease.target == *target).unwrap();
-                prop_assert_eq!((lease.load, lease.rss_bytes), (job.load(Config::default().young_ms), job.rss_bytes));
+                let lease = placement.leases().iter().find(|lease| lease.job == *job.id() && lease.target == *target).unwrap();
+                prop_assert_eq!((lease.load, lease.working_set_bytes), (job.load(Config::default().young_ms), job.working_set_bytes));
             }
         }
         let Config { lease_ms, stale_ms, .. } = Config::default();
@@ -265,7 +267,8 @@ proptest! {
         }
     }
 
-    /// Once a job has moved and both nodes show it, no rule moves it back: whatever the loads, sizes, speeds, and wherever home is.
+    /// Once a job has moved and both nodes show it, no rule moves it back: whatever the loads,
+    /// sizes, speeds, and wherever home is.
     #[test]
     fn no_ping_pong(
         sizes in ((1_u32..65, 100_u32..5_000), (1_u32..65, 100_u32..5_000)),
@@ -279,16 +282,16 @@ proptest! {
         links in prop::array::uniform5(1_000_000_u64..1_000_000_000),
     ) {
         // What n1 and n2 have measured of their links need not agree.
-        let [n1_to_n2, n1_to_n3, n2_to_n1, n2_to_n3, reckoned] = links;
+        let [n1_to_n2, n1_to_n3, n2_to_n1, n2_to_n3, estimated] = links;
         let ((cpus_1, speed_1), (cpus_2, speed_2)) = sizes;
         let share = |cpus: u32, speed: u32| (demand_milli * 1_000).div_ceil(cpus * speed);
-        let guest = JobView { demand_milli, attained_ms, io_bytes, since_last_move_ms: Some(60_000), ..job("j", home, "n1") };
+        let guest = JobView { since_last_move_ms: Some(60_000), ..with(job("n1/1", home, "n1"), |job| { job.history.demand_milli = demand_milli; job.history.counters.cpu_ns = attained_ms * 1_000_000; job.history.counters.io_bytes = io_bytes }) };
         let home_link_bytes_per_s = match home {
             "n1" => None,
             "n2" => Some(n2_to_n1),
-            _ => Some(reckoned),
+            _ => Some(estimated),
         };
-        let guest = JobView { home_link_bytes_per_s, ..guest };
+        let guest = with(guest, |job| job.history.home_link_bytes_per_s = home_link_bytes_per_s);
         let weight = (guest.load(Config::default().young_ms).weight * 1e9) as u64;
         // Here the job is part of the load.
         // Owners' programs, this job not counted, are a part of what is there, in thousandths.
@@ -316,8 +319,8 @@ proptest! {
         let n2 = NodeView { load_milli: loads.1 + share(cpus_2, speed_2), weight_nano: weights.1 + weight, ..n2 };
         let n2 = owners("n2", parts.1, n2, true);
         let n3 = NodeView { link_bytes_per_s: n2_to_n3, ..n3 };
-        let from_home = if home == "n1" { u64::MAX } else { n1_to_n3.max(reckoned) };
-        let moved = JobView { running_on: "n2".into(), home_link_bytes_per_s: Some(n1_to_n2.min(from_home)), ..guest };
+        let from_home = if home == "n1" { u64::MAX } else { n1_to_n3.max(estimated) };
+        let moved = JobView { running_on: "n2".into(), ..with(guest, |job| job.history.home_link_bytes_per_s = Some(n1_to_n2.min(from_home))) };
         let back = Input { here: "n2".into(), now_ms: 100_000, nodes: vec![n1, n2, n3], jobs: vec![moved], in_flight: vec![], draining: false };
         let second = Placement::new(Config::default()).unwrap().decide(&back, 0).remove(0);
         prop_assert_ne!(second.target().map(|target| &**target), Some("n1"), "{:?} {:?}", first, second);

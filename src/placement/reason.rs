@@ -1,13 +1,15 @@
-//! Reasons: structured, with figures, and one readable line each. `scx_mosix why PID` shows these lines.
+//! Reasons: structured, with figures, and one readable line each. `scx_mosix why PID` shows these
+//! lines.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::input::{JobId, NodeName};
+use super::input::NodeName;
 use super::units::{Bytes, Milli, Seconds};
+use crate::job::JobId;
 
-/// The figures of one node beside here, in terms of the job's own slowdown: 1 is what it costs where it has a standard CPU to itself and
-/// disturbs nobody.
+/// The figures of one node beside here, in terms of the job's own slowdown: 1 is what it costs
+/// where it has a standard CPU to itself and disturbs no job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
     /// The node.
@@ -80,19 +82,19 @@ pub enum Shortage {
         below_bytes: u64,
     },
     /// It will have before the largest job could have left.
-    #[error("{} of memory free and {} less each second, so below {} within {}", Bytes(*free_bytes), Bytes(*falls_bytes_per_s),
+    #[error("{} of memory free and {} less each second, so below {} within {}", Bytes(*free_bytes), Bytes(*depletion_bytes_per_s),
         Bytes(*below_bytes), Seconds(*ahead_ms))]
     Ahead {
         /// Free, in bytes.
         free_bytes: u64,
-        /// By how much that gets less, in bytes per second.
-        falls_bytes_per_s: u64,
+        /// The memory depletion rate, in bytes per second.
+        depletion_bytes_per_s: u64,
         /// The ushering threshold, in bytes.
         below_bytes: u64,
         /// How far is looked ahead, in milliseconds.
         ahead_ms: u64,
     },
-    /// Nothing goes on for lack of it.
+    /// All tasks stand still for lack of it.
     #[error("all tasks stood still for lack of memory {}.{:02} % of the time, limit {limit_percent} %", stall_centi / 100, stall_centi % 100)]
     Stall {
         /// Share of the last ten seconds, in hundredths of a percent.
@@ -123,7 +125,7 @@ pub enum Exclusion {
     #[error("it is not among the nodes allowed for this job")]
     NotAllowed,
     /// Its owner takes no guests.
-    #[error("it accepts no guests now")]
+    #[error("it accepts no guests while it is being drained or its daemon stops")]
     NotAccepting,
     /// Programs from here cannot run there.
     #[error("it cannot run programs from here: {why}")]
@@ -134,14 +136,14 @@ pub enum Exclusion {
     /// It has no room.
     #[error("{} left, but this job needs {} and {} must remain", Bytes(*free_bytes), Bytes(*job_bytes), Bytes(*reserve_bytes))]
     Memory {
-        /// Free there after what is on its way and what gets less by itself, in bytes.
+        /// Free there after what is on its way and what depletion takes, in bytes.
         free_bytes: u64,
         /// The job's resident memory, in bytes.
         job_bytes: u64,
         /// What must remain free, in bytes.
         reserve_bytes: u64,
     },
-    /// It has its hands full.
+    /// It receives as many jobs as it may.
     #[error("it is receiving {arriving} other job(s), limit {limit}")]
     Receiving {
         /// Jobs on their way.
@@ -176,9 +178,9 @@ pub enum Exclusion {
         /// CPU time that the job will probably still need, in milliseconds.
         needs_ms: u64,
     },
-    /// It refused somebody lately, as it had its hands full.
-    #[error("it had its hands full {} ago; asked again after {}", Seconds(*ago_ms), Seconds(*retry_ms))]
-    BusyLately {
+    /// It refused admission lately.
+    #[error("it refused admission {} ago; asked again after {}", Seconds(*ago_ms), Seconds(*retry_ms))]
+    AdmissionRefused {
         /// How long ago, in milliseconds.
         ago_ms: u64,
         /// How long it is left alone, in milliseconds.
@@ -295,10 +297,10 @@ pub enum Reason {
         how: Shortage,
     },
     /// Moving it would not relieve memory.
-    #[error("uses {}: too little to relieve memory, {} at least", Bytes(*rss_bytes), Bytes(*min_bytes))]
+    #[error("uses {}: too little to relieve memory, {} at least", Bytes(*working_set_bytes), Bytes(*min_bytes))]
     TooSmall {
         /// Its resident memory, in bytes.
-        rss_bytes: u64,
+        working_set_bytes: u64,
         /// What is worth it, in bytes.
         min_bytes: u64,
     },

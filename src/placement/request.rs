@@ -3,13 +3,14 @@
 use super::balance::{below_threshold, fixed, usable_here};
 use super::candidates::{Choice, Found, Survey};
 use super::config::Config;
-use super::cost::{self, Place, Scales};
+use super::cost::{self, CostModel, Place};
 use super::decision::{Action, Cause, Decision};
 use super::eligible::{self, Room};
-use super::input::{Input, JobId, JobView, NodeName};
+use super::input::{Input, JobView, NodeName};
 use super::reason::{Exclusion, Reason};
 use super::state::State;
 use super::tiers::Tiers;
+use crate::job::JobId;
 
 /// Where a user wants a job to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,20 +49,23 @@ pub(super) fn assign(
     if let Some(reason) = fixed(job, input, state) {
         return Decision::stays(job, vec![reason]);
     }
-    if job.pinned {
+    if job.is_pinned() {
         return Decision::stays(job, vec![Reason::Pinned]);
     }
     // A program that has not run yet is one runnable task, and this node's load does not show it.
-    let job = &JobView { demand_milli: job.demand_milli.max(1_000), ..job.clone() };
+    let mut job = job.clone();
+    let demand_milli = &mut job.record.history.demand_milli;
+    *demand_milli = (*demand_milli).max(1_000);
+    let job = &job;
     let occupancy = Tiers::new(here, config, state).of(!job.is_guest());
     if let Some(reason) = below_threshold(job, here, occupancy.demand / occupancy.cpus, config) {
         state.grant(job, &input.here, input.now_ms, config);
         return Decision::stays(job, vec![reason, Reason::StartsHere { node: input.here.clone() }]);
     }
-    let scales = Scales::starting(job, &input.here, &occupancy, expected_ms, config);
+    let model = CostModel::starting(job, &input.here, &occupancy, expected_ms, config);
     let survey = Survey::new(input, job.own_nodes(), None, config, state, Cause::Initial, seed);
-    let mut reasons = survey.list(&scales, None);
-    let Found::Choice(choice) = survey.find(&scales, None, false) else {
+    let mut reasons = survey.list(&model, None);
+    let Found::Choice(choice) = survey.find(&model, None, false) else {
         state.grant(job, &input.here, input.now_ms, config);
         reasons.push(Reason::StartsHere { node: input.here.clone() });
         return Decision::stays(job, reasons);
@@ -72,9 +76,16 @@ pub(super) fn assign(
 }
 
 /// See [`super::Placement::request`].
-pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &str, wish: &Wish, seed: u64) -> Decision {
-    let Some(job) = input.jobs.iter().find(|job| *job.id == *id) else {
-        let job = JobId::from(id);
+pub(super) fn request(
+    input: &Input,
+    config: &Config,
+    state: &mut State,
+    id: &JobId,
+    wish: &Wish,
+    seed: u64,
+) -> Decision {
+    let Some(job) = input.jobs.iter().find(|job| *job.id() == *id) else {
+        let job = id.clone();
         let reasons = vec![Reason::UnknownJob { job: job.clone() }];
         return Decision { job, action: Action::Stay, limit_milli: None, reasons };
     };
@@ -86,7 +97,7 @@ pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &st
     }
     let only = match wish {
         Wish::Node(node) => Some(node),
-        Wish::Home => Some(&job.home),
+        Wish::Home => Some(job.home()),
         Wish::Best => None,
     };
     if let Some(node) = only {
@@ -99,11 +110,11 @@ pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &st
     }
     let occupancy = Tiers::new(here, config, state).of(!job.is_guest());
     let survey = Survey::new(input, job.own_nodes(), only, config, state, Cause::Request, seed);
-    let here_cost = Scales::new(job, &input.here, &occupancy, survey.home_s_per_byte(job), config).here;
-    let scales = Scales::asked(job, here_cost, config);
+    let here_cost = CostModel::new(job, &input.here, &occupancy, survey.home_s_per_byte(job), config).here;
+    let model = CostModel::asked(job, here_cost, config);
     let only = only.map(|node| &**node);
-    let mut reasons = survey.list(&scales, only);
-    match survey.find(&scales, only, only.is_some()) {
+    let mut reasons = survey.list(&model, only);
+    match survey.find(&model, only, only.is_some()) {
         Found::Choice(choice) => {
             let Choice { node, among, .. } = choice.clone();
             reasons.push(match wish {
@@ -113,7 +124,7 @@ pub(super) fn request(input: &Input, config: &Config, state: &mut State, id: &st
             state.grant(job, &choice.node, input.now_ms, config);
             return Decision::moves(job, choice, Cause::Request, reasons);
         }
-        // Whoever named a node reads why that one will not do.
+        // A user who named a node reads why that one will not do.
         Found::NothingBetter if only.is_none() => reasons.push(Reason::NothingBetter),
         Found::NoTarget if only.is_none() => reasons.push(Reason::NoTarget),
         Found::NothingBetter | Found::NoTarget => {}
@@ -138,18 +149,19 @@ pub(super) fn admit(
         return Err(Reason::AlreadyThere { node: input.here.clone() });
     }
     // Asked again, it is not charged twice.
-    state.released(&job.id, &input.here);
+    state.released(job.id(), &input.here);
     let room = Room::new(here, input, config, state);
     eligible::node(here, &room, false, cause, input, config, state).map_err(refused)?;
-    // Nobody is to come only to be ushered out again: memory as it will be once the job could have come and gone.
+    // No job is to come only to be sent away again: memory as it will be once the job could have
+    // come and gone.
     let others = input.nodes.iter().filter(|node| node.name != input.here).take(config.surveyed_nodes);
     let others: Vec<Place> = others.map(|node| Place::new(node, config, state)).collect();
     let come_and_go_s = 2.0 * cost::ahead_s(job.frozen_bytes, others.iter());
-    let room = room.without(here.memory_falls_bytes_per_s as f64 * come_and_go_s);
+    let room = room.without(here.depletion_bytes_per_s as f64 * come_and_go_s);
     eligible::job(job, here, &room, cause, input, config, state).map_err(refused)?;
     if let Some(limit_milli) = limit_milli {
         let place = Place::new(here, config, state);
-        let costs = Scales::asked(job, 0.0, config).there(&place, job.home == here.name);
+        let costs = CostModel::asked(job, 0.0, config).there(&place, *job.home() == here.name);
         let cost_milli = (costs.known_there() * 1_000.0) as u32;
         if cost_milli > limit_milli {
             return Err(refused(Exclusion::NoLongerBetter { cost_milli, limit_milli }));

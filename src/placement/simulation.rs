@@ -1,7 +1,8 @@
-//! A small cluster on virtual time: every node has its own placement and sees the others by delayed gossip, loads rise as MOSIX's
-//! do and are noisy, moves take seconds. It must spread the jobs, go still, and bring guests home.
+//! A small cluster on virtual time: every node has its own placement and sees the others by delayed
+//! gossip, loads rise as MOSIX's do and are noisy, moves take seconds. It must spread the jobs, go
+//! still, and bring guests home.
 
-use super::tests::{job, node};
+use super::tests::{job, node, with};
 use super::*;
 
 const STEP_MS: u64 = 1_000;
@@ -45,7 +46,11 @@ impl World {
     fn start(&mut self, home: &str, count: usize) {
         for _ in 0..count {
             let id = format!("{home}/{}", 100 + self.jobs.len());
-            let view = JobView { demand_milli: 0, attained_ms: 0, age_ms: 0, ..job(&id, home, home) };
+            let view = with(job(&id, home, home), |job| {
+                job.history.demand_milli = 0;
+                job.history.counters.cpu_ns = 0;
+                job.history.age_ms = 0
+            });
             self.jobs.push(SimJob { view, moving: None });
         }
     }
@@ -83,7 +88,7 @@ impl World {
         let here_jobs = self.jobs.iter().filter(|job| job.view.running_on == name);
         let in_flight = self.jobs.iter().filter_map(|job| {
             let (target, _) = job.moving.clone()?;
-            let flight = InFlight { job: job.view.id.clone(), source: job.view.running_on.clone(), target };
+            let flight = InFlight { job: job.view.id().clone(), source: job.view.running_on.clone(), target };
             (flight.source == name || flight.target == name).then_some(flight)
         });
         Input {
@@ -103,10 +108,12 @@ impl World {
         let shares: Vec<(NodeName, u64)> = self.nodes.iter().map(|node| (node.name.clone(), share_ms(node))).collect();
         for job in &mut self.jobs {
             let view = &mut job.view;
-            view.age_ms += STEP_MS;
-            view.attained_ms += shares.iter().find(|(name, _)| *name == view.running_on).unwrap().1;
+            let history = &mut view.record.history;
+            history.age_ms += STEP_MS;
+            let share_ms = shares.iter().find(|(name, _)| *name == view.running_on).unwrap().1;
+            history.counters.cpu_ns += share_ms * 1_000_000;
+            history.demand_milli = (5 * history.demand_milli + 3 * 1_000).div_ceil(8);
             view.since_last_move_ms = view.since_last_move_ms.map(|since| since + STEP_MS);
-            view.demand_milli = (5 * view.demand_milli + 3 * 1_000).div_ceil(8);
             if let Some((target, at_ms)) = &job.moving
                 && *at_ms <= self.now_ms
             {
@@ -140,14 +147,14 @@ impl World {
         self.most_at_once = self.most_at_once.max(u32::try_from(most).unwrap());
     }
 
-    fn carry_out(&mut self, here: usize, id: &str, target: &NodeName, cause: Cause, limit_milli: Option<u32>) {
+    fn carry_out(&mut self, here: usize, id: &JobId, target: &NodeName, cause: Cause, limit_milli: Option<u32>) {
         let there = self.nodes.iter().position(|node| node.name == *target).unwrap();
         let input = self.input(there);
         let now_ms = self.now_ms;
-        let job = self.jobs.iter_mut().find(|job| &*job.view.id == id).unwrap();
+        let job = self.jobs.iter_mut().find(|job| job.view.id() == id).unwrap();
         if self.placements[there].admit(&input, &job.view, cause, limit_milli).is_ok() {
             job.moving = Some((target.clone(), now_ms + MOVE_MS));
-            self.moves.push((now_ms, job.view.id.clone(), target.clone(), cause));
+            self.moves.push((now_ms, job.view.id().clone(), target.clone(), cause));
         } else {
             self.placements[here].busy(id, target, now_ms, 0);
         }
@@ -250,6 +257,6 @@ fn large_unequal_nodes_settle_without_ping_pong() {
     let before = world.moves.len();
     world.run(1_200);
     assert_eq!(&world.moves[before..], []);
-    let moves_of = |job: &SimJob| world.moves.iter().filter(|(_, id, ..)| *id == job.view.id).count();
+    let moves_of = |job: &SimJob| world.moves.iter().filter(|(_, id, ..)| id == job.view.id()).count();
     assert!(world.jobs.iter().all(|job| moves_of(job) <= 2), "{:?}", world.moves);
 }

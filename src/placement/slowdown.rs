@@ -1,9 +1,10 @@
 //! What a placement costs: the slowdown that its jobs collect in each second.
 //!
-//! A job's *slowdown* is its time from start to end divided by the CPU time that it needs. While it is at a node it collects `weight · stretch`
-//! of it in each second: the stretch is what a second of CPU time takes there, the weight how much a second matters to this job.
-//! CPU, memory and the network come down to this one currency: a full node stretches, a node out of memory stretches more, and a job
-//! that stands still for `d` seconds while it is moved loses `weight · d`.
+//! A job's *slowdown* is its time from start to end divided by the CPU time that it needs. While it
+//! is at a node it collects `weight · stretch` of it in each second: the stretch is what a second
+//! of CPU time takes there, the weight how much a second matters to this job. CPU, memory and the
+//! network come down to this one currency: a full node stretches, a node out of memory stretches
+//! more, and a job that stands still for `d` seconds while it is moved loses `weight · d`.
 //!
 //! ```text
 //!   size(job)     = 2 · CPU time so far     processes live about as long again as they have: Harchol-Balter and Downey, "Exploiting
@@ -13,13 +14,16 @@
 //!   cost(node)    = stretch · Σ weight
 //! ```
 //!
-//! A job goes where it adds least to the sum over all nodes, as in the opportunity-cost approach (Amir, Awerbuch, Barak, Borgstrom and Keren,
-//! IEEE TPDS 11(7), 2000); the weights make the difference. A long job adds to everybody's stretch and has little weight itself, so long
+//! A job goes where it adds least to the sum over all nodes, as in the opportunity-cost approach
+//! (Amir, Awerbuch, Barak, Borgstrom and Keren, IEEE TPDS 11(7), 2000); the weights make the
+//! difference. A long job adds to the stretch of all jobs and has little weight itself, so long
 //! jobs gather where few short ones are, and those that start find a node that is nearly free.
 //!
-//! The sum over all nodes falls with every move that follows this rule, so no sequence of such moves comes back to where it began.
+//! The sum over all nodes falls with every move that follows this rule, so no sequence of such
+//! moves comes back to where it began.
 
-/// The weight of a job that keeps `demand` CPUs busy and has had `attained_s` seconds of CPU time, in 1/s; below `young_s` all are equally young.
+/// The weight of a job that keeps `demand` CPUs busy and has had `attained_s` seconds of CPU time,
+/// in 1/s; below `young_s` all count alike.
 #[must_use]
 pub fn weight(demand: f64, attained_s: f64, young_s: f64) -> f64 {
     demand / (2.0 * attained_s.max(young_s))
@@ -37,7 +41,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// What nobody knows anything of.
+    /// What nothing is known of.
     pub const NONE: Self = Self { demand: 0.0, weight: 0.0, memory: 0.0 };
 }
 
@@ -46,7 +50,7 @@ impl Load {
 pub struct Occupancy {
     /// Its CPUs; above 0.
     pub cpus: f64,
-    /// Of them, what those leave who come first; above 0, and all where nobody does.
+    /// Of them, what the tiers before it leave; above 0, and all where there are none.
     pub left: f64,
     /// The speed of one of them in terms of the standard CPU; above 0.
     pub speed: f64,
@@ -95,7 +99,8 @@ impl Occupancy {
         Self { demand: self.demand + demand, weight: self.weight + weight, used: self.used + memory, ..self }
     }
 
-    /// Without one that is here. What was measured of a node and of its jobs need not agree to the last digit, so nothing gets below 0.
+    /// Without one that is here. What was measured of a node and of its jobs need not agree to the
+    /// last digit, so nothing gets below 0.
     #[must_use]
     pub fn without(self, load: Load) -> Self {
         let Load { demand, weight, memory } = load;
@@ -107,7 +112,7 @@ impl Occupancy {
         }
     }
 
-    /// What a job adds to the cost that is not here yet: its own slowdown and everybody else's.
+    /// What a job adds to the cost that is not here yet: its own slowdown and that of all others.
     #[must_use]
     pub fn added_by(&self, load: Load) -> f64 {
         self.with(load).cost() - self.cost()
@@ -149,21 +154,21 @@ mod tests {
 
     #[test]
     fn the_young_go_where_it_is_empty_and_the_old_to_the_old() {
-        let (old, young) = (EMPTY.with(job(1_000.0)), EMPTY.with(job(1.0)));
-        assert!(old.added_by(job(1_000.0)) < young.added_by(job(1_000.0)));
+        let (old, recent) = (EMPTY.with(job(1_000.0)), EMPTY.with(job(1.0)));
+        assert!(old.added_by(job(1_000.0)) < recent.added_by(job(1_000.0)));
         assert!(EMPTY.added_by(job(1.0)) < old.added_by(job(1.0)));
-        assert!(old.added_by(job(1.0)) < young.added_by(job(1.0)));
+        assert!(old.added_by(job(1.0)) < recent.added_by(job(1.0)));
     }
 
     #[test]
-    fn nobody_thrashes_while_there_is_room() {
+    fn no_node_thrashes_while_there_is_room() {
         let full = Occupancy { used: 95.0, ..EMPTY };
         let busy = (0..5).fold(EMPTY, |node, _| node.with(job(1.0)));
         assert!(busy.added_by(job(1.0)) < full.with(job(1.0)).added_by(job(1.0)));
     }
 
     #[test]
-    fn whoever_cures_exhausted_memory_saves_most() {
+    fn curing_exhausted_memory_saves_most() {
         let thrashing = Occupancy { used: 160.0, demand: 3.0, weight: 0.3, ..EMPTY };
         let saved = |memory: f64| thrashing.saved_by(Load { memory, ..job(10.0) });
         assert!((saved(10.0) - saved(60.0)).abs() < 1e-12 && saved(60.0) < saved(61.0));
@@ -171,7 +176,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_job_more_never_makes_a_node_cheaper_and_takes_away_what_it_brought(
+        fn adding_and_removing_a_job_restores_the_cost(
             jobs in prop::collection::vec((0.0..1e6_f64, 0.0..50.0_f64), 0..20),
             attained_s in 0.0..1e6_f64, memory in 0.0..50.0_f64, cpus in 1..64_u32, speed in 0.01..10.0_f64,
         ) {

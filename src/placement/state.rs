@@ -1,4 +1,5 @@
-//! What placement remembers between decisions: leases and failures, which are few and expire by themselves.
+//! What placement remembers between decisions: leases and failures, which are few and expire by
+//! themselves.
 //!
 //! ```text
 //!   decided / admitted        under way                 arrived
@@ -7,12 +8,14 @@
 //!     └─ failed(job, target):   gone at once, and the pair is left alone for retry_ms; for settle_ms if the target was busy
 //! ```
 //!
-//! None of these times ends before the target has spoken since: what it said before cannot show what came of it. What it has said since
-//! shows the job's weight and memory at once, and its demand as a load rises: the charge is what is missing.
+//! None of these times ends before the target has spoken since: what it said before cannot show
+//! what came of it. What it has said since shows the job's weight and memory at once, and its
+//! demand as a load rises: the charge is what is missing.
 
 use super::config::Config;
-use super::input::{Input, JobId, JobView, NodeName, NodeView};
+use super::input::{Input, JobView, NodeName, NodeView};
 use super::slowdown::Load;
+use crate::job::JobId;
 
 /// What a load does not show yet of a task after a second, as a share: MOSIX's decay (see `node`).
 const RISE: f64 = 5.0 / 8.0;
@@ -24,14 +27,15 @@ pub struct Lease {
     pub job: JobId,
     /// Its home; `None` if this node knows it by a move only.
     pub home: Option<NodeName>,
-    /// The node that it leaves; the same as `target` for a new job that was assigned to the node where it started.
+    /// The node that it leaves; the same as `target` for a new job that was assigned to the node
+    /// where it started.
     pub source: NodeName,
     /// The node that is charged.
     pub target: NodeName,
     /// What the job asks for.
     pub load: Load,
     /// The memory that it needs, in bytes.
-    pub rss_bytes: u64,
+    pub working_set_bytes: u64,
     /// When it was granted or last seen under way, on the clock of [`Input::now_ms`].
     pub seen_ms: u64,
 }
@@ -45,7 +49,7 @@ impl Lease {
 
 #[derive(Debug, Clone)]
 struct Failure {
-    /// The job that failed; `None` for the target's having had its hands full, which concerns all.
+    /// The job that failed; `None` if the target refused admission, which concerns all.
     job: Option<JobId>,
     target: NodeName,
     at_ms: u64,
@@ -61,8 +65,8 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Keeps leases of moves under way alive, drops what has expired, and makes up leases for moves that nobody here decided (those
-    /// of a daemon before its restart).
+    /// Keeps leases of moves under way alive, drops what has expired, and makes up leases for moves
+    /// that this node did not decide (those of a daemon before its restart).
     pub(super) fn refresh(&mut self, input: &Input, config: &Config) {
         let now_ms = input.now_ms;
         self.now_ms = now_ms;
@@ -75,14 +79,14 @@ impl State {
                 lease.seen_ms = now_ms;
                 continue;
             }
-            let job = input.jobs.iter().find(|job| job.id == flight.job);
+            let job = input.jobs.iter().find(|job| *job.id() == flight.job);
             self.leases.push(Lease {
                 job: flight.job.clone(),
-                home: job.map(|job| job.home.clone()),
+                home: job.map(|job| job.home().clone()),
                 source: flight.source.clone(),
                 target: flight.target.clone(),
                 load: job.map_or(Load::NONE, |job| job.load(config.young_ms)),
-                rss_bytes: job.map_or(0, |job| job.rss_bytes),
+                working_set_bytes: job.map_or(0, |job| job.working_set_bytes),
                 seen_ms: now_ms,
             });
         }
@@ -102,28 +106,28 @@ impl State {
 
     /// Charges `target` for `job` from now on.
     pub(super) fn grant(&mut self, job: &JobView, target: &NodeName, now_ms: u64, config: &Config) {
-        self.leases.retain(|lease| lease.job != job.id || lease.target != *target);
+        self.leases.retain(|lease| lease.job != *job.id() || lease.target != *target);
         self.leases.push(Lease {
-            job: job.id.clone(),
-            home: Some(job.home.clone()),
+            job: job.id().clone(),
+            home: Some(job.home().clone()),
             source: job.running_on.clone(),
             target: target.clone(),
             load: job.load(config.young_ms),
-            rss_bytes: job.rss_bytes,
+            working_set_bytes: job.working_set_bytes,
             seen_ms: now_ms,
         });
     }
 
-    pub(super) fn released(&mut self, job: &str, target: &str) {
-        self.leases.retain(|lease| *lease.job != *job || *lease.target != *target);
+    pub(super) fn released(&mut self, job: &JobId, target: &str) {
+        self.leases.retain(|lease| lease.job != *job || *lease.target != *target);
     }
 
-    pub(super) fn failed(&mut self, job: &str, target: &str, at_ms: u64, hold_ms: u64) {
+    pub(super) fn failed(&mut self, job: &JobId, target: &str, at_ms: u64, hold_ms: u64) {
         self.released(job, target);
-        self.leave_alone(Failure { job: Some(job.into()), target: target.into(), at_ms, hold_ms });
+        self.leave_alone(Failure { job: Some(job.clone()), target: target.into(), at_ms, hold_ms });
     }
 
-    pub(super) fn busy(&mut self, job: &str, target: &str, at_ms: u64, hold_ms: u64) {
+    pub(super) fn busy(&mut self, job: &JobId, target: &str, at_ms: u64, hold_ms: u64) {
         self.released(job, target);
         self.leave_alone(Failure { job: None, target: target.into(), at_ms, hold_ms });
     }
@@ -133,12 +137,12 @@ impl State {
         self.failures.push(failure);
     }
 
-    /// How long ago `job`, or `None` for any, failed to get to `target`, if it did lately, and how long that is left alone, both in
-    /// milliseconds.
-    pub(super) fn failed_lately(&self, job: Option<&str>, target: &str, now_ms: u64) -> Option<(u64, u64)> {
+    /// How long ago `job`, or `None` for any, failed to get to `target`, if it did lately, and how
+    /// long that is left alone, both in milliseconds.
+    pub(super) fn failed_lately(&self, job: Option<&JobId>, target: &str, now_ms: u64) -> Option<(u64, u64)> {
         self.failures
             .iter()
-            .find(|failure| failure.job.as_deref() == job && &*failure.target == target)
+            .find(|failure| failure.job.as_ref() == job && &*failure.target == target)
             .map(|failure| (now_ms.saturating_sub(failure.at_ms), failure.hold_ms))
     }
 
@@ -161,7 +165,7 @@ impl State {
 
     /// The memory that is on its way to `node`, in bytes.
     pub(super) fn charged_bytes(&self, node: &str) -> u64 {
-        self.charges(node).fold(0, |bytes, lease| bytes.saturating_add(lease.rss_bytes))
+        self.charges(node).fold(0, |bytes, lease| bytes.saturating_add(lease.working_set_bytes))
     }
 
     /// The moves from `source` that are under way or were decided just now.
@@ -171,13 +175,13 @@ impl State {
             .filter(move |lease| &*lease.source == source && lease.target != lease.source && lease.seen_ms >= now_ms)
     }
 
-    /// How long ago, in milliseconds, the last move from `source` ended (or was decided without having begun), if it is remembered; of `job`
-    /// only, if one is named.
-    pub(super) fn last_left_ms(&self, source: &str, job: Option<&str>, now_ms: u64) -> Option<u64> {
+    /// How long ago, in milliseconds, the last move from `source` ended (or was decided without
+    /// having begun), if it is remembered; of `job` only, if one is named.
+    pub(super) fn last_left_ms(&self, source: &str, job: Option<&JobId>, now_ms: u64) -> Option<u64> {
         self.leases
             .iter()
             .filter(|lease| &*lease.source == source && lease.target != lease.source && lease.seen_ms < now_ms)
-            .filter(|lease| job.is_none_or(|job| *lease.job == *job))
+            .filter(|lease| job.is_none_or(|job| lease.job == *job))
             .map(|lease| now_ms - lease.seen_ms)
             .min()
     }
@@ -191,10 +195,10 @@ impl State {
     }
 
     /// Where `job` is on its way to, if it is.
-    pub(super) fn under_way(&self, job: &str, now_ms: u64) -> Option<&NodeName> {
+    pub(super) fn under_way(&self, job: &JobId, now_ms: u64) -> Option<&NodeName> {
         self.leases
             .iter()
-            .find(|lease| &*lease.job == job && lease.source != lease.target && lease.seen_ms >= now_ms)
+            .find(|lease| lease.job == *job && lease.source != lease.target && lease.seen_ms >= now_ms)
             .map(|lease| &lease.target)
     }
 }

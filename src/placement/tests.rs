@@ -1,6 +1,7 @@
 //! One scenario for each rule.
 
 use super::*;
+use crate::job::{History, JobRecord, tests::record};
 
 mod files;
 mod memory;
@@ -25,7 +26,7 @@ pub(super) fn node(name: &str, load_milli: u32) -> NodeView {
         free_memory_bytes: 512 * MIB,
         total_memory_bytes: 1_024 * MIB,
         swapped_bytes: 0,
-        memory_falls_bytes_per_s: 0,
+        depletion_bytes_per_s: 0,
         memory_stall_centi: 0,
         link_bytes_per_s: 100 * MIB,
         freeze_ms: 400,
@@ -39,25 +40,26 @@ pub(super) fn node(name: &str, load_milli: u32) -> NodeView {
 
 /// A CPU-bound job of 20 MiB, old enough to move, which takes 0.6 s.
 pub(super) fn job(id: &str, home: &str, running_on: &str) -> JobView {
-    JobView {
-        id: id.into(),
-        home: home.into(),
+    let id: JobId = id.parse().unwrap();
+    let view = JobView {
+        record: record(home, id.pid),
         running_on: running_on.into(),
-        demand_milli: 1_000,
-        attained_ms: ATTAINED_MS,
-        tree: None,
-        tree_attained_ms: 0,
-        rss_bytes: 20 * MIB,
+        working_set_bytes: 20 * MIB,
         frozen_bytes: 20 * MIB,
         mapped_bytes: 0,
-        io_bytes: 0,
-        home_link_bytes_per_s: None,
-        age_ms: 60_000,
         since_last_move_ms: None,
         movable: Ok(()),
-        pinned: false,
-        allowed_nodes: None,
-    }
+    };
+    with(view, |job| {
+        job.history = History { demand_milli: 1_000, age_ms: 60_000, ..History::default() };
+        job.history.counters.cpu_ns = ATTAINED_MS * 1_000_000;
+    })
+}
+
+/// A job that differs in its record.
+pub(super) fn with(mut view: JobView, change: impl FnOnce(&mut JobRecord)) -> JobView {
+    change(&mut view.record);
+    view
 }
 
 fn input(nodes: Vec<NodeView>, jobs: Vec<JobView>) -> Input {
@@ -119,9 +121,9 @@ fn stays_where_the_move_costs_more_than_it_gains() {
     long.now_ms += 20_000;
     assert!(moves_to(&patient.decide(&long, 1)[0], "n2", Cause::Load), "20 s in a life of 60 s");
     // A process lives on for about as long as it has: this one will not live to see the gain.
-    let young = JobView { attained_ms: 10_000, ..old.clone() };
+    let recent = with(old.clone(), |job| job.history.counters.cpu_ns = 10_000 * 1_000_000);
     let mut any = Placement::new(Config { move_worth: 0, ..Config::default() }).unwrap();
-    let dear = decide(&mut any, &input(nodes(12 * WEIGHT_NANO), vec![young.clone()])).remove(0);
+    let dear = decide(&mut any, &input(nodes(12 * WEIGHT_NANO), vec![recent.clone()])).remove(0);
     assert_eq!(
         lines(&dear),
         [
@@ -131,23 +133,23 @@ fn stays_where_the_move_costs_more_than_it_gains() {
     );
     // Nor is it moved for the sake of others if it stands still for most of the time that is left.
     assert_eq!(
-        lines(&one(nodes(2 * WEIGHT_NANO), young)),
+        lines(&one(nodes(2 * WEIGHT_NANO), recent)),
         [
             "n2: a move stops it for 20.4 s, but it will probably be here for 20.0 s only",
             "stays: no other node is better"
         ]
     );
     // Nor does one gain that arrived a moment ago: what comes to it changes as fast as that.
-    let restless = JobView { since_last_move_ms: Some(3_000), home: "n3".into(), ..old };
+    let restless = JobView { since_last_move_ms: Some(3_000), ..with(old, |job| job.id.home = "n3".into()) };
     assert_eq!(one(nodes(2 * WEIGHT_NANO), restless).verdict().unwrap().rule(), "nothing_better");
 }
 
 #[test]
 fn a_long_job_makes_way_for_short_ones() {
     // The same load on both; those at n2 are old, their seconds matter little.
-    let young = NodeView { weight_nano: 2 * 500_000_000, ..node("n1", 3_000) };
+    let recent = NodeView { weight_nano: 2 * 500_000_000, ..node("n1", 3_000) };
     let old = NodeView { weight_nano: 3_000_000, ..node("n2", 3_000) };
-    assert!(moves_to(&one(vec![young, old], job("n1/7", "n1", "n1")), "n2", Cause::Load));
+    assert!(moves_to(&one(vec![recent, old], job("n1/7", "n1", "n1")), "n2", Cause::Load));
 }
 
 #[test]
@@ -165,7 +167,8 @@ fn nothing_leaves_below_the_home_threshold() {
 
 #[test]
 fn the_threshold_counts_tasks_not_speed() {
-    // Half the speed: one task per CPU is load 2. With 0.9 tasks per CPU nothing is won elsewhere but speed.
+    // Half the speed: one task per CPU is load 2. With 0.9 tasks per CPU nothing is won elsewhere
+    // but speed.
     let slow = NodeView { speed_milli: 500, load_milli: 1_800, ..node("n1", 0) };
     let decision = one(vec![slow, node("n2", 0)], job("n1/7", "n1", "n1"));
     assert_eq!(decision.verdict().unwrap().rule(), "below_threshold");
@@ -206,13 +209,16 @@ fn a_guest_goes_home_when_it_is_no_worse_there() {
 }
 
 #[test]
-fn young_idle_pinned_and_unmovable_jobs_stay() {
+fn new_idle_pinned_and_unmovable_jobs_stay() {
     let plain = job("n1/7", "n1", "n1");
     let cases = [
-        (JobView { age_ms: 1_500, ..plain.clone() }, "stays: started 1.5 s ago, moves after 2.0 s at the earliest"),
-        (JobView { demand_milli: 30, ..plain.clone() }, "stays: asks for 0.03 CPU, moves from 0.25 CPU on"),
         (
-            JobView { pinned: true, ..plain.clone() },
+            with(plain.clone(), |job| job.history.age_ms = 1_500),
+            "stays: started 1.5 s ago, moves after 2.0 s at the earliest",
+        ),
+        (with(plain.clone(), |job| job.history.demand_milli = 30), "stays: asks for 0.03 CPU, moves from 0.25 CPU on"),
+        (
+            with(plain.clone(), |job| job.constraints.stay = true),
             "stays: pinned here by its user; `scx_mosix migrate` still moves it",
         ),
         (JobView { movable: Err("it has a TCP socket".into()), ..plain.clone() }, "cannot move: it has a TCP socket"),
@@ -244,12 +250,12 @@ fn every_node_that_is_no_target_is_named_with_its_reason() {
         full,
         node("other", 0),
     ];
-    let allowed = ["dead", "stale", "closed", "empty", "old", "full"].map(NodeName::from).to_vec();
-    let decision = one(nodes, JobView { allowed_nodes: Some(allowed), ..job("n1/7", "n1", "n1") });
+    let allowed = ["dead", "stale", "closed", "empty", "old", "full"].map(str::to_owned).to_vec();
+    let decision = one(nodes, with(job("n1/7", "n1", "n1"), |job| job.constraints.allowed_nodes = allowed));
     assert_eq!(
         lines(&decision),
         [
-            "closed: it accepts no guests now",
+            "closed: it accepts no guests while it is being drained or its daemon stops",
             "dead: it is not alive",
             "empty: it reports no usable CPU",
             "full: 80.0 MiB left, but this job needs 20.0 MiB and 64.0 MiB must remain",
@@ -264,14 +270,13 @@ fn every_node_that_is_no_target_is_named_with_its_reason() {
 #[test]
 fn the_move_that_gains_most_per_second_goes_first() {
     let jobs = vec![
-        JobView { demand_milli: 500, ..job("n1/1", "n1", "n1") },
+        with(job("n1/1", "n1", "n1"), |job| job.history.demand_milli = 500),
         JobView { frozen_bytes: 900 * MIB, ..job("n1/2", "n1", "n1") },
         job("n1/3", "n1", "n1"),
     ];
     let decisions = placement().decide(&input(vec![node("n1", 4_000), node("n2", 0)], jobs), 1);
-    let moving: Vec<&str> =
-        decisions.iter().filter(|decision| decision.target().is_some()).map(|decision| &*decision.job).collect();
-    assert_eq!(moving, ["n1/3"]);
+    let moving = decisions.iter().filter(|decision| decision.target().is_some()).map(|decision| &decision.job);
+    assert_eq!(moving.collect::<Vec<_>>(), [&JobId::new("n1", 3)]);
     assert_eq!(decisions[0].verdict().unwrap().to_string(), "stays: n1/3 leaves n1 first, 1 at a time");
 }
 
@@ -297,7 +302,7 @@ fn one_move_at_a_time_then_the_load_settles() {
     assert!(again.iter().all(|decision| decision.target().is_none()));
     assert!(again.iter().any(|decision| decision.verdict().unwrap().rule() == "busy"), "{again:?}");
     input.in_flight.clear();
-    input.jobs.retain(|job| job.id != first.job);
+    input.jobs.retain(|job| *job.id() != first.job);
     input.now_ms += 1_000;
     let settling = placement.decide(&input, 1);
     assert!(settling.iter().all(|decision| decision.verdict().unwrap().rule() == "settling"), "{settling:?}");
@@ -309,10 +314,10 @@ fn one_move_at_a_time_then_the_load_settles() {
 }
 
 #[test]
-fn an_imbalance_that_may_pass_before_it_is_cured_moves_nobody() {
+fn an_imbalance_shorter_than_its_cure_moves_no_job() {
     let mut placement = placement();
     let far = || NodeView { freeze_ms: 10_000, ..node("n2", 0) };
-    let old = JobView { attained_ms: 100_000, ..job("n1/1", "n1", "n1") };
+    let old = with(job("n1/1", "n1", "n1"), |job| job.history.counters.cpu_ns = 100_000 * 1_000_000);
     let mut input = input(vec![node("n1", 3_000), far()], vec![old]);
     let first = placement.decide(&input, 1).remove(0);
     assert_eq!(
@@ -330,22 +335,22 @@ fn an_imbalance_that_may_pass_before_it_is_cured_moves_nobody() {
     }
     input.now_ms += 1_000;
     assert!(moves_to(&placement.decide(&input, 1)[0], "n2", Cause::Load));
-    // Where memory is short nobody waits.
+    // Where memory is short no job waits.
     let short = NodeView { free_memory_bytes: 10 * MIB, ..input.nodes[0].clone() };
-    let big = JobView { rss_bytes: 200 * MIB, ..input.jobs[0].clone() };
+    let big = JobView { working_set_bytes: 200 * MIB, ..input.jobs[0].clone() };
     let input = Input { nodes: vec![short, far()], jobs: vec![big], ..input };
     let decision = Placement::new(Config::default()).unwrap().decide(&input, 1).remove(0);
     assert!(moves_to(&decision, "n2", Cause::Memory), "{decision:?}");
 }
 
 #[test]
-fn a_failed_move_is_not_tried_again_at_once_but_a_released_one_is() {
+fn a_failed_move_waits_before_a_retry_but_a_released_one_not() {
     let mut placement = placement();
     let mut input = input(vec![node("n1", 3_000), node("n2", 0)], vec![job("n1/1", "n1", "n1")]);
     assert!(placement.decide(&input, 1)[0].target().is_some());
-    placement.released("n1/1", "n2");
+    placement.released(&JobId::new("n1", 1), "n2");
     assert!(placement.decide(&input, 1)[0].target().is_some());
-    placement.failed("n1/1", "n2", input.now_ms);
+    placement.failed(&JobId::new("n1", 1), "n2", input.now_ms);
     input.now_ms += 5_000;
     assert_eq!(
         lines(&decide(&mut placement, &input)[0])[0],
@@ -353,13 +358,13 @@ fn a_failed_move_is_not_tried_again_at_once_but_a_released_one_is() {
     );
     input.now_ms += 55_000;
     assert!(placement.decide(&input, 1)[0].target().is_some());
-    placement.busy("n1/1", "n2", input.now_ms, 0);
+    placement.busy(&JobId::new("n1", 1), "n2", input.now_ms, 0);
     assert!(placement.decide(&input, 1)[0].target().is_none());
     input.now_ms += 3_000;
-    assert!(placement.decide(&input, 1)[0].target().is_some(), "whoever was busy is asked again soon");
-    placement.busy("n1/1", "n2", input.now_ms, 20_000);
+    assert!(placement.decide(&input, 1)[0].target().is_some(), "a busy target is asked again soon");
+    placement.busy(&JobId::new("n1", 1), "n2", input.now_ms, 20_000);
     input.now_ms += 19_000;
-    assert!(placement.decide(&input, 1)[0].target().is_none(), "its hands are full for as long as a move takes");
+    assert!(placement.decide(&input, 1)[0].target().is_none(), "it admits none for as long as a move takes");
     input.now_ms += 1_000;
     assert!(placement.decide(&input, 1)[0].target().is_some());
 }

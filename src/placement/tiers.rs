@@ -1,8 +1,9 @@
 //! A node as its owners' programs find it, and as guests do.
 //!
-//! Where our scheduler runs, owners' programs come before guests, which get what those leave, and a small share in any case
-//! (`bpf/tiers.bpf.h`). So owners' programs find a node as if no guest were there: its owner has his machine back the moment he wants it.
-//! Guests find the CPUs that are left; what an owner takes is a reason for them to leave. Elsewhere all share alike.
+//! Where our scheduler runs, owners' programs come before guests, which get what those leave, and a
+//! small share in any case (`bpf/tiers.bpf.h`). So owners' programs find a node as if no guest were
+//! there: its owner has his machine back the moment he wants it. Guests find the CPUs that are
+//! left; what an owner takes is a reason for them to leave. Elsewhere all share alike.
 
 use super::config::Config;
 use super::cost::{demand, is_stalled, tasks_per_cpu, usher_below_bytes};
@@ -82,7 +83,8 @@ impl Tiers {
         Self { owners: change(self.owners, of_owners), guests: Some(change(guests, of_guests)), ..self }
     }
 
-    /// The same short of so many bytes at least: how many are, nobody knows where all tasks stand still for lack of memory.
+    /// The same short of so many bytes at least: how many are, is unknown where all tasks stand
+    /// still for lack of memory.
     fn exhausted(self, bytes: f64) -> Self {
         let exhausted =
             |occupancy: Occupancy| Occupancy { used: occupancy.used.max(occupancy.memory + bytes), ..occupancy };

@@ -2,10 +2,11 @@
 
 use super::learning::Learning;
 
-/// A line `downtime = freeze + bytes / rate` through the moves so far by least squares, older ones fading, and through two moves that nobody
-/// made and that count less, of no memory and of [`Learning::assumed_bytes`]. These took what is assumed. So what is known of programs that
-/// were started elsewhere, which have no memory, says nothing of how fast memory crosses: a machine on which programs start slowly, as an
-/// emulated one, may well copy fast.
+/// A line `downtime = freeze + bytes / rate` through the moves so far by least squares, older ones
+/// fading, and through two moves that no node made and that count less, of no memory and of
+/// [`Learning::assumed_bytes`]. These took what is assumed. So what is known of programs that were
+/// started elsewhere, which have no memory, says nothing of how fast memory crosses: a machine on
+/// which programs start slowly, as an emulated one, may well copy fast.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MoveTimes {
     learning: Learning,
@@ -95,7 +96,8 @@ impl MoveTimes {
         if slope > 0.0 && freeze_s >= 0.0 {
             return Line { freeze_s, s_per_byte: slope };
         }
-        // By chance larger ones were quicker, or smaller ones much quicker than large ones: all take as many times longer as they did together.
+        // By chance larger ones were quicker, or smaller ones much quicker than large ones: all
+        // take as many times longer as they did together.
         let Line { freeze_s, s_per_byte } = self.assumed;
         let longer = sums.seconds / (sums.count * freeze_s + sums.bytes * s_per_byte);
         Line { freeze_s: longer * freeze_s, s_per_byte: (longer * s_per_byte).max(f64::MIN_POSITIVE) }

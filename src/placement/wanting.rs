@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::input::JobId;
+use crate::job::JobId;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wanting {
@@ -19,7 +19,8 @@ struct Want {
 }
 
 impl Wanting {
-    /// Notes of each job of this node whether it would be better off elsewhere now. Returns for how long that has been so, in milliseconds.
+    /// Notes of each job of this node whether it would be better off elsewhere now. Returns for how
+    /// long that has been so, in milliseconds.
     pub(super) fn note<'a>(&mut self, jobs: impl Iterator<Item = (&'a JobId, bool)>, now_ms: u64) -> Vec<u64> {
         let look = self.look.wrapping_add(1);
         let lasted_ms = jobs.map(|(job, wants)| {
@@ -42,8 +43,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_counts_from_the_first_look_at_which_it_was_so_and_from_anew_after_one_at_which_it_was_not() {
-        let (a, b) = (JobId::from("n1/1"), JobId::from("n1/2"));
+    fn an_imbalance_is_timed_from_its_first_uninterrupted_sample() {
+        let (a, b) = (JobId::new("n1", 1), JobId::new("n1", 2));
         let mut wanting = Wanting::default();
         assert_eq!(wanting.note([(&a, true), (&b, false)].into_iter(), 1_000), [0, 0]);
         assert_eq!(wanting.note([(&b, true), (&a, true)].into_iter(), 2_000), [0, 1_000]);
@@ -53,7 +54,7 @@ mod tests {
         assert_eq!(
             wanting.note([(&a, true), (&b, true)].into_iter(), 6_000),
             [1_000, 0],
-            "whoever was gone begins anew"
+            "a program that was gone begins anew"
         );
     }
 }

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use super::learning::Learning;
 
-/// The CPU time of the home agents that ended lately, each with when that was, in milliseconds. An agent serves its program for as long as that
-/// is away: what it takes is what the program's absence takes here, from the move to the last file.
+/// The CPU time of the home agents that ended lately, each with when that was, in milliseconds. An
+/// agent serves its program for as long as that is away: what it takes is what the program's
+/// absence takes here, from the move to the last file.
 #[derive(Debug, Clone)]
 pub struct MoveWork {
     learning: Learning,

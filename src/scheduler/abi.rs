@@ -1,4 +1,4 @@
-//! The user-space half of the ABI in `bpf/intf.h`: tiers, accounts, statistics.
+//! The user-space half of the ABI in `bpf/intf.h`: tiers, statistics.
 
 use serde::Serialize;
 
@@ -7,7 +7,6 @@ use super::skel::intf;
 const _: () = {
     assert!(size_of::<intf::mosix_process_hint>() == 8);
     assert!(size_of::<intf::mosix_cgroup_hint>() == 8);
-    assert!(size_of::<intf::mosix_task_account>() == 40);
     assert!(size_of::<intf::mosix_tier_stats>() == 24);
     assert!(size_of::<intf::mosix_cpu_stats>() == 120);
 };
@@ -35,51 +34,6 @@ impl Tier {
             Self::Guest => intf::mosix_tier_MOSIX_TIER_GUEST,
         }
     }
-
-    fn from_raw(raw: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|tier| tier.as_raw() == raw)
-    }
-}
-
-/// What the scheduler has counted for one thread since it was attached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskAccount {
-    /// Thread id.
-    pub pid: u32,
-    /// Process id.
-    pub tgid: u32,
-    /// The tier that it is served in.
-    pub tier: Tier,
-    /// Share of a CPU that it may use, in thousandths; 1000: not throttled.
-    pub speed_permille: u32,
-    /// Time on a CPU.
-    pub run_ns: u64,
-    /// Time runnable, but waiting for a CPU.
-    pub wait_ns: u64,
-    /// Times put on a CPU.
-    pub switches: u64,
-}
-
-/// Decodes what the task iterator wrote. Records with an unknown tier, and an incomplete last one, are left out.
-pub(super) fn decode_accounts(bytes: &[u8]) -> Vec<TaskAccount> {
-    let (records, _) = bytes.as_chunks::<{ size_of::<intf::mosix_task_account>() }>();
-    records.iter().filter_map(decode_account).collect()
-}
-
-fn decode_account(record: &[u8; size_of::<intf::mosix_task_account>()]) -> Option<TaskAccount> {
-    let (words, _) = record.as_chunks::<4>();
-    let word = |index: usize| words.get(index).map(|word| u32::from_ne_bytes(*word));
-    let (long, _) = record.as_chunks::<8>();
-    let long = |index: usize| long.get(index).map(|long| u64::from_ne_bytes(*long));
-    Some(TaskAccount {
-        pid: word(0)?,
-        tgid: word(1)?,
-        tier: Tier::from_raw(word(2)?)?,
-        speed_permille: word(3)?,
-        run_ns: long(2)?,
-        wait_ns: long(3)?,
-        switches: long(4)?,
-    })
 }
 
 /// One tier's totals since the scheduler was attached, over all CPUs.
@@ -113,7 +67,8 @@ pub struct SchedulerStats {
 }
 
 impl SchedulerStats {
-    /// Adds one CPU's statistics, which are the first bytes of `value` (`struct cpu_ctx` in the BPF half).
+    /// Adds one CPU's statistics, which are the first bytes of `value` (`struct cpu_ctx` in the BPF
+    /// half).
     pub(super) fn add(&mut self, value: &[u8]) {
         let (longs, _) = value.as_chunks::<8>();
         let mut longs = longs.iter().map(|long| u64::from_ne_bytes(*long));
@@ -135,28 +90,6 @@ impl SchedulerStats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn an_account_is_decoded_field_by_field() {
-        let mut bytes = Vec::new();
-        for word in [7u32, 5, Tier::Guest.as_raw(), 250] {
-            bytes.extend(word.to_ne_bytes());
-        }
-        for long in [11u64, 12, 13] {
-            bytes.extend(long.to_ne_bytes());
-        }
-        let expected = TaskAccount {
-            pid: 7,
-            tgid: 5,
-            tier: Tier::Guest,
-            speed_permille: 250,
-            run_ns: 11,
-            wait_ns: 12,
-            switches: 13,
-        };
-        assert_eq!(decode_accounts(&bytes), [expected]);
-    }
 
     #[test]
     fn statistics_of_two_cpus_add_up_in_the_order_of_the_abi() {
@@ -166,12 +99,5 @@ mod tests {
         stats.add(&value);
         assert_eq!(stats.tiers[2], TierStats { run_ns: 14, wait_ns: 16, switches: 18 });
         assert_eq!((stats.nr_direct, stats.nr_paused), (20, 30));
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_decode_to_at_most_their_number_of_records(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            prop_assert!(decode_accounts(&bytes).len() <= bytes.len() / 40);
-        }
     }
 }

@@ -1,14 +1,14 @@
-//! One attachment of the scheduler: from load to detach. It lives in the supervisor's thread; dropping it detaches.
+//! One attachment of the scheduler: from load to detach. It lives in the supervisor's thread;
+//! dropping it detaches.
 
 use std::ffi::{CStr, c_char};
-use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use libbpf_rs::{Link, MapCore, MapFlags, OpenObject, ProgramInput};
 
-use super::abi::{self, SchedulerStats, TaskAccount};
+use super::abi::SchedulerStats;
 use super::config::Config;
 use super::hints::{Change, Hints};
 use super::skel::{SchedulerSkel, SchedulerSkelBuilder, intf};
@@ -18,8 +18,6 @@ use super::{SchedulerError, Tier};
 /// A scheduler that is in force.
 pub(super) struct Attachment<'obj> {
     skel: SchedulerSkel<'obj>,
-    /// Reads the per-task accounts.
-    iterator: Link,
     /// Closing it hands the CPUs back to the kernel's own scheduler. `None` only while dropping.
     ops: Link,
 }
@@ -43,9 +41,8 @@ impl<'obj> Attachment<'obj> {
         let mut skel = load(object, &topology, config).map_err(|error| SchedulerError::Load(format!("{error:#}")))?;
         let mut this = {
             let attach = |error: libbpf_rs::Error| SchedulerError::Attach(format!("{error:#}"));
-            let iterator = skel.progs.task_accounts.attach().map_err(attach)?;
             let ops = skel.maps.mosix_ops.attach_struct_ops().map_err(attach)?;
-            Self { skel, iterator, ops }
+            Self { skel, ops }
         };
         for change in hints.all() {
             this.write(change)?;
@@ -72,7 +69,8 @@ impl<'obj> Attachment<'obj> {
         result.map_err(|error| SchedulerError::Hint(error.to_string()))
     }
 
-    /// Makes all tasks look their hints up again, and starts the throttle's timer when it is needed.
+    /// Makes all tasks look their hints up again, and starts the throttle's timer when it is
+    /// needed.
     pub(super) fn publish(&mut self, hints: &Hints) -> Result<(), SchedulerError> {
         let unmapped = || SchedulerError::Hint("the scheduler's variables are not mapped".to_owned());
         let bss = self.skel.maps.bss_data.as_mut().ok_or_else(unmapped)?;
@@ -93,16 +91,6 @@ impl<'obj> Attachment<'obj> {
         Ok(())
     }
 
-    /// What every thread used since the attachment. Costs about a microsecond per thread.
-    pub(super) fn accounts(&self) -> Result<Vec<TaskAccount>, SchedulerError> {
-        let read = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-            let mut bytes = Vec::new();
-            libbpf_rs::Iter::new(&self.iterator)?.read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        read().map(|bytes| abi::decode_accounts(&bytes)).map_err(|error| SchedulerError::Read(error.to_string()))
-    }
-
     /// What the scheduler did since the attachment.
     pub(super) fn stats(&self) -> Result<SchedulerStats, SchedulerError> {
         let per_cpu = self
@@ -120,12 +108,14 @@ impl<'obj> Attachment<'obj> {
     /// Whether, and why, the kernel has ended the attachment.
     pub(super) fn exited(&self) -> Option<Exit> {
         let uei = &self.skel.maps.data_data.as_ref()?.uei;
-        // SAFETY: `uei` is a valid reference into the map's shared memory; the kernel may write to it at any time, therefore volatile.
+        // SAFETY: `uei` is a valid reference into the map's shared memory; the kernel may write to
+        // it at any time, therefore volatile.
         let kind = unsafe { std::ptr::read_volatile(&raw const uei.kind) };
         if kind == 0 {
             return None;
         }
-        // The kernel writes `kind` last, with a barrier: the texts are complete, and end with a zero byte.
+        // The kernel writes `kind` last, with a barrier: the texts are complete, and end with a
+        // zero byte.
         let reason = text(&uei.reason);
         let message = text(&uei.msg);
         let reason = if message.is_empty() { reason } else { format!("{reason} ({message})") };
@@ -206,7 +196,8 @@ fn load<'obj>(
         ops.cgroup_exit = std::ptr::null_mut();
         ops.cgroup_set_weight = std::ptr::null_mut();
     }
-    // Part of scx's headers, for schedulers that must know whether a task's migration is disabled; ours never sees such tasks.
+    // Part of scx's headers, for schedulers that must know whether a task's migration is disabled;
+    // ours never sees such tasks.
     skel.progs.scx_lib_init_probe.set_autoload(false);
     scx_utils::scx_ops_load!(skel, mosix_ops, uei)
 }

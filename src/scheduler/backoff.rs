@@ -1,7 +1,7 @@
 //! Exponential back-off between attempts to attach the scheduler: pure, the clock is the caller's.
 //!
-//! Each failure doubles the wait, from `first` to `longest`. An attachment that held for `healthy_after` is a success, whatever
-//! ended it: the next wait is `first` again.
+//! Each failure doubles the wait, from `first` to `longest`. An attachment that held for
+//! `healthy_after` is a success, whatever ended it: the next wait is `first` again.
 
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ impl Backoff {
         Self { first, longest: longest.max(first), healthy_after, next: first }
     }
 
-    /// An attachment ended after it had held for `held` (zero: it did not come about). Returns the wait before the next attempt.
+    /// An attachment ended after it had held for `held` (zero: it did not come about). Returns the
+    /// wait before the next attempt.
     pub fn ended_after(&mut self, held: Duration) -> Duration {
         if held >= self.healthy_after {
             self.next = self.first;

@@ -1,4 +1,5 @@
-//! What this machine must offer before the scheduler can be attached, checked one by one so that the answer names what is missing.
+//! What this machine must offer before the scheduler can be attached, checked one by one so that
+//! the answer names what is missing.
 
 use std::path::Path;
 

@@ -1,32 +1,38 @@
-//! What can be tuned of the scheduler, with where each default comes from. `bpf/attained.bpf.h` and `bpf/tiers.bpf.h` carry it out, and the
-//! simulator's machines too.
+//! What can be tuned of the scheduler, with where each default comes from. `bpf/attained.bpf.h` and
+//! `bpf/tiers.bpf.h` carry it out, and the simulator's machines too.
 
 use super::attained::AttainedService;
 use crate::bounds::{self, OutOfBounds};
 
 /// How the scheduler shares the CPUs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Whether old processes make room for young ones. Default: those of jobs.
+    /// Which processes make room for those with less attained service. Default: those of jobs.
     pub attained_service: AttainedService,
-    /// CPU time, in milliseconds, up to which a process has its full weight; each doubling of it begins a level. The simulation's value, 1 s:
-    /// most of its jobs, as most programs, need little more than that.
+    /// CPU time, in milliseconds, up to which a process has its full weight; each doubling of it
+    /// begins a level. The simulation's value, 1 s: most of its jobs, as most programs, need little
+    /// more than that.
     pub first_level_ms: u64,
-    /// By how many bits each level shifts the weight to the right. The simulation's value, 3: to an eighth.
+    /// By how many bits each level shifts the weight to the right. The simulation's value, 3: to an
+    /// eighth.
     pub level_shift: u32,
-    /// By how many bits the weight is shifted at most, which is the guaranteed share. The simulation's value, 9: a 512th of the full weight,
-    /// from 4 s of CPU time on; one turn of 5 ms in each 2.5 s beside a young process, about what the scheduler's longest wait gives to
-    /// anybody.
+    /// By how many bits the weight is shifted at most, which is the guaranteed share. The
+    /// simulation's value, 9: a 512th of the full weight, from 4 s of CPU time on; one turn of 5 ms
+    /// in each 2.5 s beside a process with little, about what the scheduler's longest wait gives to
+    /// any other.
     pub least_shift: u32,
-    /// A process that sleeps forgets its sleep, shifted to the right by so many bits, of its CPU time. 3: an eighth, so that whoever uses less
-    /// than a ninth of a CPU stays young. Ours, and a judgement: meant to lie above what a person's typing and scrolling costs, and below
-    /// what batch programs that wait for their disk use.
+    /// A process that sleeps forgets its sleep, shifted to the right by so many bits, of its CPU
+    /// time. 3: an eighth, so that a process that uses less than a ninth of a CPU stays at the
+    /// first level. Ours, and a judgement: meant to lie above what a person's typing and scrolling
+    /// costs, and below what batch programs that wait for their disk use.
     pub forget_shift: u32,
-    /// Of the time that agents get at a CPU while a node's own programs wait for it, how much those are owed, in percent. Ours: 50.
+    /// Of the time that agents get at a CPU while a node's own programs wait for it, how much those
+    /// are owed, in percent. Ours: 50.
     pub home_share_percent: u32,
-    /// Of the time that agents and a node's own programs get at a CPU while guests wait for it, how much those are owed, in percent: enough to
-    /// be frozen and to leave. Ours: 5.
+    /// Of the time that agents and a node's own programs get at a CPU while guests wait for it, how
+    /// much those are owed, in percent: enough to be frozen and to leave. Ours: 5.
     pub guest_share_percent: u32,
 }
 
@@ -61,7 +67,8 @@ impl Config {
         bounds::check("scheduler", settings)
     }
 
-    /// CPU time, in milliseconds, from which on the weight does not fall any more: whoever has had more is served alike. 0 if all are.
+    /// CPU time, in milliseconds, from which on the weight does not fall any more: processes that
+    /// have had more are served alike. 0 if all are.
     #[must_use]
     pub fn alike_from_ms(&self) -> u64 {
         let last_level = self.least_shift.div_ceil(self.level_shift.max(1)).saturating_sub(1);

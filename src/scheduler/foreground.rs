@@ -7,8 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Backoff, Config, Scheduler, SchedulerError, State};
 
-/// Attaches the scheduler, prints each change of state as a line on stdout, and detaches on SIGINT, SIGTERM or after `duration`.
-/// A machine that cannot have it is an error.
+/// Attaches the scheduler, prints each change of state as a line on stdout, and detaches on SIGINT,
+/// SIGTERM or after `duration`. A machine that cannot have it is an error.
 ///
 /// # Errors
 /// `NoSchedExt`, `NoBtf`, `NotPermitted` at once; `Thread`, `Signals`.
@@ -52,7 +52,7 @@ pub async fn run_foreground(duration: Option<Duration>) -> Result<(), SchedulerE
 
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
-    // Nobody listens any more: the scheduler goes on.
+    // The receiver is gone: the scheduler continues.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ejection_is_described_with_its_reason_and_the_next_attempt() {
+    fn an_ejection_names_its_reason_and_the_next_attempt() {
         let state = State::Ejected { reason: "stall".to_owned(), retry_at: SystemTime::now() + Duration::from_secs(5) };
         let line = describe(&state);
         assert!(line.starts_with("ejected: stall; next attempt in 4") || line.contains("in 5000 ms"), "{line}");

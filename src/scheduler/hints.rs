@@ -1,20 +1,23 @@
 //! What the rest of scx_mosix tells the scheduler: tiers, throttles, and which cgroups are jobs'.
 //!
-//! The supervisor keeps every hint here, so that a re-attached scheduler gets them all again. In the kernel they live in two hash
-//! maps; after a change `hint_generation` is counted up, and each task looks its hints up again when it next wakes, is queued or
-//! ticks.
+//! The supervisor keeps every hint here, so that a re-attached scheduler gets them all again. In
+//! the kernel they live in two hash maps; after a change `hint_generation` is counted up, and each
+//! task looks its hints up again when it next wakes, is queued or ticks.
 
 use std::collections::HashMap;
 
 use super::Tier;
+use crate::sys::proc;
 
 /// Whom a hint concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HintTarget {
-    /// A process (all its threads), by its pid. It wins over the cgroup's. Children do not inherit it.
+    /// A process (all its threads), by its pid. It wins over the cgroup's. Children do not inherit
+    /// it.
     Process(u32),
-    /// Everything in a cgroup of the unified hierarchy and below, unless a nearer one says otherwise; by the inode number of its
-    /// directory. Right for guests and agents: what they fork has the tier from its first instruction.
+    /// Everything in a cgroup of the unified hierarchy and below, unless a nearer one says
+    /// otherwise; by the inode number of its directory. Right for guests and agents: what they fork
+    /// has the tier from its first instruction.
     Cgroup(u64),
 }
 
@@ -24,7 +27,8 @@ pub(super) struct ProcessHint {
     pub(super) tier: Option<Tier>,
     /// 1..=999; `None`: full speed.
     pub(super) speed_permille: Option<u32>,
-    /// `/proc/PID/stat`'s start time when the hint was made: a later process with the same pid does not inherit it.
+    /// `/proc/PID/stat`'s start time when the hint was made: a later process with the same pid does
+    /// not inherit it.
     pub(super) start_time_ticks: u64,
 }
 
@@ -50,7 +54,8 @@ pub(super) struct Hints {
 }
 
 impl Hints {
-    /// `start_time_ticks` gives the present start time of a pid, `None` when there is no such process.
+    /// `start_time_ticks` gives the present start time of a pid, `None` when there is no such
+    /// process.
     pub(super) fn set_tier(
         &mut self,
         target: HintTarget,
@@ -138,11 +143,9 @@ impl Hints {
     }
 }
 
-/// Start time of a process in clock ticks since boot, from `/proc/PID/stat`.
+/// Start time of a process in clock ticks since boot.
 pub(super) fn start_time_of(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name may contain anything, also spaces and parentheses; the fields after its last parenthesis are plain.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    proc::start_time_ticks(pid.cast_signed())
 }
 
 #[cfg(test)]

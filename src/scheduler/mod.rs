@@ -1,16 +1,18 @@
 //! The kernel scheduler, as seen from user space: attach, supervise, hint.
 //!
-//! The scheduler itself is BPF (`bpf/main.bpf.c`, which opens with its design). Here a thread of its own loads it with libbpf-rs,
-//! watches it and attaches it again when the kernel has ejected it; everything else talks to that thread by messages:
+//! The scheduler itself is BPF (`bpf/main.bpf.c`, which opens with its design). Here a thread of
+//! its own loads it with libbpf-rs, watches it and attaches it again when the kernel has ejected
+//! it; everything else talks to that thread by messages:
 //!
 //! ```text
 //!   migration, home --TierHints--> bounded channel --> supervisor thread --> maps of the BPF half
 //!   daemon, api <---watch<State>-----------------------------+   |
-//!   daemon, api <---oneshot (accounts, statistics)---------------+
+//!   daemon, api <---oneshot (statistics)-------------------------+
 //! ```
 //!
-//! Scheduling never waits for any of this: if the process is stopped the scheduler goes on as it is, and if the process ends,
-//! however it ends, the kernel closes the link and its own scheduler takes over.
+//! Scheduling never waits for any of this: if the process is stopped the scheduler continues as it
+//! is, and if the process ends, however it ends, the kernel closes the link and its own scheduler
+//! takes over.
 
 mod abi;
 mod attachment;
@@ -30,7 +32,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{oneshot, watch};
 
-pub use abi::{SchedulerStats, TaskAccount, Tier, TierStats};
+pub use abi::{SchedulerStats, Tier, TierStats};
 pub use attained::AttainedService;
 pub use backoff::Backoff;
 pub use check::{attached_scheduler, check};
@@ -41,9 +43,11 @@ pub use topology::Topology;
 
 use supervisor::Command;
 
-/// Commands that may wait for the supervisor. It serves one in microseconds, or, while a scheduler is loaded, after half a second.
+/// Commands that may wait for the supervisor. It serves one in microseconds, or, while a scheduler
+/// is loaded, after half a second.
 const COMMANDS: usize = 1024;
-/// How long a question may take: loading and verifying takes 0.5 s, under software emulation a multiple of it.
+/// How long a question may take: loading and verifying takes 0.5 s, under software emulation a
+/// multiple of it.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// What can go wrong with the scheduler.
@@ -58,7 +62,7 @@ pub enum SchedulerError {
         /// Release of the running kernel.
         release: String,
     },
-    /// The kernel describes its types to nobody.
+    /// The kernel does not describe its types.
     #[error("/sys/kernel/btf/vmlinux is missing: boot a kernel built with CONFIG_DEBUG_INFO_BTF")]
     NoBtf,
     /// Not root.
@@ -79,11 +83,11 @@ pub enum SchedulerError {
     /// The kernel did not put it in force.
     #[error("the kernel refused to put the scheduler in force: {0}")]
     Attach(String),
-    /// A hint was not taken; scheduling goes on without it.
+    /// A hint was not taken; scheduling continues without it.
     #[error("a scheduling hint was not taken: {0}")]
     Hint(String),
-    /// Accounts or statistics could not be read.
-    #[error("the scheduler's accounts cannot be read: {0}")]
+    /// Statistics could not be read.
+    #[error("the scheduler's statistics cannot be read: {0}")]
     Read(String),
     /// Nothing is attached now; [`Scheduler::state`] says why.
     #[error("the scheduler is not in force")]
@@ -136,7 +140,8 @@ pub enum State {
     },
 }
 
-/// The supervisor. Dropping it detaches the scheduler and waits until the kernel's own has taken over (about 0.1 s).
+/// The supervisor. Dropping it detaches the scheduler and waits until the kernel's own has taken
+/// over (about 0.1 s).
 pub struct Scheduler {
     commands: SyncSender<Command>,
     state: watch::Receiver<State>,
@@ -144,7 +149,8 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Starts the supervisor's thread, which attaches the scheduler. Whether that succeeds, [`Scheduler::state`] tells.
+    /// Starts the supervisor's thread, which attaches the scheduler. Whether that succeeds,
+    /// [`Scheduler::state`] tells.
     ///
     /// # Errors
     /// Only when no thread could be started.
@@ -167,14 +173,6 @@ impl Scheduler {
     /// A handle for those who give hints.
     pub fn hints(&self) -> TierHints {
         TierHints { commands: self.commands.clone() }
-    }
-
-    /// What each thread used since the scheduler was attached.
-    ///
-    /// # Errors
-    /// `NotRunning`, `Busy`, `Stopped`, `Read`.
-    pub async fn accounts(&self) -> Result<Vec<TaskAccount>, SchedulerError> {
-        self.ask(Command::Accounts).await
     }
 
     /// What the scheduler did since it was attached.
@@ -214,7 +212,8 @@ impl Scheduler {
     }
 }
 
-/// libbpf's messages go where ours go; when the kernel refuses a program its warnings contain the verifier's log.
+/// libbpf's messages go where ours go; when the kernel refuses a program its warnings contain the
+/// verifier's log.
 fn log_libbpf(level: libbpf_rs::PrintLevel, message: String) {
     match level {
         libbpf_rs::PrintLevel::Warn => tracing::warn!(target: "libbpf", "{}", message.trim_end()),
@@ -230,15 +229,17 @@ impl Drop for Scheduler {
     }
 }
 
-/// Tells the scheduler who is a guest, who an agent, who a job, and who has to slow down. Hints are remembered: they hold again after a
-/// re-attachment, and cost nothing while no scheduler is attached. Calls do not block.
+/// Tells the scheduler who is a guest, who an agent, who a job, and who has to slow down. Hints are
+/// remembered: they hold again after a re-attachment, and cost nothing while no scheduler is
+/// attached. Calls do not block.
 #[derive(Clone)]
 pub struct TierHints {
     commands: SyncSender<Command>,
 }
 
 impl TierHints {
-    /// Puts `target` into `tier`; `None` takes the hint back. A process's hint ends with the process.
+    /// Puts `target` into `tier`; `None` takes the hint back. A process's hint ends with the
+    /// process.
     ///
     /// # Errors
     /// `Busy`, `Stopped`.
@@ -246,8 +247,9 @@ impl TierHints {
         send(&self.commands, Command::SetTier(target, tier))
     }
 
-    /// Says whether the cgroup, by the inode number of its directory, is that of a job: what is in it and below makes room for
-    /// younger processes when [`Config::attained_service`] is [`AttainedService::Jobs`].
+    /// Says whether the cgroup, by the inode number of its directory, is that of a job: what is in
+    /// it and below makes room for processes with less attained service when
+    /// [`Config::attained_service`] is [`AttainedService::Jobs`].
     ///
     /// # Errors
     /// `Busy`, `Stopped`.
@@ -255,8 +257,9 @@ impl TierHints {
         send(&self.commands, Command::SetJob(cgroup, is_job))
     }
 
-    /// Lets each thread of process `pid` use at most `speed_permille` thousandths of a CPU; `None`, 0 or 1000 and above: as much
-    /// as it can get; below about 40 it gets 40. For pre-copy against a program that writes faster than the link is; ends with the process.
+    /// Lets each thread of process `pid` use at most `speed_permille` thousandths of a CPU; `None`,
+    /// 0 or 1000 and above: as much as it can get; below about 40 it gets 40. For pre-copy against
+    /// a program that writes faster than the link is; ends with the process.
     ///
     /// # Errors
     /// `Busy`, `Stopped`.

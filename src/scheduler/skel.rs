@@ -1,4 +1,5 @@
-//! What the build script generates from `bpf/`: the libbpf-rs skeleton of the scheduler, and the Rust twins of `bpf/intf.h`.
+//! What the build script generates from `bpf/`: the libbpf-rs skeleton of the scheduler, and the
+//! Rust counterparts of `bpf/intf.h`.
 
 #[allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "generated code")]
 #[allow(clippy::undocumented_unsafe_blocks, clippy::pedantic, non_snake_case, non_camel_case_types, dead_code)]

@@ -10,8 +10,9 @@
 //!                                      +--- wait ----- Ejected{reason, retry_at}
 //! ```
 //!
-//! A kernel that lacks something will lack it in a minute, too: `Unsupported` is final. Another scheduler in force, a refused
-//! load, an ejection: each is tried again, after a wait that doubles (see [`super::backoff`]).
+//! A kernel that lacks something will lack it in a minute, too: `Unsupported` is final. Another
+//! scheduler in force, a refused load, an ejection: each is tried again, after a wait that doubles
+//! (see [`super::backoff`]).
 
 use std::mem::MaybeUninit;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{oneshot, watch};
 
-use super::abi::{SchedulerStats, TaskAccount};
+use super::abi::SchedulerStats;
 use super::attachment::{Attachment, Exit};
 use super::backoff::Backoff;
 use super::config::Config;
@@ -36,7 +37,6 @@ pub(super) enum Command {
     SetTier(HintTarget, Option<Tier>),
     SetJob(u64, bool),
     SetSpeed(u32, Option<u32>),
-    Accounts(oneshot::Sender<Result<Vec<TaskAccount>, SchedulerError>>),
     Stats(oneshot::Sender<Result<SchedulerStats, SchedulerError>>),
     Stop,
 }
@@ -48,7 +48,7 @@ enum End {
     Waited,
 }
 
-/// The thread's body: returns after [`Command::Stop`], or when all handles are gone.
+/// What the thread does: returns after [`Command::Stop`], or when all handles are gone.
 pub(super) fn supervise(
     commands: &Receiver<Command>,
     state: &watch::Sender<State>,
@@ -77,7 +77,8 @@ pub(super) fn supervise(
             Err(error) if error.is_permanent() => {
                 tracing::warn!("no scheduler of ours on this machine: {error}");
                 state.send_replace(State::Unsupported { reason: error.to_string() });
-                // Hints and questions are still taken (and answered "not running"), until the handles go.
+                // Hints and questions are still taken (and answered "not running"), until the
+                // handles go.
                 attend(commands, &mut hints, None, None);
                 return;
             }
@@ -139,10 +140,7 @@ fn serve(command: Command, hints: &mut Hints, attachment: Option<&mut Attachment
             let change = hints.set_speed(pid, speed_permille, start_time_of);
             apply(vec![change], hints, attachment);
         }
-        // Whoever asked may have gone meanwhile: nothing to do then.
-        Command::Accounts(reply) => {
-            let _ = reply.send(attachment.map_or(Err(SchedulerError::NotRunning), |attachment| attachment.accounts()));
-        }
+        // The caller may have gone meanwhile: nothing to do then.
         Command::Stats(reply) => {
             let _ = reply.send(attachment.map_or(Err(SchedulerError::NotRunning), |attachment| attachment.stats()));
         }
@@ -155,7 +153,7 @@ fn apply(changes: Vec<super::hints::Change>, hints: &Hints, attachment: Option<&
     let Some(attachment) = attachment else { return };
     let written = changes.into_iter().try_for_each(|change| attachment.write(change));
     if let Err(error) = written.and_then(|()| attachment.publish(hints)) {
-        // A hint is advice: scheduling goes on without it.
+        // A hint is advice: scheduling continues without it.
         tracing::warn!("{error}");
     }
 }

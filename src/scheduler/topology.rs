@@ -1,7 +1,8 @@
 //! Which CPUs share a last-level cache ("LLC"), from `/sys/devices/system/cpu`.
 //!
-//! For each possible CPU the unified or data cache with the highest level counts; CPUs with the same `shared_cpu_list` of it form
-//! one LLC. Where the kernel shows no caches (many virtual machines), CPUs of one package do; where it shows nothing, all do.
+//! For each possible CPU the unified or data cache with the highest level counts; CPUs with the
+//! same `shared_cpu_list` of it form one LLC. Where the kernel shows no caches (many virtual
+//! machines), CPUs of one package do; where it shows nothing, all do.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,11 +39,6 @@ impl Topology {
     /// How many LLCs there are.
     pub fn nr_llcs(&self) -> u32 {
         self.llc_of_cpu.iter().max().map_or(1, |highest| u32::from(*highest) + 1)
-    }
-
-    /// How many CPUs `llc` has.
-    pub fn cpus_of(&self, llc: u16) -> u32 {
-        self.llc_of_cpu.iter().filter(|of_cpu| **of_cpu == llc).count() as u32
     }
 }
 
@@ -103,7 +99,7 @@ mod tests {
         ]);
         let topology = Topology::read(dir.path()).unwrap();
         assert_eq!(topology.llc_of_cpu, [0, 0, 1, 1]);
-        assert_eq!((topology.nr_llcs(), topology.cpus_of(1)), (2, 2));
+        assert_eq!(topology.nr_llcs(), 2);
     }
 
     #[test]
@@ -123,6 +119,6 @@ mod tests {
     #[test]
     fn this_machine_has_at_least_one_llc() {
         let topology = Topology::read(Path::new("/sys/devices/system/cpu")).unwrap();
-        assert!(topology.cpus_of(0) >= 1);
+        assert!(topology.llc_of_cpu.contains(&0));
     }
 }

@@ -1,8 +1,9 @@
 //! The bulletin boards of all nodes of a cluster, which gossip: in one thread, on a virtual clock.
 //!
-//! Boards, their windows and the irregular period are the cluster's own code; only names and sockets are left out. Nodes do not take
-//! turns together: each has a phase of its own, as real ones have. (Where all send at once and hear at once, as in a synchronous model, a
-//! word can make but one hop in a step, and ages are some 7 % above these, the oldest some 10 %.)
+//! Boards, their windows and the irregular period are the cluster's own code; only names and
+//! sockets are left out. Nodes do not take turns together: each has a phase of its own, as real
+//! ones have. (Where all send at once and hear at once, as in a synchronous model, a word can make
+//! but one hop in a step, and ages are some 7 % above these, the oldest some 10 %.)
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -41,7 +42,8 @@ enum Event {
 }
 
 impl<T: Clone> Boards<T> {
-    /// Boards, at least two, whose nodes begin to speak within a period from now on, which is time 0.
+    /// Boards, at least two, whose nodes begin to speak within a period from now on, which is
+    /// time 0.
     pub(super) fn new(boards: Vec<Board<u32, T>>, config: GossipConfig, network: Network, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let first =
@@ -51,14 +53,16 @@ impl<T: Clone> Boards<T> {
         Self { config, network, nodes, events, flying: Flying::default(), rng, forget_ms: None }
     }
 
-    /// The boards of a cluster whose nodes have not heard of each other yet; they forget what is older than `forget_ms`.
+    /// The boards of a cluster whose nodes have not heard of each other yet; they forget what is
+    /// older than `forget_ms`.
     pub(super) fn starting(said: Vec<T>, config: GossipConfig, network: Network, forget_ms: u64, seed: u64) -> Self {
         let most = said.len();
         let boards = said.into_iter().zip(0..).map(|(said, node)| Board::new(node, 1, said, most, 0)).collect();
         Self { forget_ms: Some(forget_ms), ..Self::new(boards, config, network, seed) }
     }
 
-    /// Lets everything happen that happens before `until_ms`; `say` is told a node and a time and gives what the node then says.
+    /// Lets everything happen that happens before `until_ms`; `say` is told a node and a time and
+    /// gives what the node then says.
     pub(super) fn advance(&mut self, until_ms: u64, mut say: impl FnMut(usize, u64) -> T) {
         while self.events.peek().is_some_and(|Reverse((at_ms, _))| *at_ms < until_ms) {
             let Some(Reverse((now_ms, event))) = self.events.pop() else { return };
@@ -159,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_hear_of_each_other_and_what_they_hear_is_as_old_as_it_claims() {
+    fn gossip_reaches_all_nodes_with_the_claimed_age() {
         let mut boards = boards(3);
         boards.advance(30_000, |_, now_ms| now_ms);
         for by in 0..20 {

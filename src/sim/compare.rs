@@ -1,4 +1,5 @@
-//! Many runs of several policies on the same seeds, and what can be said of them with which confidence.
+//! Many runs of several policies on the same seeds, and what can be said of them with which
+//! confidence.
 
 use serde::Serialize;
 
@@ -9,7 +10,8 @@ use super::{
     scenario::Scenario,
 };
 
-/// The quantile of the normal distribution for 95 % on both sides: runs are many, so Student's t is as good as normal.
+/// The quantile of the normal distribution for 95 % on both sides: runs are many, so Student's t is
+/// as good as normal.
 const Z_95: f64 = 1.959_964;
 
 /// What came of all policies.
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_comparison_on_any_number_of_threads() {
+    fn a_seed_gives_the_same_comparison_on_any_thread_count() {
         let mut scenario = Scenario::named("oc-fit");
         scenario.arrivals.until_s = 500.0;
         let policies = [PolicyName::Pvm, PolicyName::EMosix];

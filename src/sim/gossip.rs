@@ -1,4 +1,5 @@
-//! How old the entries of the nodes' boards become: whole clusters of boards in one thread, beside what the formulas say.
+//! How old the entries of the nodes' boards become: whole clusters of boards in one thread, beside
+//! what the formulas say.
 
 use serde::Serialize;
 
@@ -29,7 +30,8 @@ pub struct GossipModel {
     pub delay_ms: u64,
 }
 
-/// The ages that came about, as the nodes know them, beside those that were expected. Ages are in steps, which are periods of gossip.
+/// The ages that came about, as the nodes know them, beside those that were expected. Ages are in
+/// steps, which are periods of gossip.
 #[derive(Debug, Clone, Serialize)]
 pub struct GossipResult {
     /// Nodes.
@@ -51,15 +53,16 @@ pub struct GossipResult {
 }
 
 impl GossipResult {
-    /// By how much the ages differ from what is expected: the greater of both differences, as a share.
+    /// By how much the ages differ from what is expected: the greater of both differences, as a
+    /// share.
     pub fn error(&self) -> f64 {
         let off = |value: f64, expected: f64| (value / expected - 1.0).abs();
         off(self.average, self.expected_average).max(off(self.maximal, self.expected_maximal))
     }
 }
 
-/// Simulates each model `runs` times, on all CPUs; the seed of run n of each is `seed` + n. `progress` is told of each run that has
-/// ended, from any thread.
+/// Simulates each model `runs` times, on all CPUs; the seed of run n of each is `seed` + n.
+/// `progress` is told of each run that has ended, from any thread.
 #[must_use]
 pub fn gossip(
     models: &[GossipModel],
@@ -104,10 +107,10 @@ fn simulate(model: &GossipModel, seed: u64) -> Ages {
     let mut boards = Boards::new(boards, config, Network { loss, delay_ms }, seed);
     // By one and a half times this age few entries are as old as the beginning, where all are new.
     let maximal = ExpectedAges::of(nodes, config.window).maximal / (1.0 - loss);
-    let settled_ms = (1.5 * maximal).ceil() as u64 * config.period_ms;
-    let end_ms = settled_ms + LEAST_STEPS.max((maximal / 2.0) as u64) * config.period_ms;
+    let steady_ms = (1.5 * maximal).ceil() as u64 * config.period_ms;
+    let end_ms = steady_ms + LEAST_STEPS.max((maximal / 2.0) as u64) * config.period_ms;
     let (mut sums, mut samples) = ((0.0, 0.0), 0.0);
-    for sample_ms in (settled_ms..end_ms).step_by((SAMPLE_STEPS * config.period_ms) as usize) {
+    for sample_ms in (steady_ms..end_ms).step_by((SAMPLE_STEPS * config.period_ms) as usize) {
         boards.advance(sample_ms, |_, _| ());
         let (average, maximal) = ages(&boards, nodes, sample_ms);
         (sums, samples) = ((sums.0 + average, sums.1 + maximal), samples + 1.0);

@@ -1,7 +1,8 @@
 //! One machine: which jobs are on it, and how they share its CPUs.
 //!
-//! Between two events each job runs at a constant rate, its weight's share of the machine, but never more than one CPU; what is left over
-//! is shared by the others. A machine that thrashes loses the same factor of every rate.
+//! Between two events each job runs at a constant rate, its weight's share of the machine, but
+//! never more than one CPU; what is left over is shared by the others. A machine that thrashes
+//! loses the same factor of every rate.
 
 use super::scenario::{MachineKind, Scenario, Thrashing};
 use super::workload::Part;
@@ -17,7 +18,7 @@ pub(super) enum Sharing {
     Fair,
     /// By weights that fall with the CPU time that a job has had: [`weight`].
     AttainedService,
-    /// The shortest first; for a bound only, as nobody knows the rest of a job.
+    /// The shortest first; for a bound only, as the rest of a job is unknown.
     ShortestRemaining,
 }
 
@@ -35,7 +36,8 @@ impl Sharing {
 /// How weights fall with attained service: `bpf/attained.bpf.h`.
 #[derive(Debug, Clone, Copy)]
 struct Levels {
-    /// CPU time, in seconds at speed 1, up to which a job has its full weight. Each doubling begins a level.
+    /// CPU time, in seconds at speed 1, up to which a job has its full weight. Each doubling begins
+    /// a level.
     first_s: f64,
     /// A job's weight on each level in relation to that on the level before.
     ratio: f64,
@@ -108,12 +110,12 @@ impl Running {
         }
     }
 
-    /// As it looks to whoever does not know how much memory it will need.
+    /// As it looks to a policy that does not know how much memory it will need.
     pub(super) fn of_unknown_memory(&self) -> Self {
         Self { memory_mib: 0.0, ..self.clone() }
     }
 
-    /// Its weight as placement reckons it, in 1/s, where jobs are equally young below `young_s`.
+    /// Its weight as placement computes it, in 1/s, where jobs count alike below `young_s`.
     pub(super) fn weight(&self, young_s: f64) -> f64 {
         slowdown::weight(1.0, self.attained_s, young_s)
     }
@@ -128,9 +130,9 @@ pub(super) struct Figures {
     pub(super) used_mib: f64,
     /// Its jobs, all of which are runnable; where loads rise slowly, as many as the load shows.
     pub(super) jobs: f64,
-    /// The sum of their weights as placement reckons them, in 1/s.
+    /// The sum of their weights as placement computes them, in 1/s.
     pub(super) weight: f64,
-    /// The CPU time, in seconds, below which jobs are equally young for that.
+    /// The CPU time, in seconds, below which jobs count alike for that.
     young_s: f64,
 }
 
@@ -188,7 +190,8 @@ pub(super) struct Machine {
 /// What MOSIX's load does not show yet of a job after a second, as a share.
 const RISE: f64 = 5.0 / 8.0;
 
-/// What is left of a job by rounding is nothing. More than the clock's own rounding, or time would stand still: up to 10^9 s.
+/// What is left of a job by rounding is nothing. More than the clock's own rounding, or time would
+/// stand still: up to 10^9 s.
 const NOTHING_S: f64 = 1e-6;
 
 impl Machine {
@@ -240,7 +243,7 @@ impl Machine {
         });
         if !ended.is_empty() {
             self.fall(ended.len());
-            self.reckon();
+            self.recompute();
         }
         ended
     }
@@ -249,7 +252,7 @@ impl Machine {
     pub(super) fn add(&mut self, running: Running) {
         self.jobs.push(running);
         self.unseen += 1.0;
-        self.reckon();
+        self.recompute();
     }
 
     /// The job, if it is here.
@@ -262,7 +265,7 @@ impl Machine {
         let index = self.jobs.iter().position(|running| running.id == id)?;
         let running = self.jobs.remove(index);
         self.fall(1);
-        self.reckon();
+        self.recompute();
         Some(running)
     }
 
@@ -295,7 +298,7 @@ impl Machine {
         self.unseen = (self.unseen - jobs as f64).max(0.0);
     }
 
-    fn reckon(&mut self) {
+    fn recompute(&mut self) {
         self.used_mib = self.jobs.iter().map(|running| running.memory_mib).sum();
     }
 
@@ -325,7 +328,8 @@ impl Machine {
                 }
             }
             Sharing::AttainedService => {
-                // The heaviest first: whoever is due more than a CPU gets one, and the others share the rest.
+                // The heaviest first: a job that is due more than a CPU gets one, and the others
+                // share the rest.
                 self.jobs.sort_by(|a, b| a.attained_s.total_cmp(&b.attained_s).then(a.id.cmp(&b.id)));
                 let mut cpus = f64::from(self.cpus);
                 let levels = self.levels;

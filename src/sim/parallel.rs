@@ -5,7 +5,8 @@ use std::{
     thread,
 };
 
-/// What `run` gives for 0, 1, … `count` − 1, in this order, computed by as many threads as there are CPUs.
+/// What `run` gives for 0, 1, … `count` − 1, in this order, computed by as many threads as there
+/// are CPUs.
 pub(super) fn map<T: Send>(count: usize, run: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let work = || {

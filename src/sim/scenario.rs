@@ -1,4 +1,5 @@
-//! What a simulation is of: machines, jobs, and how machines behave. Scenario files are TOML, in `src/sim/scenarios`.
+//! What a simulation is of: machines, jobs, and how machines behave. Scenario files are TOML, in
+//! `src/sim/scenarios`.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +35,9 @@ pub struct Scenario {
     /// Machines that leave, and come back.
     #[serde(default)]
     pub leaves: Vec<Leave>,
-    /// How machines hear of each other's load, which begins with the run and rises slowly, as on nodes; without it all know all at once.
-    /// Words that are older than placement's `stale_ms` are forgotten.
+    /// How machines hear of each other's load, which begins with the run and rises slowly, as on
+    /// nodes; without it all know all at once. Words that are older than placement's `stale_ms` are
+    /// forgotten.
     pub gossip: Option<GossipConfig>,
     /// How the messages of gossip travel; without it none is lost and all are there at once.
     #[serde(default)]
@@ -51,7 +53,8 @@ pub struct Scenario {
     pub context: Vec<Context>,
 }
 
-/// What a move costs: the memory is copied while the job runs, and what it has changed meanwhile is copied once more while it stands still.
+/// What a move costs: the memory is copied while the job runs, and what it has changed meanwhile is
+/// copied once more while it stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MoveCost {
@@ -70,8 +73,8 @@ impl MoveCost {
         mib * 8.0 * 1.048_576 / self.link_mbit
     }
 
-    /// What must cross while a job of this memory, which changes `dirty_share` of it in each second, stands still: what it has changed
-    /// while all of it was sent.
+    /// What must cross while a job of this memory, which changes `dirty_share` of it in each
+    /// second, stands still: what it has changed while all of it was sent.
     #[must_use]
     pub fn frozen_mib(&self, memory_mib: f64, dirty_share: f64) -> f64 {
         memory_mib * (dirty_share * self.send_s(memory_mib)).min(1.0)
@@ -132,7 +135,8 @@ pub struct Bursts {
     pub jobs: u32,
 }
 
-/// What one job needs: both demands are `least / u` with `u` uniform in (0, 1), a Pareto distribution with α = 1.
+/// What one job needs: both demands are `least / u` with `u` uniform in (0, 1), a Pareto
+/// distribution with α = 1.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobKind {
@@ -144,11 +148,13 @@ pub struct JobKind {
     pub least_memory_mib: f64,
     /// The most memory, in MiB.
     pub most_memory_mib: f64,
-    /// Whether it is known how much memory a job will need when it is placed; else it is placed as if it needed none, and what it needs shows
-    /// once it runs. The clairvoyant bound knows it anyhow.
+    /// Whether it is known how much memory a job will need when it is placed; else it is placed as
+    /// if it needed none, and what it needs shows once it runs. The clairvoyant bound knows it
+    /// anyhow.
     #[serde(default = "yes")]
     pub memory_known: bool,
-    /// Whether ours is told how much CPU time a job will need when it is placed, as history tells a node; else nothing is known of it.
+    /// Whether ours is told how much CPU time a job will need when it is placed, as history tells a
+    /// node; else nothing is known of it.
     #[serde(default)]
     pub cpu_known: bool,
 }

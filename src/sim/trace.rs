@@ -1,4 +1,4 @@
-//! One run with what went on meanwhile, to be plotted.
+//! One run with what happened meanwhile, to be plotted.
 
 use std::ops::ControlFlow;
 
@@ -13,16 +13,19 @@ use super::{
 pub struct Trace {
     /// What came of it.
     pub outcome: Outcome,
-    /// The mean over all machines of MOSIX's load, runnable jobs per CPU of speed 1: at times in seconds.
+    /// The mean over all machines of MOSIX's load, runnable jobs per CPU of speed 1: at times in
+    /// seconds.
     pub loads: Vec<(f64, f64)>,
-    /// How old the machines' knowledge of each other was, in seconds, ascending; empty if all know all at once.
+    /// How old the machines' knowledge of each other was, in seconds, ascending; empty if all know
+    /// all at once.
     pub ages_s: Vec<f64>,
 }
 
 /// Machines whose boards are looked at each time: their ages tell the same as those of all.
 const BOARDS: usize = 8;
 
-/// Runs `scenario` under a policy, as [`super::run`] does, and looks on each `period_s` seconds while jobs arrive.
+/// Runs `scenario` under a policy, as [`super::run`] does, and looks on each `period_s` seconds
+/// while jobs arrive.
 #[must_use]
 pub fn trace(scenario: &Scenario, policy: PolicyName, seed: u64, period_s: f64) -> Trace {
     let (mut loads, mut ages_s) = (Vec::new(), Vec::new());

@@ -2,9 +2,10 @@
 
 use super::events::{ProcessId, TaskEvent};
 use super::sample::{CgroupRef, PF_KTHREAD, TaskSample};
+use crate::job::{Counters, Usage};
 
 /// `sizeof(struct task_sample)`, asserted there.
-pub(super) const SAMPLE_BYTES: usize = 128;
+pub(super) const SAMPLE_BYTES: usize = 112;
 /// `sizeof(struct task_event)`, asserted there.
 pub(super) const EVENT_BYTES: usize = 72;
 
@@ -48,29 +49,32 @@ fn decode_sample(record: &[u8; SAMPLE_BYTES], page_bytes: u64) -> TaskSample {
     let mut fields = Fields(record);
     let (pid, tgid, ppid, uid, nr_threads) = (fields.u32(), fields.u32(), fields.u32(), fields.u32(), fields.u32());
     let (flags, state, exit_state) = (fields.u32(), fields.u32(), fields.u32());
+    let start_ns = fields.u64();
+    let (cpu_ns, wait_ns, major_faults) = (fields.u64(), fields.u64(), fields.u64());
+    let (rss_pages, file_pages, io_bytes) = (fields.u64(), fields.u64(), fields.u64());
+    let is_leader = pid == tgid;
     TaskSample {
         pid,
         tgid,
         ppid,
         uid,
-        nr_threads,
         is_kernel: flags & PF_KTHREAD != 0,
         state: state_char(state, exit_state),
-        start_ns: fields.u64(),
-        run_ns: fields.u64(),
-        wait_ns: fields.u64(),
-        min_flt: fields.u64(),
-        maj_flt: fields.u64(),
-        switches: fields.u64(),
-        rss_bytes: fields.u64().saturating_mul(page_bytes),
-        file_bytes: fields.u64().saturating_mul(page_bytes),
-        io_bytes: fields.u64(),
+        start_ns,
+        usage: Usage {
+            counters: Counters { cpu_ns, wait_ns, major_faults, io_bytes },
+            resident_bytes: rss_pages.saturating_mul(page_bytes),
+            mapped_bytes: file_pages.saturating_mul(page_bytes),
+            processes: is_leader.into(),
+            threads: if is_leader { nr_threads } else { 0 },
+        },
         cgroup: CgroupRef::Id(fields.u64()),
         comm: fields.comm(),
     }
 }
 
-/// The letter that `/proc/PID/stat` shows for the kernel's `__state` and `exit_state` (include/linux/sched.h).
+/// The letter that `/proc/PID/stat` shows for the kernel's `__state` and `exit_state`
+/// (include/linux/sched.h).
 fn state_char(state: u32, exit_state: u32) -> char {
     const IDLE: u32 = 0x0402; // TASK_UNINTERRUPTIBLE | TASK_NOLOAD
     match (exit_state, state) {
@@ -80,7 +84,7 @@ fn state_char(state: u32, exit_state: u32) -> char {
         (0, state) if state & 0x2 != 0 => 'D',
         (0, state) if state & 0x4 != 0 => 'T',
         (0, state) if state & 0x8 != 0 => 't',
-        // TASK_FROZEN, TASK_RTLOCK_WAIT and the like are uninterruptible sleeps to whoever looks.
+        // TASK_FROZEN, TASK_RTLOCK_WAIT and the like are uninterruptible sleeps to an observer.
         (0, _) => 'D',
         (exit_state, _) if exit_state & 0x20 != 0 => 'Z',
         _ => 'X',
@@ -113,16 +117,17 @@ mod tests {
     #[test]
     fn a_sample_is_decoded_field_by_field() {
         let mut bytes: Vec<u8> =
-            [7u32, 5, 1, 1000, 3, PF_KTHREAD, 1, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        bytes.extend((11u64..21).flat_map(u64::to_ne_bytes));
+            [5u32, 5, 1, 1000, 3, PF_KTHREAD, 1, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.extend((11u64..19).flat_map(u64::to_ne_bytes));
         bytes.extend(*b"cat\0garbage~~~~~");
         let sample = decode_samples(&bytes, 4096).pop().unwrap();
-        assert_eq!((sample.pid, sample.tgid, sample.ppid, sample.uid, sample.nr_threads), (7, 5, 1, 1000, 3));
+        assert_eq!((sample.pid, sample.tgid, sample.ppid, sample.uid), (5, 5, 1, 1000));
         assert!(sample.is_kernel);
-        assert_eq!((sample.state, sample.start_ns, sample.run_ns, sample.wait_ns), ('S', 11, 12, 13));
-        assert_eq!((sample.min_flt, sample.maj_flt, sample.switches, sample.rss_bytes), (14, 15, 16, 17 * 4096));
-        assert_eq!((sample.file_bytes, sample.io_bytes), (18 * 4096, 19));
-        assert_eq!((sample.cgroup, sample.comm.as_str()), (CgroupRef::Id(20), "cat"));
+        assert_eq!((sample.state, sample.start_ns), ('S', 11));
+        let counters = Counters { cpu_ns: 12, wait_ns: 13, major_faults: 14, io_bytes: 17 };
+        let (resident_bytes, mapped_bytes) = (15 * 4096, 16 * 4096);
+        assert_eq!(sample.usage, Usage { counters, resident_bytes, mapped_bytes, processes: 1, threads: 3 });
+        assert_eq!((sample.cgroup, sample.comm.as_str()), (CgroupRef::Id(18), "cat"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Loads `bpf/telemetry.bpf.c` with aya, and samples through its task iterator.
 
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -12,12 +13,16 @@ use tokio::task::JoinHandle;
 
 use super::sample::{TaskSample, TaskSource};
 use super::{Source, TaskEvent, TelemetryError, abi, events};
+use crate::causes::explain;
 
 /// Programs of the object and the tracepoints that they attach to.
 const TRACEPOINTS: [(&str, &str); 3] =
     [("on_fork", "sched_process_fork"), ("on_exec", "sched_process_exec"), ("on_exit", "sched_process_exit")];
 /// The task iterator.
 const ITERATOR: &str = "sample_tasks";
+
+/// The machine's own PID namespace, whose inode number is fixed (`PROC_PID_INIT_INO`).
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// The loaded object. Dropping it detaches its programs.
 pub(super) struct BpfTasks {
@@ -30,11 +35,14 @@ pub(super) struct BpfTasks {
 /// Loads and attaches everything and begins to deliver events to `to`.
 ///
 /// # Errors
-/// [`TelemetryError::Refused`] with what the kernel or aya said.
+/// [`TelemetryError::Refused`] with what the kernel or aya said; [`TelemetryError::PidNamespace`].
 pub(super) fn start(
     to: mpsc::Sender<TaskEvent>,
     lost: Arc<AtomicU64>,
 ) -> Result<(BpfTasks, JoinHandle<()>), TelemetryError> {
+    if std::fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace != Path::new(FIRST_PID_NAMESPACE)) {
+        return Err(TelemetryError::PidNamespace);
+    }
     let btf = Btf::from_sys_fs().map_err(|error| refused("the kernel's types (/sys/kernel/btf/vmlinux)", &error))?;
     let object = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/telemetry.bpf.o"));
     let mut ebpf =
@@ -55,13 +63,7 @@ pub(super) fn start(
 }
 
 pub(super) fn refused(what: &str, error: &dyn std::error::Error) -> TelemetryError {
-    let mut reason = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        reason = format!("{reason}: {inner}");
-        source = inner.source();
-    }
-    TelemetryError::Refused { what: what.to_owned(), reason }
+    TelemetryError::Refused { what: what.to_owned(), reason: explain(error) }
 }
 
 pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, TelemetryError>

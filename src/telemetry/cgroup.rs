@@ -1,13 +1,15 @@
-//! Names of cgroups. The kernel's programs give a cgroup's number; people, and migration, want its path.
+//! Names of cgroups. The kernel's programs give a cgroup's number; people, and migration, want its
+//! path.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::proc::parse_cgroup;
 use super::sample::CgroupRef;
+use crate::sys::proc;
 
-/// Paths of cgroups by number, each read once, from `/proc/PID/cgroup` of the first process found in it.
+/// Paths of cgroups by number, each read once, from `/proc/PID/cgroup` of the first process found
+/// in it.
 ///
 /// Renaming a cgroup (rare) shows only after it has been empty for a sample.
 pub(super) struct CgroupNames {
@@ -37,15 +39,13 @@ impl CgroupNames {
             return Arc::clone(&entry.path);
         }
         // The process may be gone by now: nothing is remembered then.
-        let Ok(text) = std::fs::read_to_string(self.proc.join(pid.to_string()).join("cgroup")) else {
-            return "".into();
-        };
-        let path: Arc<str> = parse_cgroup(&text).into();
+        let Some(path) = proc::cgroup(&self.proc.join(pid.to_string())) else { return "".into() };
+        let path: Arc<str> = path.into();
         self.known.insert(id, Entry { path: Arc::clone(&path), seen: self.generation });
         path
     }
 
-    /// Forgets cgroups that nobody has asked for since the last call: one call per sample.
+    /// Forgets cgroups that were not asked for since the last call: one call per sample.
     pub(super) fn forget_unseen(&mut self) {
         let generation = self.generation;
         self.known.retain(|_, entry| entry.seen == generation);

@@ -7,7 +7,8 @@
 //!                                   TaskEvent::Lost { count }, and Snapshot::lost_events
 //! ```
 //!
-//! Nothing is lost in silence: whoever reads `Lost` looks at the next snapshot, which is complete by itself.
+//! Nothing is lost in silence: the reader of `Lost` looks at the next snapshot, which is complete
+//! by itself.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -81,7 +82,8 @@ pub enum TaskEvent {
     },
 }
 
-/// Exits remembered, to report each once: two threads that end at the same moment can both look like the last.
+/// Exits remembered, to report each once: two threads that end at the same moment can both look
+/// like the last.
 const EXITS_REMEMBERED: usize = 256;
 
 /// The exits reported last.
@@ -143,14 +145,16 @@ impl Outlet {
     }
 }
 
-/// Reads the ring buffer until the receiver is gone. `lost_in_kernel` holds the kernel's count, `lost` sums up both.
+/// Reads the ring buffer until the receiver is gone. `lost_in_kernel` holds the kernel's count,
+/// `lost` sums up both.
 pub(super) async fn read(
     ring: RingBuf<MapData>,
     lost_in_kernel: Array<MapData, u64>,
     to: mpsc::Sender<TaskEvent>,
     lost: Arc<AtomicU64>,
 ) {
-    // SAFETY: the ring buffer owns one descriptor, hands out that one only, and keeps it open as long as it lives.
+    // SAFETY: the ring buffer owns one descriptor, hands out that one only, and keeps it open as
+    // long as it lives.
     let mut ring = match unsafe { AsyncFd::register(ring) } {
         Ok(ring) => ring,
         Err(error) => {

@@ -1,11 +1,12 @@
-//! Which processes have confined themselves by Landlock, of which the kernel tells nothing in /proc.
+//! Which processes have confined themselves by Landlock, of which the kernel tells nothing in
+//! /proc.
 //!
 //! ```text
 //!   daemon: publish ── bpf/landlock.bpf.c, a task iterator ──► pinned in bpffs ──► read by daemon and agents: Confined::look
 //! ```
 //!
-//! Agents outlive their daemon, and so does the pinned program: it is there until the machine reboots or the next daemon
-//! replaces it.
+//! Agents outlive their daemon, and so does the pinned program: it is there until the machine
+//! reboots or the next daemon replaces it.
 
 use std::{
     collections::BTreeSet,
@@ -50,7 +51,8 @@ pub enum Confined {
 }
 
 impl Confined {
-    /// Looks now, at all processes of the machine; that costs less than a millisecond per thousand of them.
+    /// Looks now, at all processes of the machine; that costs less than a millisecond per thousand
+    /// of them.
     pub fn look() -> Self {
         if !is_enabled() {
             return Self::Never;
@@ -62,7 +64,8 @@ impl Confined {
     }
 }
 
-/// Makes the list, in place of an earlier one. Blocks for as long as it takes to read the kernel's symbols.
+/// Makes the list, in place of an earlier one. Blocks for as long as it takes to read the kernel's
+/// symbols.
 ///
 /// # Errors
 /// [`TelemetryError::Refused`] with what the kernel or aya said.
@@ -94,7 +97,8 @@ pub fn publish() -> Result<(), TelemetryError> {
     mount_bpffs().map_err(refused_io(BPFFS))?;
     fs::create_dir_all(DIR).map_err(refused_io(DIR))?;
     if fs::metadata(DIR).map_err(refused_io(DIR))?.uid() != 0 {
-        // Where everybody may write to bpffs, a user could have made it first, and would say who is confined.
+        // Where every user may write to bpffs, a user could have made it first, and would say who
+        // is confined.
         return Err(refused(DIR, &io::Error::other("it is not root's")));
     }
     // Under another name first: an agent that looks meanwhile finds the old list or the new one.
@@ -118,14 +122,16 @@ fn mount_bpffs() -> io::Result<()> {
 /// Whether processes of this machine can confine themselves.
 fn is_enabled() -> bool {
     const VERSION: libc::c_ulong = 1;
-    // SAFETY: with this flag the call takes no memory, makes nothing and tells the version of the interface.
+    // SAFETY: with this flag the call takes no memory, makes nothing and tells the version of the
+    // interface.
     let version =
         unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0usize, VERSION) };
     // Not built in, or not enabled. Whatever else comes, it is there.
     version >= 0 || !matches!(io::Error::last_os_error().raw_os_error(), Some(libc::ENOSYS | libc::EOPNOTSUPP))
 }
 
-/// The address of a symbol in the text of /proc/kallsyms; `None` if it is not there or hidden from us.
+/// The address of a symbol in the text of /proc/kallsyms; `None` if it is not there or hidden from
+/// us.
 fn find_symbol(symbols: impl BufRead, name: &str) -> io::Result<Option<u64>> {
     for line in symbols.lines() {
         let line = line?;

@@ -1,18 +1,18 @@
-//! Telemetry: what tasks there are, what each uses, how loaded the node is. It needs no sched_ext.
+//! Telemetry: what tasks there are and what each uses. It needs no sched_ext.
 //!
 //! ```text
 //!   kernel: task iterator ----------> samples --+
 //!           (or /proc, declared)                +--> sampler: processes, rates, decay --> Snapshot, once a second
-//!           /proc/stat, /proc/schedstat --> node's load --+
 //!           tracepoints fork, exec, exit --> ring buffer --> mpsc<TaskEvent>, at once
 //! ```
 //!
-//! A snapshot is complete by itself; events only tell of changes sooner. Why the counters are read by an iterator and not
-//! collected by programs on `sched_switch` and `page_fault_user` stands in `bpf/telemetry.bpf.c`: the kernel has them already,
-//! exact, whatever the scheduler, so that sampling 1,000 tasks costs about a millisecond and running tasks nothing at all.
+//! A snapshot is complete by itself; events only tell of changes sooner. Why the counters are read
+//! by an iterator and not collected by programs on `sched_switch` and `page_fault_user` stands in
+//! `bpf/telemetry.bpf.c`: the kernel has them already, exact, whatever the scheduler, so that
+//! sampling 1,000 tasks costs about a millisecond and running tasks nothing at all.
 //!
-//! If the kernel refuses the programs (no root, no BTF), sampling falls back to `/proc`: with a warning in the log, and
-//! [`Snapshot::source`] says so.
+//! If the kernel refuses the programs (no root, no BTF), sampling falls back to `/proc`: with a
+//! warning in the log, and [`Snapshot::source`] says so.
 
 mod abi;
 mod bpf;
@@ -20,7 +20,6 @@ mod cgroup;
 pub mod decay;
 mod events;
 pub mod landlock;
-mod node;
 mod proc;
 mod sample;
 mod sampler;
@@ -32,13 +31,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-pub use decay::LoadDecay;
 pub use events::{ProcessId, TaskEvent};
 pub use sample::{CgroupRef, MemoryTasks, TaskSample, TaskSource};
 pub use sampler::TaskLoad;
 
 use cgroup::CgroupNames;
-use node::{NodeReader, NodeTimes};
 use proc::ProcTasks;
 use sampler::Sampler;
 
@@ -61,12 +58,10 @@ pub enum TelemetryError {
         /// Why.
         source: std::io::Error,
     },
-    /// A file of `/proc` does not look as documented.
-    #[error("{} is not understood", path.display())]
-    Malformed {
-        /// Which.
-        path: PathBuf,
-    },
+    /// The kernel's programs number processes as the machine does, and here they have other
+    /// numbers.
+    #[error("this daemon runs in a PID namespace of its own, and the kernel's programs do not know its numbers")]
+    PidNamespace,
     /// The thread that took the sample was cancelled, or panicked.
     #[error("the sample was not finished: {0}")]
     Unfinished(String),
@@ -106,16 +101,13 @@ impl Default for TelemetryConfig {
 pub struct Snapshot {
     /// CLOCK_BOOTTIME.
     pub taken_ns: u64,
-    /// Time since the last snapshot; 0 for the first, whose rates are averages over each process's life.
+    /// Time since the last snapshot; 0 for the first, whose rates are averages over each process's
+    /// life.
     pub interval_ms: u64,
     /// Where the tasks' figures come from.
     pub source: Source,
-    /// All processes but the kernel's own, in no order.
+    /// All processes but the kernel's own, and in a container those outside it, in no order.
     pub tasks: Vec<TaskLoad>,
-    /// Runnable tasks (running or waiting), average since the last snapshot, in thousandths; 0 in the first.
-    pub nr_running_milli: u64,
-    /// The same, decayed.
-    pub load: LoadDecay,
     /// Events lost since start.
     pub lost_events: u64,
 }
@@ -124,10 +116,12 @@ pub struct Snapshot {
 pub struct Telemetry;
 
 impl Telemetry {
-    /// Loads the programs, and returns the handle for samples and the receiver of events. Must be called in a tokio runtime.
+    /// Loads the programs, and returns the handle for samples and the receiver of events. Must be
+    /// called in a tokio runtime.
     ///
     /// # Errors
-    /// [`TelemetryError::Refused`] if the config requires BPF. Otherwise the fall-back works wherever `/proc` is mounted.
+    /// [`TelemetryError::Refused`] if the config requires BPF. Otherwise the fall-back works
+    /// wherever `/proc` is mounted.
     pub fn start(config: TelemetryConfig) -> Result<(TelemetryHandle, mpsc::Receiver<TaskEvent>), TelemetryError> {
         let (to, events) = mpsc::channel(config.event_capacity.max(1));
         let lost = Arc::new(AtomicU64::new(0));
@@ -147,7 +141,8 @@ impl Telemetry {
 pub struct TelemetryHandle {
     core: Option<Core>,
     lost: Arc<AtomicU64>,
-    /// Keeps the receiver open also when no events come, so that a reader need not treat that as an end.
+    /// Keeps the receiver open also when no events come, so that a reader need not treat that as an
+    /// end.
     _events: mpsc::Sender<TaskEvent>,
     reader: Option<JoinHandle<()>>,
 }
@@ -156,9 +151,7 @@ pub struct TelemetryHandle {
 struct Core {
     tasks: Box<dyn TaskSource>,
     sampler: Sampler,
-    node: NodeReader,
-    last: Option<(u64, NodeTimes)>,
-    load: LoadDecay,
+    last_ns: Option<u64>,
 }
 
 impl TelemetryHandle {
@@ -172,9 +165,7 @@ impl TelemetryHandle {
         let core = Core {
             tasks,
             sampler: Sampler::new(CgroupNames::new(proc), rustix::param::clock_ticks_per_second()),
-            node: NodeReader::new(proc),
-            last: None,
-            load: LoadDecay::default(),
+            last_ns: None,
         };
         Self { core: Some(core), lost, _events: events, reader }
     }
@@ -185,11 +176,11 @@ impl TelemetryHandle {
         Self::new(tasks, Arc::default(), to, None)
     }
 
-    /// Looks at everything once. Meant to be called once a second: that is the step of the decays. Takes some milliseconds, on a
-    /// thread for blocking work.
+    /// Looks at everything once. Meant to be called once a second: that is the step of the decays.
+    /// Takes some milliseconds, on a thread for blocking work.
     ///
     /// # Errors
-    /// `Refused`, `Read`, `Malformed`: the next call may succeed. `Unfinished`: it will not.
+    /// `Refused`, `Read`: the next call may succeed. `Unfinished`: it will not.
     pub async fn sample(&mut self) -> Result<Snapshot, TelemetryError> {
         let unfinished = || TelemetryError::Unfinished("an earlier one was cut off".to_owned());
         let mut core = self.core.take().ok_or_else(unfinished)?;
@@ -216,19 +207,11 @@ impl Drop for TelemetryHandle {
 impl Core {
     fn sample(&mut self, lost_events: u64) -> Result<Snapshot, TelemetryError> {
         let samples = self.tasks.sample()?;
-        let times = self.node.read()?;
         let taken_ns = boottime_ns();
-        let interval_ms = self.last.map_or(0, |(last_ns, _)| taken_ns.saturating_sub(last_ns) / 1_000_000);
+        let interval_ms =
+            self.last_ns.replace(taken_ns).map_or(0, |last_ns| taken_ns.saturating_sub(last_ns) / 1_000_000);
         let tasks = self.sampler.update(samples, taken_ns);
-        let waiting = tasks.iter().fold(0, |sum: u64, task| sum.saturating_add(task.wait_now_milli));
-        let nr_running_milli =
-            self.last.map_or(0, |(_, earlier)| times.nr_running_milli(earlier, interval_ms, waiting));
-        if self.last.is_some() {
-            self.load.step(nr_running_milli, interval_ms);
-        }
-        self.last = Some((taken_ns, times));
-        let source = self.tasks.source();
-        Ok(Snapshot { taken_ns, interval_ms, source, tasks, nr_running_milli, load: self.load, lost_events })
+        Ok(Snapshot { taken_ns, interval_ms, source: self.tasks.source(), tasks, lost_events })
     }
 }
 

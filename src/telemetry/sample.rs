@@ -1,6 +1,7 @@
 //! One thread (or, from `/proc`, one process) as a source has seen it, and where samples come from.
 
 use super::{Source, TelemetryError};
+use crate::job::Usage;
 
 /// `PF_KTHREAD`: a thread of the kernel, which belongs to no user and cannot move.
 pub(super) const PF_KTHREAD: u32 = 0x0020_0000;
@@ -14,7 +15,7 @@ pub enum CgroupRef {
     Path(String),
 }
 
-/// Counters of one thread, since it began. Those of a group leader include its threads that have ended.
+/// One thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskSample {
     /// Thread id.
@@ -25,30 +26,15 @@ pub struct TaskSample {
     pub ppid: u32,
     /// Real user id.
     pub uid: u32,
-    /// Threads of the process.
-    pub nr_threads: u32,
     /// Kernel thread.
     pub is_kernel: bool,
     /// As `ps` shows it: R, S, D, T, t, Z, X, I.
     pub state: char,
     /// CLOCK_BOOTTIME.
     pub start_ns: u64,
-    /// Time on a CPU.
-    pub run_ns: u64,
-    /// Time runnable, but waiting for a CPU.
-    pub wait_ns: u64,
-    /// Page faults served from memory.
-    pub min_flt: u64,
-    /// Page faults that waited for a disk.
-    pub maj_flt: u64,
-    /// Times taken off a CPU.
-    pub switches: u64,
-    /// Memory in use; 0 but for leaders.
-    pub rss_bytes: u64,
-    /// What of it is of mapped files.
-    pub file_bytes: u64,
-    /// Read from disks and written to files. A leader's include its children's that were waited for.
-    pub io_bytes: u64,
+    /// What it uses. A leader's counters include its threads that have ended; what belongs to the
+    /// process as a whole, its memory and how many threads it has, is the leader's alone.
+    pub usage: Usage,
     /// Where it belongs.
     pub cgroup: CgroupRef,
     /// Its name (at most 15 bytes).

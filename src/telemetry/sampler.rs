@@ -1,5 +1,5 @@
-//! From samples to [`TaskLoad`]s: threads are summed up to processes, totals become rates, rates are decayed. Pure but for the
-//! names of cgroups.
+//! From samples to [`TaskLoad`]s: threads are summed up to processes, totals become rates, rates
+//! are decayed. Pure but for the names of cgroups.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use super::cgroup::CgroupNames;
 use super::decay;
 use super::events::ProcessId;
 use super::sample::TaskSample;
+use crate::job::{Counters, Usage};
 
 /// One process: who it is, where it belongs, what it uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,34 +25,17 @@ pub struct TaskLoad {
     pub start_time_ticks: u64,
     /// State of the leading thread as `ps` shows it; R if any thread is runnable.
     pub state: char,
-    /// Its threads.
-    pub threads: u32,
-    /// CPU time since it began.
-    pub cpu_ms_total: u64,
+    /// What it uses, all of its threads together.
+    pub usage: Usage,
     /// CPU use in thousandths of a CPU, decayed as MOSIX does ([`decay::process_step`]).
     pub cpu_share_milli: u64,
     /// CPU use since the last sample, not decayed.
     pub cpu_now_milli: u64,
-    /// Time that its threads were runnable, but waited for a CPU, since it began.
-    pub wait_ms_total: u64,
-    /// The same since the last sample: waiting threads, in thousandths.
+    /// Time that its threads were runnable, but waited for a CPU, since the last sample: waiting
+    /// threads, in thousandths.
     pub wait_now_milli: u64,
-    /// Memory in use.
-    pub rss_bytes: u64,
-    /// What of it is of mapped files.
-    pub file_bytes: u64,
-    /// Read from disks and written to files since it began, by its children that it has waited for too.
-    pub io_bytes_total: u64,
-    /// Page faults served from memory, since it began.
-    pub min_flt: u64,
-    /// Page faults that waited for a disk, since it began.
-    pub maj_flt: u64,
-    /// Minor faults per second since the last sample.
-    pub min_flt_per_s: u64,
-    /// Major faults per second since the last sample.
-    pub maj_flt_per_s: u64,
-    /// Times that its threads were taken off a CPU, since it began.
-    pub switches: u64,
+    /// Page faults that waited for a disk, per second since the last sample.
+    pub major_faults_per_s: u64,
     /// Path in the unified cgroup hierarchy; empty if it ended before it could be read.
     pub cgroup: Arc<str>,
     /// Time since it began.
@@ -61,12 +45,7 @@ pub struct TaskLoad {
 /// What is remembered of a process between two samples.
 #[derive(Debug, Clone, Copy, Default)]
 struct Past {
-    run_ns: u64,
-    /// Sum over the threads that were there: may fall when one ends.
-    wait_ns: u64,
-    wait_total_ns: u64,
-    min_flt: u64,
-    maj_flt: u64,
+    counters: Counters,
     cpu_share_milli: u64,
 }
 
@@ -76,13 +55,7 @@ struct Process {
     leader: Option<TaskSample>,
     state: char,
     alive: bool,
-    nr_threads: u32,
-    run_ns: u64,
-    wait_ns: u64,
-    min_flt: u64,
-    maj_flt: u64,
-    switches: u64,
-    io_bytes: u64,
+    usage: Usage,
 }
 
 /// Keeps what is needed from sample to sample.
@@ -98,7 +71,8 @@ impl Sampler {
         Self { past: HashMap::new(), names, ns_per_tick: 1_000_000_000 / ticks_per_second.max(1), last_ns: None }
     }
 
-    /// `now_ns`: CLOCK_BOOTTIME of the sample. Kernel threads and processes that have ended are left out.
+    /// `now_ns`: CLOCK_BOOTTIME of the sample. Left out are kernel threads, processes that have
+    /// ended, and in a container those outside it.
     pub(super) fn update(&mut self, samples: Vec<TaskSample>, now_ns: u64) -> Vec<TaskLoad> {
         let interval_ns = self.last_ns.map(|last| now_ns.saturating_sub(last).max(1));
         self.last_ns = Some(now_ns);
@@ -108,32 +82,38 @@ impl Sampler {
             let Some(leader) = process.leader.as_ref().filter(|leader| process.alive && !leader.is_kernel) else {
                 continue;
             };
+            let cgroup = self.names.path_of(&leader.cgroup, process.id.pid);
+            if is_outside(&cgroup) {
+                continue;
+            }
             // One that began after the last sample has its whole life as its interval.
             let age_ns = now_ns.saturating_sub(process.id.start_ns);
             let known = past.remove(&process.id);
             let interval_ns = if known.is_some() { interval_ns.unwrap_or(age_ns) } else { age_ns }.max(1);
-            let task = self.load(&process, leader, known.unwrap_or_default(), age_ns, interval_ns);
+            let task = self.load(&process, leader, cgroup, known.unwrap_or_default(), age_ns, interval_ns);
             tasks.push(task);
         }
         self.names.forget_unseen();
         tasks
     }
 
-    fn load(&mut self, process: &Process, leader: &TaskSample, past: Past, age_ns: u64, interval_ns: u64) -> TaskLoad {
+    fn load(
+        &mut self,
+        process: &Process,
+        leader: &TaskSample,
+        cgroup: Arc<str>,
+        past: Past,
+        age_ns: u64,
+        interval_ns: u64,
+    ) -> TaskLoad {
         let milli = |delta: u64| share(delta, 1000, interval_ns);
-        let waited_ns = process.wait_ns.saturating_sub(past.wait_ns);
-        let wait_total_ns = past.wait_total_ns.saturating_add(waited_ns);
-        let cpu_now_milli = milli(process.run_ns.saturating_sub(past.run_ns));
+        let mut usage = process.usage;
+        let spent = usage.counters - past.counters;
+        let cpu_now_milli = milli(spent.cpu_ns);
         let cpu_share_milli = decay::process_step(past.cpu_share_milli, cpu_now_milli, interval_ns / 1_000_000);
-        let now = Past {
-            run_ns: process.run_ns.max(past.run_ns),
-            wait_ns: process.wait_ns,
-            wait_total_ns,
-            min_flt: process.min_flt,
-            maj_flt: process.maj_flt,
-            cpu_share_milli,
-        };
-        self.past.insert(process.id, now);
+        // A thread that ends may take some of it along for a moment.
+        usage.counters.cpu_ns = usage.counters.cpu_ns.max(past.counters.cpu_ns);
+        self.past.insert(process.id, Past { counters: usage.counters, cpu_share_milli });
         let per_second = |delta: u64| share(delta, 1_000_000_000, interval_ns);
         TaskLoad {
             pid: process.id.pid,
@@ -142,24 +122,20 @@ impl Sampler {
             uid: leader.uid,
             start_time_ticks: process.id.start_ns / self.ns_per_tick,
             state: process.state,
-            threads: process.nr_threads,
-            cpu_ms_total: now.run_ns / 1_000_000,
+            usage,
             cpu_share_milli,
             cpu_now_milli,
-            wait_ms_total: wait_total_ns / 1_000_000,
-            wait_now_milli: milli(waited_ns),
-            rss_bytes: leader.rss_bytes,
-            file_bytes: leader.file_bytes,
-            io_bytes_total: process.io_bytes,
-            min_flt: process.min_flt,
-            maj_flt: process.maj_flt,
-            min_flt_per_s: per_second(process.min_flt.saturating_sub(past.min_flt)),
-            maj_flt_per_s: per_second(process.maj_flt.saturating_sub(past.maj_flt)),
-            switches: process.switches,
-            cgroup: self.names.path_of(&leader.cgroup, process.id.pid),
+            wait_now_milli: milli(spent.wait_ns),
+            major_faults_per_s: per_second(spent.major_faults),
+            cgroup,
             age_ms: age_ns / 1_000_000,
         }
     }
+}
+
+/// Whether a path leads out of this process's cgroup namespace.
+fn is_outside(cgroup: &str) -> bool {
+    cgroup.strip_prefix("/..").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// `delta * unit / interval`, without overflow.
@@ -167,7 +143,8 @@ fn share(delta: u64, unit: u64, interval: u64) -> u64 {
     u64::try_from(u128::from(delta) * u128::from(unit) / u128::from(interval.max(1))).unwrap_or(u64::MAX)
 }
 
-/// Sums threads up to processes. Threads come in any order; a process whose leader is missing (it came meanwhile) has none.
+/// Sums threads up to processes. Threads come in any order; a process whose leader is missing (it
+/// came meanwhile) has none.
 fn sum_up(samples: Vec<TaskSample>) -> Vec<Process> {
     let mut processes: HashMap<u32, Process> = HashMap::with_capacity(samples.len());
     for sample in samples {
@@ -176,24 +153,12 @@ fn sum_up(samples: Vec<TaskSample>) -> Vec<Process> {
             leader: None,
             state: 'S',
             alive: false,
-            nr_threads: 0,
-            run_ns: 0,
-            wait_ns: 0,
-            min_flt: 0,
-            maj_flt: 0,
-            switches: 0,
-            io_bytes: 0,
+            usage: Usage::default(),
         });
-        process.run_ns = process.run_ns.saturating_add(sample.run_ns);
-        process.wait_ns = process.wait_ns.saturating_add(sample.wait_ns);
-        process.min_flt = process.min_flt.saturating_add(sample.min_flt);
-        process.maj_flt = process.maj_flt.saturating_add(sample.maj_flt);
-        process.switches = process.switches.saturating_add(sample.switches);
-        process.io_bytes = process.io_bytes.saturating_add(sample.io_bytes);
+        process.usage += sample.usage;
         process.alive |= !matches!(sample.state, 'Z' | 'X');
         if sample.pid == sample.tgid {
             process.id.start_ns = sample.start_ns;
-            process.nr_threads = sample.nr_threads;
             if process.state != 'R' {
                 process.state = sample.state;
             }
@@ -213,18 +178,16 @@ pub(super) fn sample_of(pid: u32, run_ms: u64, wait_ms: u64) -> TaskSample {
         tgid: pid,
         ppid: 1,
         uid: 1000,
-        nr_threads: 1,
         is_kernel: false,
         state: 'R',
         start_ns: 1_000_000_000,
-        run_ns: run_ms * 1_000_000,
-        wait_ns: wait_ms * 1_000_000,
-        min_flt: 0,
-        maj_flt: 0,
-        switches: 0,
-        rss_bytes: 4096,
-        file_bytes: 0,
-        io_bytes: 0,
+        usage: Usage {
+            counters: Counters { cpu_ns: run_ms * 1_000_000, wait_ns: wait_ms * 1_000_000, ..Counters::default() },
+            resident_bytes: 4096,
+            mapped_bytes: 0,
+            processes: 1,
+            threads: 1,
+        },
         cgroup: super::sample::CgroupRef::Path("/x".to_owned()),
         comm: "cat".to_owned(),
     }

@@ -9,18 +9,21 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    api::{SOCKET_NAME, backend::Destination, name::ProcessName},
+    api::{SOCKET_NAME, backend::Destination, name::ANY},
+    job::{JobId, SessionId},
     keys::{DEFAULT_KEY_PATH, NodeName},
+    node::{CpuCount, Limits},
 };
 
 /// Names under which the binary is a command of its own, for those who know them.
-const ALIASES: [(&str, &str); 3] = [("mosrun", "run"), ("mosps", "ps"), ("migrate", "migrate")];
+const ALIASES: [(&str, &str); 4] = [("mosrun", "run"), ("mosps", "ps"), ("mosmon", "top"), ("migrate", "migrate")];
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 done; 1 refused or failed; 2 wrong usage; 3 no daemon answers.
 `run` gives the program's own, 126 if the program cannot be run, 127 if there is no such program.";
 
-/// A few Linux machines that work as one: running programs move by themselves to where there is CPU and memory.
+/// A few Linux machines that work as one: running programs move by themselves to where there is CPU
+/// and memory.
 ///
 /// Without a command this is the daemon, one on each machine, run as root.
 #[derive(Clone, Debug, Parser)]
@@ -45,8 +48,12 @@ pub enum Command {
     Ps(PsArgs),
     /// List the machines
     Nodes(ListArgs),
+    /// Watch machines, programs and moves on the whole terminal, and command them
+    Top(TopArgs),
     /// Move a program
     Migrate(MigrateArgs),
+    /// Give up a move of a program that is under way
+    Cancel(CancelArgs),
     /// Move a program only if someone asks, from now on
     Lock(ProcessArgs),
     /// Let a program move by itself again
@@ -60,10 +67,23 @@ pub enum Command {
     /// Say why a program is where it is
     Why(ProcessArgs),
     /// Say what this machine can do and what is missing
-    Check(ListArgs),
+    Check(CheckArgs),
     /// Make the cluster's key, and certificates for clients
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Print what a shell needs to complete these commands
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages; for packages
+    #[command(hide = true)]
+    Manual {
+        /// Where to
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// One job's agent at home; started by the daemon
     #[command(hide = true)]
     AgentHome,
@@ -78,24 +98,29 @@ pub enum Command {
 /// Options of the daemon.
 #[derive(Clone, Debug, Args)]
 pub struct DaemonArgs {
-    /// The cluster's key, the same on all machines [default: /etc/scx_mosix/key if there is one]; without a key, no network
+    /// The cluster's key, the same on all machines [default: /etc/scx_mosix/key if there is one];
+    /// without a key, no network
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
     /// This machine's name in the cluster [default: the host name up to its first dot]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<NodeName>,
-    /// Where to listen for the other machines, TCP and UDP
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:7470")]
-    pub listen: SocketAddr,
+    /// Where to listen for the other machines, TCP and UDP [default: 0.0.0.0:7470]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
     /// Under which address the others reach this machine [default: found out]
     #[arg(long, value_name = "ADDR")]
     pub advertise: Option<IpAddr>,
     /// A machine of the cluster to join; may be given several times
     #[arg(long, value_name = "HOST[:PORT]")]
     pub join: Vec<String>,
-    /// Settings, as TOML; `[placement]`, `[gossip]` and `[scheduler]` set the constants of each
+    /// Settings, as TOML, for what is not said here [default: /etc/scx_mosix/config.toml if there
+    /// is one]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// What this node may use.
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// Leave scheduling to the kernel's own scheduler
     #[arg(long)]
     pub no_sched_ext: bool,
@@ -107,11 +132,21 @@ pub struct DaemonArgs {
     pub run_dir: RunDir,
 }
 
-impl DaemonArgs {
-    /// The key file: the one given, else the default one if it exists.
-    #[must_use]
-    pub fn key_file(&self) -> Option<PathBuf> {
-        self.key.clone().or_else(|| Some(PathBuf::from(DEFAULT_KEY_PATH)).filter(|path| path.exists()))
+/// What a node may use, where that cannot be read from its cgroup, as in a namespace of a shared
+/// machine.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct LimitArgs {
+    /// How many CPUs this node may use, such as 0.6, where that cannot be read from its cgroup
+    #[arg(long, value_name = "FLOAT")]
+    pub cpus: Option<CpuCount>,
+    /// How much memory this node may use, in MiB, where that cannot be read from its cgroup
+    #[arg(long = "memory", value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..=u64::from(u32::MAX)))]
+    pub memory_mib: Option<u64>,
+}
+
+impl From<LimitArgs> for Limits {
+    fn from(args: LimitArgs) -> Self {
+        Self { cpus: args.cpus, memory_mib: args.memory_mib }
     }
 }
 
@@ -173,6 +208,17 @@ pub struct ListArgs {
     pub run_dir: RunDir,
 }
 
+/// `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// What the daemon is told.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// How to list.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
 /// `ps`.
 #[derive(Clone, Debug, Args)]
 pub struct PsArgs {
@@ -184,12 +230,40 @@ pub struct PsArgs {
     pub list: ListArgs,
 }
 
+const TOP_EXAMPLES: &str = "\
+The key `?` lists what the keys do. What is sorted by, and how panes are shown, is kept in
+$XDG_CONFIG_HOME/scx_mosix/top.toml.
+
+Examples:
+  scx_mosix top                                     this machine's own daemon
+  scx_mosix top --read-only                         only to look
+  scx_mosix key client-cert --out creds             at a node: makes credentials; then anywhere:
+  scx_mosix top --server n1:7470 --credentials creds";
+
+/// `top`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = TOP_EXAMPLES)]
+pub struct TopArgs {
+    /// Change nothing, only look
+    #[arg(long)]
+    pub read_only: bool,
+    /// Ask the daemon of another machine; HOST is its node's name, or an address of it
+    #[arg(long, value_name = "HOST:PORT", requires = "credentials")]
+    pub server: Option<String>,
+    /// What `key client-cert --out DIR` wrote; without --server to command other nodes too
+    #[arg(long, value_name = "DIR")]
+    pub credentials: Option<PathBuf>,
+    /// The daemon.
+    #[command(flatten)]
+    pub run_dir: RunDir,
+}
+
 /// `migrate`.
 #[derive(Clone, Debug, Args)]
 pub struct MigrateArgs {
     /// The program: its pid, or NODE/PID for a guest of another machine
     #[arg(value_name = "PID", value_parser = process)]
-    pub process: ProcessName,
+    pub process: JobId,
     /// Where to: a machine, `home`, or `best`
     #[arg(value_name = "NODE|home|best", value_parser = destination)]
     pub to: Destination,
@@ -201,12 +275,33 @@ pub struct MigrateArgs {
     pub list: ListArgs,
 }
 
+/// `cancel`.
+#[derive(Clone, Debug, Args)]
+pub struct CancelArgs {
+    /// The program that is being moved: its pid, or NODE/PID for a guest of another machine; or the
+    /// migration's id
+    #[arg(value_name = "PID|MIGRATION", value_parser = cancel_what)]
+    pub what: CancelWhat,
+    /// How to write it.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// What names a move to be cancelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CancelWhat {
+    /// The program, whichever its migration.
+    Process(JobId),
+    /// The migration.
+    Migration(SessionId),
+}
+
 /// What commands about one program take.
 #[derive(Clone, Debug, Args)]
 pub struct ProcessArgs {
     /// The program: its pid, or NODE/PID for a guest of another machine
     #[arg(value_name = "PID", value_parser = process)]
-    pub process: ProcessName,
+    pub process: JobId,
     /// How to write it.
     #[command(flatten)]
     pub list: ListArgs,
@@ -217,7 +312,7 @@ pub struct ProcessArgs {
 pub struct AllowArgs {
     /// The program: its pid, or NODE/PID for a guest of another machine
     #[arg(value_name = "PID", value_parser = process)]
-    pub process: ProcessName,
+    pub process: JobId,
     /// The only machines beside its home where it may run, or `any`
     #[arg(value_name = "NODE,…|any", value_parser = allowed)]
     pub nodes: AllowedNodes,
@@ -253,7 +348,8 @@ pub enum KeyCommand {
         #[arg(long = "out", alias = "key", value_name = "FILE", default_value = DEFAULT_KEY_PATH)]
         out: PathBuf,
     },
-    /// Make a certificate with which a client may use the API from another machine: ca.pem, client.pem, client-key.pem
+    /// Make a certificate with which a client may use the API from another machine: ca.pem,
+    /// client.pem, client-key.pem
     ClientCert {
         /// The directory for the three files
         #[arg(long, value_name = "DIR")]
@@ -291,10 +387,17 @@ fn expand(mut args: Vec<OsString>) -> Vec<OsString> {
 }
 
 /// `PID` or `NODE/PID`; the node that is asked is called `-`.
-fn process(text: &str) -> Result<ProcessName, String> {
-    let (node, pid) = text.split_once('/').unwrap_or(("-", text));
-    let pid = pid.parse::<i32>().ok().filter(|pid| *pid > 0 && !node.is_empty());
-    pid.map(|pid| ProcessName { node: node.to_owned(), pid }).ok_or_else(|| "it must be PID or NODE/PID".to_owned())
+fn process(text: &str) -> Result<JobId, String> {
+    let of_node = if text.contains('/') { text.to_owned() } else { format!("{ANY}/{text}") };
+    of_node.parse().map_err(|_| "it must be PID or NODE/PID".to_owned())
+}
+
+/// As [`process`], or an id of 32 hex digits, which is longer than any pid.
+fn cancel_what(text: &str) -> Result<CancelWhat, String> {
+    if let Ok(id) = text.parse() {
+        return Ok(CancelWhat::Migration(id));
+    }
+    process(text).map(CancelWhat::Process).map_err(|_| "it must be PID, NODE/PID or a migration's id".to_owned())
 }
 
 fn allowed(text: &str) -> Result<AllowedNodes, String> {
@@ -314,77 +417,4 @@ fn destination(text: &str) -> Result<Destination, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(expand(line.split(' ').map(Into::into).collect()))
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn nothing_is_the_daemon() {
-        let cli = parse("scx_mosix --join n1 --join 10.0.0.2:7471 --no-balance").unwrap();
-        assert!(cli.command.is_none() && cli.daemon.no_balance);
-        assert_eq!(cli.daemon.join, ["n1", "10.0.0.2:7471"]);
-        assert!(parse("scx_mosix --no-balance ps").is_err());
-        assert!(
-            matches!(parse("scx_mosix daemon --no-sched-ext").unwrap().command, Some(Command::Daemon(args)) if args.no_sched_ext)
-        );
-    }
-
-    #[test]
-    fn a_programs_own_options_are_its_own() {
-        let run = |line| match parse(line).unwrap().command {
-            Some(Command::Run(args)) => args,
-            other => panic!("{other:?}"),
-        };
-        for line in ["scx_mosix run xz -9e --stay", "scx_mosix run -- xz -9e --stay", "/usr/bin/mosrun xz -9e --stay"] {
-            let args = run(line);
-            assert_eq!((args.stay, args.command), (false, vec!["xz".into(), "-9e".into(), "--stay".into()]), "{line}");
-        }
-        let args = run("mosrun --stay -- -odd --");
-        assert_eq!((args.stay, args.command), (true, vec!["-odd".into(), "--".into()]));
-        assert!(parse("mosrun").is_err());
-        let args = run("mosrun --nodes n2,N3 --class render xz --nodes n4");
-        let nodes: Vec<String> = args.nodes.iter().map(ToString::to_string).collect();
-        assert_eq!((nodes, args.class.as_deref()), (vec!["n2".into(), "n3".into()], Some("render")));
-        assert_eq!(args.command, ["xz", "--nodes", "n4"]);
-        assert!(parse("mosrun --nodes a_b/c xz").is_err());
-    }
-
-    #[test]
-    fn where_a_program_may_run_is_read() {
-        let allow = |line| match parse(line).map(|cli| cli.command) {
-            Ok(Some(Command::Allow(args))) => Ok(args.nodes.0),
-            Err(error) => Err(error.kind()),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(allow("scx_mosix allow 7 n2,N3"), Ok(vec!["n2".into(), "n3".into()]));
-        assert_eq!(allow("scx_mosix allow 7 any"), Ok(vec![]));
-        for bad in ["scx_mosix allow 7", "scx_mosix allow 7 n2,,n3", "scx_mosix allow 7 n2 n3"] {
-            assert!(allow(bad).is_err(), "{bad}");
-        }
-        assert!(parse("scx_mosix drain --undo --wait").is_err());
-    }
-
-    #[test]
-    fn a_program_and_a_place_are_read() {
-        let migrate = |line| match parse(line).map(|cli| cli.command) {
-            Ok(Some(Command::Migrate(args))) => Ok((args.process.to_string(), args.to)),
-            Err(error) => Err(error.kind()),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(migrate("migrate 7 N2"), Ok(("-/7".into(), Destination::Node("n2".into()))));
-        assert_eq!(migrate("scx_mosix migrate n1/7 home --wait"), Ok(("n1/7".into(), Destination::Home)));
-        assert_eq!(migrate("migrate 7 best"), Ok(("-/7".into(), Destination::Best)));
-        for bad in ["migrate 0 n2", "migrate -1 n2", "migrate x n2", "migrate /7 n2", "migrate 7 a_b/c", "migrate 7"] {
-            assert!(migrate(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

@@ -8,8 +8,8 @@ use super::{
     client, output,
 };
 use crate::{
-    api::{backend::ConstraintsChange, name::ProcessName, view::ProcessSummary},
-    control::Constraints,
+    api::{backend::ConstraintsChange, view::ProcessSummary},
+    job::{Constraints, JobId},
 };
 
 pub(super) async fn lock(args: &ProcessArgs, stay: bool) -> Result<ExitCode, UiError> {
@@ -21,7 +21,7 @@ pub(super) async fn allow(args: &AllowArgs) -> Result<ExitCode, UiError> {
     constrain(&args.process, &args.list, change).await
 }
 
-async fn constrain(process: &ProcessName, list: &ListArgs, change: ConstraintsChange) -> Result<ExitCode, UiError> {
+async fn constrain(process: &JobId, list: &ListArgs, change: ConstraintsChange) -> Result<ExitCode, UiError> {
     let changed = client(&list.run_dir).constrain(process, &change).await.map_err(UiError::of_call(&list.run_dir))?;
     output::print(&match list.output {
         Format::Json => output::json(&changed)?,
@@ -31,7 +31,7 @@ async fn constrain(process: &ProcessName, list: &ListArgs, change: ConstraintsCh
 }
 
 /// What may be done with a program, in one line.
-fn sentence(process: &ProcessSummary) -> String {
+pub(super) fn sentence(process: &ProcessSummary) -> String {
     let ProcessSummary { home, runs_on, constraints: Constraints { stay, allowed_nodes }, .. } = process;
     let moves = if *stay { "stays until someone asks for a move" } else { "moves by itself" };
     let beside: Vec<&str> = allowed_nodes.iter().map(String::as_str).filter(|node| node != home).collect();

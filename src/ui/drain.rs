@@ -49,7 +49,7 @@ fn waits_for(node: &str, processes: &[ProcessSummary]) -> String {
 }
 
 /// How it stands, in one line.
-fn sentence(node: &NodeSummary) -> String {
+pub(super) fn sentence(node: &NodeSummary) -> String {
     let NodeSummary { node, guests, .. } = match &node.refuses_because {
         None => return format!("{} takes guests\n", node.node),
         Some(_) => node,

@@ -1,6 +1,6 @@
 //! What can go wrong with a command, and the exit status that says so.
 
-use std::{error::Error, io, path::PathBuf, process::ExitCode};
+use std::{io, path::PathBuf, process::ExitCode};
 
 use crate::{api::CallError, keys::KeyError, node::NodeError};
 
@@ -14,7 +14,7 @@ const NO_DAEMON: u8 = 3;
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum UiError {
-    /// Nobody listens.
+    /// No daemon listens.
     #[error("no daemon answers at {} ({why}): start it with `systemctl start scx_mosix`, or as root with `scx_mosix`", .socket.display())]
     NoDaemon {
         /// Where the daemon should be.
@@ -29,17 +29,37 @@ pub enum UiError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// This machine cannot be looked at.
-    #[error("this machine cannot be looked at")]
+    #[error("this machine cannot be examined")]
     Node(#[from] NodeError),
     /// The output cannot be written.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
     /// What was waited for will not come about.
-    #[error("{node} takes guests again: somebody has ended its draining")]
+    #[error("{node} takes guests again: its draining was ended")]
     Undone {
         /// The node.
         node: String,
     },
+    /// There is no move to cancel.
+    #[error("{process} is not being moved: there is nothing to cancel")]
+    NotMoving {
+        /// The program.
+        process: String,
+    },
+    /// The manual pages cannot be written.
+    #[error("cannot write manual pages to {}", .path.display())]
+    Manual {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The monitor has no terminal.
+    #[error("this needs a terminal: `scx_mosix ps` and `nodes` print what it shows")]
+    NoTerminal,
+    /// The terminal failed.
+    #[error("cannot use the terminal")]
+    Terminal(#[source] io::Error),
     /// No asynchronous runtime.
     #[error("cannot start")]
     Runtime(#[source] io::Error),
@@ -55,25 +75,22 @@ impl UiError {
         }
     }
 
-    /// 1: refused or failed. 3: no daemon answers. (2, wrong usage, comes from the command line's parser.)
+    /// 1: refused or failed. 3: no daemon answers. (2, wrong usage, comes from the command line's
+    /// parser.)
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::NoDaemon { .. } => NO_DAEMON,
-            Self::Call(_) | Self::Key(_) | Self::Node(_) | Self::Output(_) | Self::Undone { .. } | Self::Runtime(_) => {
-                FAILED
-            }
+            Self::Call(_)
+            | Self::Key(_)
+            | Self::Node(_)
+            | Self::Output(_)
+            | Self::Undone { .. }
+            | Self::NotMoving { .. }
+            | Self::Manual { .. }
+            | Self::NoTerminal
+            | Self::Terminal(_)
+            | Self::Runtime(_) => FAILED,
         })
     }
-}
-
-/// An error and what it comes from, in one line.
-pub(super) fn chain(error: &UiError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::api::view::MigrationSummary;
 
 pub(super) async fn migrations(args: &ListArgs) -> Result<ExitCode, UiError> {
-    let migrations = client(&args.run_dir).list_migrations().await.map_err(UiError::of_call(&args.run_dir))?;
+    let migrations = client(&args.run_dir).list_migrations(None).await.map_err(UiError::of_call(&args.run_dir))?;
     output::print(&match args.output {
         Format::Json => output::json(&migrations)?,
         format => render(&migrations, format),

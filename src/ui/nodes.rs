@@ -19,7 +19,8 @@ pub(super) async fn nodes(args: &ListArgs) -> Result<ExitCode, UiError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The machines as a table, `*` at the one that was asked; [`Format::Wide`] says also what is missing.
+/// The machines as a table, `*` at the one that was asked; [`Format::Wide`] says also what is
+/// missing.
 pub(super) fn render(nodes: &[NodeSummary], format: Format) -> String {
     let wide = format == Format::Wide;
     let mut columns = vec![
@@ -67,7 +68,7 @@ pub(super) fn render(nodes: &[NodeSummary], format: Format) -> String {
     output::table(&columns, nodes.iter().map(row), format)
 }
 
-fn state(state: NodeState) -> &'static str {
+pub(super) fn state(state: NodeState) -> &'static str {
     match state {
         NodeState::Alive => "alive",
         NodeState::Suspect => "suspect",
@@ -77,7 +78,7 @@ fn state(state: NodeState) -> &'static str {
     }
 }
 
-fn sched_ext(state: SchedExt) -> &'static str {
+pub(super) fn sched_ext(state: SchedExt) -> &'static str {
     match state {
         SchedExt::Attached => "attached",
         SchedExt::Detached => "detached",
@@ -87,7 +88,7 @@ fn sched_ext(state: SchedExt) -> &'static str {
     }
 }
 
-fn note(node: &NodeSummary, wide: bool) -> String {
+pub(super) fn note(node: &NodeSummary, wide: bool) -> String {
     let refuses = node.refuses_because.as_ref().map(|why| format!("takes no guests: {why}"));
     let detached = node.sched_ext_note.as_ref().map(|why| format!("sched_ext: {why}"));
     let missing = node.missing.iter().filter(|_| wide).map(|what| format!("missing: {what}"));

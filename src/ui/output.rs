@@ -23,7 +23,8 @@ pub(super) const fn figures(title: &'static str) -> Column {
     (title, CellAlignment::Right)
 }
 
-/// Columns without lines between them. In [`Format::Table`] each line is cut to the terminal's width, if there is one.
+/// Columns without lines between them. In [`Format::Table`] each line is cut to the terminal's
+/// width, if there is one.
 pub(super) fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>, format: Format) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     api::view::{ProcessState, ProcessSummary},
-    control::Constraints,
+    job::Constraints,
 };
 
 const COLUMNS: [Column; 11] = [
@@ -47,9 +47,10 @@ pub(super) fn render(processes: &[ProcessSummary], format: Format) -> String {
     let wide = format == Format::Wide;
     let mut columns = COLUMNS.to_vec();
     if wide {
-        columns.splice(9..9, [figures("PROCS"), figures("THREADS"), words("VISITED")]);
+        columns.splice(9..9, [figures("PROCS"), figures("THREADS"), figures("FAULTS"), words("VISITED")]);
     }
     let row = |process: &ProcessSummary| {
+        let usage = &process.usage;
         let mut row = vec![
             process.pid.to_string(),
             one_line(&process.user),
@@ -58,17 +59,20 @@ pub(super) fn render(processes: &[ProcessSummary], format: Format) -> String {
             state(process.state).to_owned(),
             format!("{:.1}", process.cpu_percent),
             format!("{:.1}", process.memory_percent),
-            output::size(process.resident_bytes),
+            output::size(usage.resident_bytes),
             process.moves.to_string(),
             if wide { one_line(&process.cwd) } else { end_of(&one_line(&process.cwd), MAX_CWD_CHARS) },
             command(process),
         ];
         if wide {
-            row.splice(9..9, [process.processes.to_string(), process.threads.to_string(), process.visited.join(",")]);
+            let counts = [usage.processes.to_string(), usage.threads.to_string()];
+            let faults = usage.counters.major_faults.to_string();
+            row.splice(9..9, counts.into_iter().chain([faults, process.visited.join(",")]));
         }
         row
     };
-    // Each row is one line. Why a program cannot move goes below it, from the left, where no terminal cuts it off.
+    // Each row is one line. Why a program cannot move goes below it, from the left, where no
+    // terminal cuts it off.
     let table = output::table(&columns, processes.iter().map(row), format);
     let notes = std::iter::once(None).chain(processes.iter().map(|process| process.cannot_move.as_ref()));
     let mut text = String::new();
@@ -82,7 +86,7 @@ pub(super) fn render(processes: &[ProcessSummary], format: Format) -> String {
     text
 }
 
-fn state(state: ProcessState) -> &'static str {
+pub(super) fn state(state: ProcessState) -> &'static str {
     match state {
         ProcessState::Running => "running",
         ProcessState::Sleeping => "sleeping",
@@ -94,7 +98,7 @@ fn state(state: ProcessState) -> &'static str {
 }
 
 /// The command line.
-fn command(process: &ProcessSummary) -> String {
+pub(super) fn command(process: &ProcessSummary) -> String {
     let mut text = match process.command_line.is_empty() {
         true => one_line(&format!("[{}]", process.comm)),
         false => one_line(&process.command_line.join(" ")),
@@ -110,12 +114,12 @@ fn command(process: &ProcessSummary) -> String {
 }
 
 /// A newline in a name would break the table.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.replace('\n', "?")
 }
 
 /// The last characters of a path say most.
-fn end_of(path: &str, chars: usize) -> String {
+pub(super) fn end_of(path: &str, chars: usize) -> String {
     let surplus = path.chars().count().saturating_sub(chars);
     if surplus == 0 { path.to_owned() } else { std::iter::once('…').chain(path.chars().skip(surplus + 1)).collect() }
 }
@@ -123,9 +127,11 @@ fn end_of(path: &str, chars: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{Counters, Usage};
 
     #[test]
     fn a_program_that_cannot_move_says_why() {
+        let counters = Counters { major_faults: 4712, ..Counters::default() };
         let process = ProcessSummary {
             pid: 4711,
             user: "amnon".into(),
@@ -134,7 +140,7 @@ mod tests {
             state: ProcessState::Running,
             command_line: vec!["xz".into(), "-9e".into()],
             cwd: "/a/very/long/path/to/somewhere/else".into(),
-            resident_bytes: 100 << 20,
+            usage: Usage { counters, resident_bytes: 100 << 20, ..Usage::default() },
             cannot_move: Some("descriptor 5 is an inet socket".into()),
             visited: vec!["n1".into(), "n2".into()],
             ..Default::default()
@@ -145,6 +151,7 @@ mod tests {
         assert!(lines[1].contains("4711") && lines[1].ends_with("xz -9e"), "{text}");
         assert!(lines[1].contains(" …/path/to/somewhere/else "), "{text}");
         assert_eq!(lines[2], "      cannot move: descriptor 5 is an inet socket");
-        assert!(render(&[process], Format::Wide).contains("n1,n2"));
+        let wide = render(&[process], Format::Wide);
+        assert!(wide.contains("n1,n2") && wide.contains(" 4712 "), "{wide}");
     }
 }

@@ -1,7 +1,8 @@
-//! `run`: registers this process, then becomes the program: same pid, same parent, nothing in between.
+//! `run`: registers this process, then becomes the program: same pid, same parent, nothing in
+//! between.
 //!
-//! Whatever goes wrong with registering, the program runs: here, and unmanaged, after one line of warning. It finds signals and
-//! descriptors as the user gave them.
+//! Whatever goes wrong with registering, the program runs: here, and unmanaged, after one line of
+//! warning. It finds signals and descriptors as the user gave them.
 
 use std::{
     convert::Infallible,
@@ -13,8 +14,8 @@ use std::{
 
 use nix::{errno::Errno, unistd::execvp};
 
-use super::{UiError, args::RunArgs, block_on, client, error, inherited};
-use crate::{api::backend::Registration, control::Constraints};
+use super::{UiError, args::RunArgs, block_on, client};
+use crate::{api::backend::Registration, causes::explain, job::Constraints, sys::startup};
 
 /// How long registering may hold up the program.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,7 +46,7 @@ pub fn run(args: RunArgs) -> ExitCode {
             Ok(ExitCode::SUCCESS)
         });
         if let Err(error) = registered {
-            eprintln!("scx_mosix: the program runs here only: {}", error::chain(&error));
+            eprintln!("scx_mosix: the program runs here only: {}", explain(&error));
         }
     }
     let name = args.command.first().cloned().unwrap_or_default();
@@ -62,7 +63,8 @@ fn is_managed() -> bool {
     std::fs::read_to_string("/proc/self/cgroup").is_ok_and(|cgroups| in_job(&cgroups))
 }
 
-/// Whether a text like `/proc/PID/cgroup` names a job's cgroup, `scx_mosix.PID`, or a guest's, `scx_mosix/guest-ID`.
+/// Whether a text like `/proc/PID/cgroup` names a job's cgroup, `scx_mosix.PID`, or a guest's,
+/// `scx_mosix/guest-ID`.
 fn in_job(cgroups: &str) -> bool {
     let is_job = |part: &str| {
         let pid = part.trim_end().strip_prefix("scx_mosix.");
@@ -75,7 +77,7 @@ fn become_program(command: Vec<OsString>) -> Result<Infallible, Errno> {
     // Arguments come from the kernel as C strings, so none has a zero byte in it.
     let command: Result<Vec<CString>, _> = command.into_iter().map(|word| CString::new(word.into_vec())).collect();
     let command = command.map_err(|_| Errno::EINVAL)?;
-    inherited::restore();
+    startup::restore();
     execvp(command.first().ok_or(Errno::ENOENT)?, &command)
 }
 

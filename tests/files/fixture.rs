@@ -1,12 +1,17 @@
-//! A tree at "home", its mount at the "guest", and the link between them, which a test can cut or silence.
+//! A tree at "home", its mount at the "guest", and the link between them, which a test can cut or
+//! silence.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use scx_mosix::home::files::{FileChannel, FileServer, MAX_IN_FLIGHT, Mounted, Settled, mount};
+use nix::mount::MsFlags;
+use nix::sched::{CloneFlags, unshare};
+use scx_mosix::guest::files::{FileChannel, Mounted, mount};
+use scx_mosix::home::files::FileServer;
+use scx_mosix::link::files::{MAX_IN_FLIGHT, SILENCE_LIMIT_MS, StableFiles};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -14,8 +19,21 @@ use tokio::sync::{mpsc, watch};
 /// Longest time that anything here may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Locked for reading by whoever mounts or unmounts something.
-static MOUNTS: RwLock<()> = RwLock::new(());
+/// What holds for a daemon's guests too.
+const SILENCE_LIMIT: Duration = Duration::from_millis(SILENCE_LIMIT_MS);
+
+thread_local! {
+    /// This test's thread, and what it starts, has mounts of its own: home is this machine, and
+    /// tells its guests that everything may have changed when anything is mounted there, by
+    /// whatever process.
+    static OWN_MOUNTS: () = own_mounts();
+}
+
+fn own_mounts() {
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    unshare(CloneFlags::CLONE_NEWNS).expect("these tests need root");
+    nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("these tests need root");
+}
 
 pub struct Guest {
     mounted: Option<Mounted>,
@@ -29,18 +47,24 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Mounts an empty tree, writable for everybody.
+    /// Mounts an empty tree, writable for all users.
     pub fn new() -> Self {
-        Self::where_settled(Duration::MAX)
+        Self::make(Duration::MAX, SILENCE_LIMIT)
     }
 
-    /// The same, where what only root can change is believed for a while however lately it was changed.
-    pub fn that_believes() -> Self {
-        Self::where_settled(Duration::ZERO)
+    /// The same with a home that is taken for lost after this time of silence.
+    pub fn with_silence_limit(limit: Duration) -> Self {
+        Self::make(Duration::MAX, limit)
     }
 
-    fn where_settled(after: Duration) -> Self {
+    /// The same, where files that only root can change are stable however lately they changed.
+    pub fn with_ttl() -> Self {
+        Self::make(Duration::ZERO, SILENCE_LIMIT)
+    }
+
+    fn make(stable_after: Duration, silence_limit: Duration) -> Self {
         use std::os::unix::fs::PermissionsExt;
+        OWN_MOUNTS.with(|()| {});
         let (home, guest) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         for dir in [home.path(), guest.path()] {
             std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777)).unwrap();
@@ -52,13 +76,11 @@ impl Guest {
         let (to_guest, from_home) = lane(stall);
         let root = std::fs::File::open(home.path()).unwrap();
         let digests = tempfile::tempdir().unwrap();
-        let settled = || Settled::after(digests.path(), after);
-        let server = FileServer::new(root.into(), settled()).unwrap();
+        let stable = || StableFiles::after(digests.path(), stable_after);
+        let server = FileServer::new(root.into(), stable()).unwrap();
         tokio::spawn(async move { server.serve(from_guest, to_guest).await.unwrap() });
-        let channel = FileChannel::new(to_home, from_home);
-        let mounting = mounting();
-        let mounted = mount(guest.path(), channel.clone(), settled()).expect("these tests need root and /dev/fuse");
-        drop(mounting);
+        let channel = FileChannel::with_silence_limit(to_home, from_home, silence_limit);
+        let mounted = mount(guest.path(), channel.clone(), stable()).expect("these tests need root and /dev/fuse");
         drop(entered);
         Self { mounted: Some(mounted), channel, stalled, _digests: digests, home, guest, runtime: Some(runtime) }
     }
@@ -78,11 +100,11 @@ impl Guest {
     }
 
     pub fn unmount(&mut self) {
-        let _mounting = mounting();
         drop(self.mounted.take());
     }
 
-    /// Runs a shell script in the guest's tree, `$HOME_TREE` being home's; it must succeed. Returns what it printed.
+    /// Runs a shell script in the guest's tree, `$HOME_TREE` being home's; it must succeed. Returns
+    /// what it printed.
     pub fn sh(&self, script: &str) -> String {
         let output = self.try_sh(self.guest.path(), script);
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -112,20 +134,6 @@ impl Drop for Guest {
             runtime.shutdown_background();
         }
     }
-}
-
-/// To be held while something is mounted or unmounted.
-pub fn mounting() -> impl Sized {
-    MOUNTS.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// While this is held, home does not tell its guests that everything may have changed: home is this machine, so it notices what
-/// any test mounts.
-pub fn nothing_is_mounted() -> impl Sized {
-    let alone = MOUNTS.write().unwrap_or_else(PoisonError::into_inner);
-    // What was mounted before is told by then: it takes some 40 ms, and longer where the tests have to share a processor.
-    std::thread::sleep(Duration::from_secs(1));
-    alone
 }
 
 /// One direction of a link.

@@ -146,7 +146,7 @@ print('waiting', flush=True)
             assert_eq!(waiter.wait().unwrap().code(), code, "{lock} {signal}");
             assert!(started.elapsed() < Duration::from_secs(5));
         }
-        // Asked to let go without a signal, as for a freeze: it asks again.
+        // Asked to release without a signal, as for a freeze: it asks again.
         let mut waiter = guest.command(&guest.guest(""), &script).stdout(Stdio::piped()).spawn().unwrap();
         BufReader::new(waiter.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
         std::thread::sleep(Duration::from_millis(100));

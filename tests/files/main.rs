@@ -1,5 +1,6 @@
-//! Home's files as a guest sees them: a real FUSE mount on this machine, served from a temporary tree through the files
-//! protocol in memory. Each check is done by real programs or system calls and compared with what the tree itself shows.
+//! Home's files as a guest sees them: a real FUSE mount on this machine, served from a temporary
+//! tree through the files protocol in memory. Each check is done by real programs or system calls
+//! and compared with what the tree itself shows.
 //!
 //! Needs root and /dev/fuse.
 

@@ -54,7 +54,7 @@ fn appending_through_two_handles_loses_nothing() {
 }
 
 #[test]
-fn pages_written_back_through_an_appending_handle_go_where_they_belong() {
+fn write_back_through_an_appending_handle_keeps_offsets() {
     let guest = Guest::new();
     guest.sh(r#"
         head -c 8192 /dev/zero > f
@@ -82,7 +82,7 @@ fn opening_creates_truncates_and_excludes() {
     assert_eq!(fs::metadata(guest.home("f")).unwrap().len(), 0);
     file.write_at(b"x", 10_000).unwrap();
     assert_eq!(fs::read(guest.guest("f")).unwrap().len(), 10_001);
-    // Readable by nobody, yet its maker has it open for writing.
+    // Readable by no user, yet its maker has it open for writing.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o000).open(guest.guest("secret")).unwrap();
     file.write_all(b"s").unwrap();
     assert_eq!(fs::metadata(guest.home("secret")).unwrap().mode() & 0o7777, 0);
@@ -229,7 +229,7 @@ fn large_directories_are_listed_while_they_change() {
                 fs::read_dir(guest.guest("big")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             let different: BTreeSet<_> = listed.iter().collect();
             assert_eq!(different.len(), listed.len(), "a name came twice");
-            // Those that nobody touches must always be there.
+            // Those that no thread touches must always be there.
             let untouched = (1000..5000).filter(|number| {
                 different.contains(&std::ffi::OsString::from(format!("file-with-a-long-name-{number}")))
             });

@@ -29,7 +29,8 @@ impl Finished {
         self.stdout
     }
 
-    /// Its exit status as a shell would tell it: 128 + N for signal N. Fails the test if it did not end in time.
+    /// Its exit status as a shell would tell it: 128 + N for signal N. Fails the test if it did not
+    /// end in time.
     pub fn code(&self) -> i32 {
         let status = self.status.unwrap_or_else(|| panic!("{self}"));
         status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or_else(|| panic!("{self}"))
@@ -99,8 +100,8 @@ impl Running {
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let shown = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        // A shell that started the tests in its background left SIGINT ignored, and whom a test interrupts must hear it.
-        // SAFETY: system calls only between fork and exec.
+        // A shell that started the tests in its background left SIGINT ignored, and whom a test
+        // interrupts must hear it. SAFETY: system calls only between fork and exec.
         unsafe {
             command.pre_exec(|| {
                 for signal in [nix::libc::SIGINT, nix::libc::SIGQUIT] {
@@ -182,7 +183,8 @@ impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             let group = nix::unistd::Pid::from_raw(self.pid());
-            // Its helpers (an ssh, say) go with it. It cannot have been reaped in between: only we wait for it.
+            // Its helpers (an ssh, say) go with it. It cannot have been reaped in between: only we
+            // wait for it.
             let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
             let _ = self.child.wait();
         }

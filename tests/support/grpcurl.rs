@@ -11,7 +11,8 @@ const SHA256: &str = "a2a7ca84fd6212cee61d3d399bb3e397eaf401848f6bd6a39a120fc355
 const INSTALL_LIMIT: Duration = Duration::from_secs(300);
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
-/// What a client shows to a node: the directory with ca.pem, client.pem and client-key.pem, or of these only the CA.
+/// What a client shows to a node: the directory with ca.pem, client.pem and client-key.pem, or of
+/// these only the CA.
 pub enum Credentials<'a> {
     /// All three.
     Client(&'a Path),
@@ -19,7 +20,8 @@ pub enum Credentials<'a> {
     Anonymous(&'a Path),
 }
 
-/// Calls the API at `address`: `arguments` is `list`, `describe …` or a method; `data` is the request's JSON.
+/// Calls the API at `address`: `arguments` is `list`, `describe …` or a method; `data` is the
+/// request's JSON.
 pub fn call(credentials: &Credentials<'_>, address: &str, data: Option<&str>, arguments: &[&str]) -> Finished {
     let mut command = Command::new(program());
     let (Credentials::Client(dir) | Credentials::Anonymous(dir)) = credentials;

@@ -1,19 +1,30 @@
-//! What tests in virtual machines stand on: clusters that go away by themselves, commands with deadlines, waiting with a reason.
+//! What tests in clusters stand on: clusters that go away by themselves, commands with deadlines,
+//! waiting with a reason.
 //!
 //! ```text
-//!   test ── Cluster::up("name", 3, …) ──> $SCX_MOSIX_XTASK vm up --name t-name --nodes 3
+//!   test ── Cluster::up("name", 3, …) ──> $SCX_MOSIX_XTASK vm up --name t-name --nodes 3 --backend …
 //!        ── exec / spawn / push / kill / net_cut … ──> $SCX_MOSIX_XTASK vm …
 //!        ── drop ──> prints the ends of all nodes' logs if the test failed; vm down
 //! ```
 //!
-//! `cargo xtask test` sets SCX_MOSIX_XTASK and boots the machines; tests that need it carry `#[ignore = "boots virtual machines"]`, so that a
-//! plain `cargo test` passes them over visibly. With SCX_MOSIX_KEEP=1 a failed test's cluster is left running.
+//! `cargo xtask test` sets SCX_MOSIX_XTASK, and SCX_MOSIX_TEST_BACKEND to what nodes are unless a
+//! test needs kernels of its own. Tests that need it carry `#[ignore = "needs a cluster"]`, so that
+//! a plain `cargo test` says that it passes them over. With SCX_MOSIX_KEEP=1 a failed test's
+//! cluster is left running.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
-#![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails by a panic")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot continue fails by a panic"
+)]
 
 pub mod command;
 pub mod grpcurl;
+pub mod programs;
+pub mod terminal;
+pub mod tour;
 
 use command::{Finished, Running};
 use std::path::{Path, PathBuf};
@@ -24,13 +35,16 @@ use std::time::{Duration, Instant};
 const UP_LIMIT: Duration = Duration::from_secs(900);
 /// How long a command on a node may take unless the test says otherwise.
 pub const EXEC_LIMIT: Duration = Duration::from_secs(120);
+/// Between two attempts of [`eventually`].
+const LEAST_PAUSE: Duration = Duration::from_millis(50);
+const MOST_PAUSE: Duration = Duration::from_secs(1);
 /// Lines of each node's log that a failed test shows.
 const LOG_LINES: usize = 60;
 
 /// How to boot.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Virtual CPUs of each node; `None` for the harness's default.
+    /// CPUs of each node; `None` for the harness's default.
     pub cpus: Option<u32>,
     /// Memory of each node, in MiB; `None` for the harness's default.
     pub memory_mib: Option<u32>,
@@ -38,9 +52,24 @@ pub struct Options {
     pub no_daemon: bool,
     /// Nodes whose kernel is to lack sched_ext.
     pub plain_kernel: Vec<String>,
+    /// Nodes are virtual machines in any case: the test needs kernels that it may strain or that
+    /// have sched_ext.
+    pub own_kernel: bool,
 }
 
-/// A running cluster of virtual machines, n1 to nN. Goes down when dropped.
+impl Options {
+    /// Whether nodes are virtual machines, which are slow where there is no KVM.
+    pub fn is_emulated(&self) -> bool {
+        self.backend() != "namespaces"
+    }
+
+    fn backend(&self) -> String {
+        let native = !self.own_kernel && self.plain_kernel.is_empty();
+        std::env::var("SCX_MOSIX_TEST_BACKEND").ok().filter(|_| native).unwrap_or_else(|| "qemu".to_owned())
+    }
+}
+
+/// A running cluster, n1 to nN. Goes down when dropped.
 pub struct Cluster {
     name: String,
     nodes: usize,
@@ -48,16 +77,17 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Boots `nodes` nodes as cluster `t-NAME`; one that an earlier run left behind goes down first.
+    /// Boots `nodes` nodes as cluster `t-NAME`; one that an earlier run left behind goes down
+    /// first.
     pub fn up(name: &str, nodes: usize, options: &Options) -> Self {
         let xtask = std::env::var_os("SCX_MOSIX_XTASK").expect(
-            "SCX_MOSIX_XTASK names no xtask binary: run the tests by `cargo xtask test`, which boots the machines",
+            "SCX_MOSIX_XTASK names no xtask binary: run the tests by `cargo xtask test`, which makes the clusters",
         );
         let cluster = Self { name: format!("t-{name}"), nodes, xtask: xtask.into() };
         // Fails if there is nothing to take down, which is what we want.
         command::run(cluster.vm(["down"]), EXEC_LIMIT);
         let mut up = cluster.vm(["up"]);
-        up.args(["--nodes", &nodes.to_string()]);
+        up.args(["--nodes", &nodes.to_string(), "--backend", &options.backend()]);
         if let Some(cpus) = options.cpus {
             up.args(["--cpus", &cpus.to_string()]);
         }
@@ -130,8 +160,8 @@ impl Cluster {
         Running::start(self.exec_command(node, user, program))
     }
 
-    /// Starts a shell command on a terminal of its own on a node: what is sent is typed (`\x03` is Ctrl-C), stdout is what the
-    /// terminal shows. Ends with the command's status.
+    /// Starts a shell command on a terminal of its own on a node: what is sent is typed (`\x03` is
+    /// Ctrl-C), stdout is what the terminal shows. Ends with the command's status.
     pub fn spawn_in_terminal(&self, node: &str, user: &str, command: &str) -> Running {
         self.spawn(node, user, &["script", "--quiet", "--return", "--flush", "--command", command, "/dev/null"])
     }
@@ -230,14 +260,13 @@ pub fn example(name: &str) -> PathBuf {
 /// Tries until `attempt` gives a value; fails with its last complaint after `limit`.
 pub fn eventually<T>(what: &str, limit: Duration, mut attempt: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
-    let mut pause = Duration::from_millis(50);
     loop {
+        let asked = Instant::now();
         match attempt() {
             Ok(value) => return value,
             Err(complaint) if start.elapsed() >= limit => panic!("{what}: not within {limit:?}; at last: {complaint}"),
-            Err(_) => std::thread::sleep(pause),
+            // What is dear, as commands in virtual machines are, is asked less often.
+            Err(_) => std::thread::sleep((4 * asked.elapsed()).clamp(LEAST_PAUSE, MOST_PAUSE)),
         }
-        // Commands in virtual machines are dear: ask less often as time goes by.
-        pause = (pause * 2).min(Duration::from_secs(1));
     }
 }

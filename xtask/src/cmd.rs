@@ -1,6 +1,7 @@
 //! Running other programs, with errors that name the program and what it said.
 
 use anyhow::{Context, Result, bail};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, ExitStatus, Stdio};
 
 /// Runs `command` with our own stdin, stdout and stderr; an exit status other than 0 is an error.
@@ -12,7 +13,8 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs `command` without input and returns what it printed on stdout; on failure the error holds what it printed on stderr.
+/// Runs `command` without input and returns what it printed on stdout; on failure the error holds
+/// what it printed on stderr.
 pub fn output(command: &mut Command) -> Result<String> {
     let output =
         command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {}", describe(command)))?;
@@ -23,12 +25,17 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Whether a program of that name is found in `PATH`, or where administrators' programs lie.
-pub fn have(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(Into::into))
-        .any(|directory| directory.join(program).is_file())
+/// Prints each line that a program says as it comes, and returns all that it said.
+pub fn pass_on(said: Option<impl Read>, print: impl Fn(&str)) -> std::io::Result<String> {
+    let mut all = String::new();
+    let Some(said) = said else { return Ok(all) };
+    for line in BufReader::new(said).lines() {
+        let line = line?;
+        print(&line);
+        all += &line;
+        all.push('\n');
+    }
+    Ok(all)
 }
 
 /// The exit status as a shell gives it: 128 + the signal for a program ended by one.

@@ -1,12 +1,15 @@
 //! `cargo xtask tidy`: the rules of ARCHITECTURE.md that no compiler checks.
 //!
-//! Import direction (by the list in ARCHITECTURE.md), length of files, a SAFETY line at every `unsafe`, no notes of work left undone,
-//! a comment at everything in a `.proto`. Each rule is a function from text to complaints; [`run`] applies them to git's files.
+//! Import direction (by the list in ARCHITECTURE.md), length of files, a SAFETY line at every
+//! `unsafe`, no notes of work left undone, a comment at everything in a `.proto`; comments, test
+//! names and words as [`words`] has them. Each rule is a function from text to complaints; [`run`]
+//! applies them to git's files.
 
 mod layers;
 mod rust;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use crate::cmd;
 use crate::product;
@@ -46,7 +49,8 @@ pub fn run() -> Result<()> {
     let files = cmd::output(&mut list)?;
     let mut complaints = 0;
     for name in files.lines() {
-        // What is no text is not ours to judge; what is listed but gone is about to be committed so.
+        // What is no text is not ours to judge; what is listed but gone is about to be committed
+        // so.
         let Ok(text) = std::fs::read_to_string(root.join(name)) else { continue };
         for complaint in check(name, &text, &layers) {
             let line = if complaint.line == 0 { String::new() } else { format!(":{}", complaint.line) };
@@ -73,10 +77,12 @@ fn check(name: &str, text: &str, layers: &Layers) -> Vec<Complaint> {
             let code = rust::blank(text);
             complaints.extend(safety(text, &code));
             complaints.extend(layers.check(name, &code));
+            complaints.extend(words::test_names(&code));
         }
         "proto" => complaints.extend(proto_comments(text)),
         _ => {}
     }
+    complaints.extend(words::check(name, text));
     complaints
 }
 
@@ -86,7 +92,8 @@ fn length(text: &str) -> Option<Complaint> {
     (lines > LONGEST_FILE_LINES).then(|| Complaint::new(0, what))
 }
 
-/// Notes of work left undone belong into an issue. The words are put together here so that this file does not trip over itself.
+/// Notes of work left undone belong into an issue. The words are put together here so that this
+/// file does not trip over itself.
 fn left_undone(text: &str) -> Vec<Complaint> {
     let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("todo", "!("), concat!("unimple", "mented!(")];
     let mut complaints = Vec::new();
@@ -101,10 +108,12 @@ fn left_undone(text: &str) -> Vec<Complaint> {
     complaints
 }
 
-/// How far above an `unsafe` its SAFETY line may begin: a comment of some lines, and the head of the statement.
+/// How far above an `unsafe` its SAFETY line may begin: a comment of some lines, and the head of
+/// the statement.
 const SAFETY_WITHIN_LINES: usize = 10;
 
-/// Every unsafe block, implementation and foreign item says why it is sound. `code` is `text` with comments and strings blanked.
+/// Every unsafe block, implementation and foreign item says why it is sound. `code` is `text` with
+/// comments and strings blanked.
 fn safety(text: &str, code: &str) -> Vec<Complaint> {
     let lines: Vec<&str> = text.lines().collect();
     let mut complaints = Vec::new();
@@ -118,7 +127,8 @@ fn safety(text: &str, code: &str) -> Vec<Complaint> {
     complaints
 }
 
-/// Services, calls, messages, fields, enums and their values are documented: reflection shows these comments to users.
+/// Services, calls, messages, fields, enums and their values are documented: reflection shows these
+/// comments to users.
 fn proto_comments(text: &str) -> Vec<Complaint> {
     let mut complaints = Vec::new();
     let mut commented = false;

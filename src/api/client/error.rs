@@ -4,7 +4,7 @@ use std::error::Error;
 
 use tonic::{Code, Status};
 
-use crate::{api::ApiError, keys::KeyError};
+use crate::{api::ApiError, causes::explain, keys::KeyError};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,18 +57,20 @@ impl CallError {
         }
     }
 
-    /// The same as what this node's API says to its own caller, who asked for something that needed `node`.
+    /// The same as what this node's API says to its own caller, who asked for something that needed
+    /// `node`.
     #[must_use]
     pub fn into_api_error(self, node: &str) -> ApiError {
         match self {
             Self::Refused(error) => error,
             Self::Unreachable { why, .. } => ApiError::Unreachable { node: node.to_owned(), why },
-            other => ApiError::Unreachable { node: node.to_owned(), why: chain(&other) },
+            other => ApiError::Unreachable { node: node.to_owned(), why: explain(other) },
         }
     }
 }
 
-/// The innermost of a status' causes: all around it is how the call was made, in words meant for programmers.
+/// The innermost of a status' causes: all around it is how the call was made, in words meant for
+/// programmers.
 fn root_cause(status: &Status) -> String {
     let mut innermost = None;
     let mut source = status.source();
@@ -77,17 +79,6 @@ fn root_cause(status: &Status) -> String {
         source = error.source();
     }
     innermost.unwrap_or_else(|| status.message().to_owned())
-}
-
-/// An error with its sources, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,27 +1,21 @@
 //! The client of another node.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
-use tonic::transport::{Channel, Uri};
-use tower::service_fn;
+use tonic::transport::Channel;
 
-use super::{CALL_TIMEOUT, CallError, Client, MAX_ANSWER_BYTES, endpoint, timed};
+use super::{CALL_TIMEOUT, CallError, Client, MAX_ANSWER_BYTES, timed, tls_channel};
 use crate::{
     api::{
         backend::{GuestReservation, MoveRequest, NodeDetails},
         view::{MigrationSummary, PlacementReasons},
     },
-    control::{Constraints, SessionId},
+    job::{Constraints, SessionId},
     keys::{NodeName, server_name},
     proto::peer::{self, peer_service_client::PeerServiceClient},
 };
 
-/// How long a connection may take to be made, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a target may take to check itself and make a guest's world.
 const RESERVE_TIMEOUT: Duration = Duration::from_secs(45);
 
@@ -35,28 +29,14 @@ pub struct PeerClient {
 }
 
 impl PeerClient {
-    /// A client of `node`, whose port is at `address` (`address:port`) and whose certificate must carry that name. It connects with the
-    /// first call.
+    /// A client of `node`, whose port is at `address` (`address:port`) and whose certificate must
+    /// carry that name. It connects with the first call.
     ///
     /// # Errors
     /// [`CallError::Setup`] for a name that cannot be in a certificate.
     pub fn new(node: &NodeName, address: &str, tls: Arc<ClientConfig>) -> Result<Self, CallError> {
         let name = server_name(node).map_err(|source| CallError::Setup { to: node.to_string(), source })?;
-        let address: Arc<str> = address.into();
-        let connector = TlsConnector::from(tls);
-        let channel = endpoint().connect_with_connector_lazy(service_fn(move |_: Uri| {
-            let (name, address, connector) = (name.clone(), Arc::clone(&address), connector.clone());
-            async move {
-                let connect = async {
-                    let stream = TcpStream::connect(&*address).await?;
-                    stream.set_nodelay(true)?;
-                    connector.connect(name, stream).await
-                };
-                let stream =
-                    timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-                Ok::<_, io::Error>(TokioIo::new(stream))
-            }
-        }));
+        let channel = tls_channel(name, address, tls);
         Ok(Self {
             api: Client::over(channel.clone(), format!("node {node}")),
             node: node.to_string(),
@@ -83,7 +63,8 @@ impl PeerClient {
     /// Asks the node to take a guest; returns where its stream is expected, `address:port`.
     ///
     /// # Errors
-    /// [`CallError`]; after [`CallError::TimedOut`] or [`CallError::Unreachable`] the reservation may exist: release it.
+    /// [`CallError`]; after [`CallError::TimedOut`] or [`CallError::Unreachable`] the reservation
+    /// may exist: release it.
     pub async fn reserve_guest(&mut self, reservation: &GuestReservation) -> Result<String, CallError> {
         let request = timed(reservation.into(), RESERVE_TIMEOUT);
         Ok(self.peer.reserve_guest(request).await.map_err(self.api.failed())?.into_inner().stream_address)
@@ -113,8 +94,8 @@ impl PeerClient {
     /// # Errors
     /// [`CallError`].
     pub async fn constrain_guest(&mut self, session: SessionId, constraints: Constraints) -> Result<(), CallError> {
-        let Constraints { stay, allowed_nodes } = constraints;
-        let request = peer::ConstrainGuestRequest { session: session.to_string(), stay, allowed_nodes };
+        let constraints = Some(constraints.into());
+        let request = peer::ConstrainGuestRequest { session: session.to_string(), constraints };
         self.peer.constrain_guest(timed(request, CALL_TIMEOUT)).await.map_err(self.api.failed())?;
         Ok(())
     }

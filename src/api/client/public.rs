@@ -3,6 +3,7 @@
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::UnixStream;
 use tonic::{
     Status, Streaming,
@@ -10,14 +11,15 @@ use tonic::{
 };
 use tower::service_fn;
 
-use super::{CALL_TIMEOUT, CallError, MAX_ANSWER_BYTES, endpoint, timed};
+use super::{CALL_TIMEOUT, CallError, MAX_ANSWER_BYTES, endpoint, timed, tls_channel};
 use crate::{
     api::{
         backend::{ConstraintsChange, Destination, Registration},
-        name::{ANY, ProcessName, migration_resource, node_resource, node_resources},
+        name::{ANY, job_resource, migration_resource, node_resource, node_resources},
         view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary},
     },
-    control::SessionId,
+    job::{JobId, SessionId},
+    keys::KeyError,
     proto::v1::{
         self, cluster_service_client::ClusterServiceClient, migrate_process_request,
         migration_service_client::MigrationServiceClient, process_service_client::ProcessServiceClient,
@@ -48,6 +50,20 @@ impl Client {
         Self::over(channel, "the daemon".to_owned())
     }
 
+    /// A client of the daemon whose port is at `address` (`HOST:PORT`), with a client's
+    /// certificate. The daemon's certificate must be for `name`: its node's name, or an address of
+    /// it. It connects with the first call.
+    ///
+    /// # Errors
+    /// [`CallError::Setup`] for a name that cannot be in a certificate.
+    pub fn tls(address: &str, name: &str, tls: Arc<ClientConfig>) -> Result<Self, CallError> {
+        let name = ServerName::try_from(name.to_owned()).map_err(|_| CallError::Setup {
+            to: address.to_owned(),
+            source: KeyError::Peer("the host is neither a name nor an address"),
+        })?;
+        Ok(Self::over(tls_channel(name, address, tls), address.to_owned()))
+    }
+
     pub(super) fn over(channel: Channel, to: String) -> Self {
         Self {
             to,
@@ -57,7 +73,8 @@ impl Client {
         }
     }
 
-    pub(super) fn failed(&self) -> impl Fn(Status) -> CallError + '_ {
+    /// Says why a call of this client failed, or why a stream of it broke.
+    pub fn failed(&self) -> impl Fn(Status) -> CallError + '_ {
         |status| CallError::new(&self.to, status)
     }
 
@@ -120,8 +137,8 @@ impl Client {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn get_process(&mut self, name: &ProcessName) -> Result<ProcessSummary, CallError> {
-        let request = timed(v1::GetProcessRequest { name: name.resource() }, CALL_TIMEOUT);
+    pub async fn get_process(&mut self, name: &JobId) -> Result<ProcessSummary, CallError> {
+        let request = timed(v1::GetProcessRequest { name: job_resource(name) }, CALL_TIMEOUT);
         let answer = self.processes.get_process(request).await.map_err(self.failed())?.into_inner();
         Ok(self.given(answer.process)?.try_into()?)
     }
@@ -147,7 +164,7 @@ impl Client {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn migrate(&mut self, name: &ProcessName, to: &Destination) -> Result<MigrationSummary, CallError> {
+    pub async fn migrate(&mut self, name: &JobId, to: &Destination) -> Result<MigrationSummary, CallError> {
         use migrate_process_request::{Choice, Destination as Wire};
         let destination = match to {
             Destination::Node(node) => Wire::Node(node_resource(node)),
@@ -155,7 +172,7 @@ impl Client {
             Destination::Best => Wire::Choice(Choice::Best.into()),
         };
         let request = v1::MigrateProcessRequest {
-            name: name.resource(),
+            name: job_resource(name),
             destination: Some(destination),
             request_id: SessionId::random().to_string(),
         };
@@ -168,13 +185,9 @@ impl Client {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn constrain(
-        &mut self,
-        name: &ProcessName,
-        change: &ConstraintsChange,
-    ) -> Result<ProcessSummary, CallError> {
+    pub async fn constrain(&mut self, name: &JobId, change: &ConstraintsChange) -> Result<ProcessSummary, CallError> {
         let request = v1::ConstrainProcessRequest {
-            name: name.resource(),
+            name: job_resource(name),
             stay: change.stay,
             allowed_nodes: change
                 .allowed_nodes
@@ -199,20 +212,21 @@ impl Client {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn placement_reasons(&mut self, name: &ProcessName) -> Result<PlacementReasons, CallError> {
-        let request = timed(v1::GetPlacementReasonsRequest { name: name.resource() }, CALL_TIMEOUT);
+    pub async fn placement_reasons(&mut self, name: &JobId) -> Result<PlacementReasons, CallError> {
+        let request = timed(v1::GetPlacementReasonsRequest { name: job_resource(name) }, CALL_TIMEOUT);
         let answer = self.processes.get_placement_reasons(request).await.map_err(self.failed())?.into_inner();
         Ok(self.given(answer.reasons)?.try_into()?)
     }
 
-    /// All migrations that the daemon knows of, the newest first.
+    /// The migrations of one job, or with `None` all that the daemon knows of, the newest first.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn list_migrations(&mut self) -> Result<Vec<MigrationSummary>, CallError> {
+    pub async fn list_migrations(&mut self, process: Option<&JobId>) -> Result<Vec<MigrationSummary>, CallError> {
+        let process = process.map(job_resource).unwrap_or_default();
         let (mut migrations, mut page_token) = (Vec::new(), String::new());
         loop {
-            let request = v1::ListMigrationsRequest { process: String::new(), page_size: PAGE_SIZE, page_token };
+            let request = v1::ListMigrationsRequest { process: process.clone(), page_size: PAGE_SIZE, page_token };
             let answer = self.migrations.list_migrations(timed(request, CALL_TIMEOUT)).await;
             let page = answer.map_err(self.failed())?.into_inner();
             for migration in page.migrations {
@@ -245,6 +259,15 @@ impl Client {
         Ok(self.given(answer.into_inner().migration)?.try_into()?)
     }
 
+    /// Follows the nodes.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn watch_nodes(&mut self, start_revision: i64) -> Result<Streaming<v1::WatchNodesResponse>, CallError> {
+        let request = v1::WatchNodesRequest { start_revision, progress_notify: true };
+        Ok(self.nodes.watch_nodes(request).await.map_err(self.failed())?.into_inner())
+    }
+
     /// Follows the jobs whose home is `home`, or with `None` all that the daemon knows.
     ///
     /// # Errors
@@ -265,10 +288,10 @@ impl Client {
     /// [`CallError`].
     pub async fn watch_migrations(
         &mut self,
-        process: Option<&ProcessName>,
+        process: Option<&JobId>,
         start_revision: i64,
     ) -> Result<Streaming<v1::WatchMigrationsResponse>, CallError> {
-        let process = process.map(ProcessName::resource).unwrap_or_default();
+        let process = process.map(job_resource).unwrap_or_default();
         let request = v1::WatchMigrationsRequest { process, start_revision, progress_notify: true };
         Ok(self.migrations.watch_migrations(request).await.map_err(self.failed())?.into_inner())
     }

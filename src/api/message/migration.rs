@@ -4,11 +4,11 @@ use super::{millis, timestamp};
 use crate::{
     api::{
         ApiError,
-        name::{ProcessName, migration_resource, node_resource, parse_migration, parse_node},
+        name::{job_resource, migration_resource, node_resource, parse_job, parse_migration, parse_node},
         view::{MigrationStep, MigrationSummary, Trigger},
     },
-    control::MoveState,
     proto::v1::{self, migration},
+    protocol::MoveState,
 };
 
 impl From<MoveState> for migration::State {
@@ -86,7 +86,7 @@ impl From<&MigrationSummary> for v1::Migration {
         };
         Self {
             name: migration_resource(migration.id),
-            process: migration.process.resource(),
+            process: job_resource(&migration.process),
             source: node_resource(&migration.source),
             target: node_resource(&migration.target),
             state: migration::State::from(migration.state).into(),
@@ -111,7 +111,7 @@ impl TryFrom<v1::Migration> for MigrationSummary {
         };
         Ok(Self {
             id: parse_migration(&migration.name)?,
-            process: ProcessName::parse(&migration.process, super::super::name::ANY)?,
+            process: parse_job(&migration.process, super::super::name::ANY)?,
             source: parse_node(&migration.source, "source")?,
             target: parse_node(&migration.target, "target")?,
             state: migration.state().try_into()?,
@@ -130,12 +130,12 @@ impl TryFrom<v1::Migration> for MigrationSummary {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::control::SessionId;
+    use crate::job::{JobId, SessionId};
 
     pub(in super::super) fn migration(state: MoveState) -> MigrationSummary {
         MigrationSummary {
             id: SessionId::random(),
-            process: ProcessName { node: "n1".into(), pid: 4711 },
+            process: JobId::new("n1", 4711),
             source: "n1".into(),
             target: "n2".into(),
             state,

@@ -5,11 +5,11 @@ use crate::{
     api::{
         ApiError,
         backend::{GuestReservation, MoveRequest, NodeDetails, Requirements},
-        name::check_allowed,
     },
-    control::{BodyFacts, Constraints, JobPast, SessionId},
+    job::SessionId,
     node::CpuFeatures,
     proto::{peer, v1::migration},
+    protocol::TreeFacts,
 };
 
 /// Reads a session or migration as the peer service writes it.
@@ -76,36 +76,15 @@ impl From<peer::NodeDetails> for NodeDetails {
 
 impl From<&GuestReservation> for peer::ReserveGuestRequest {
     fn from(reservation: &GuestReservation) -> Self {
-        let GuestReservation { body, requirements, .. } = reservation;
+        let GuestReservation { facts, requirements, .. } = reservation;
         Self {
             migration: reservation.migration.to_string(),
             source_node: reservation.source_node.clone(),
-            home: Some(peer::Home {
-                session: reservation.session.to_string(),
-                node: reservation.home_node.clone(),
-                address: reservation.home_address.clone(),
-                root_pid: reservation.root_pid,
-            }),
-            body: Some(peer::Body {
-                comm: reservation.comm.clone(),
-                processes: body.processes,
-                threads: body.threads,
-                monotonic_ns: body.monotonic_ns,
-                boottime_ns: body.boottime_ns,
-                hostname: body.hostname.clone(),
-                stay: reservation.constraints.stay,
-                allowed_nodes: reservation.constraints.allowed_nodes.clone(),
-                attained_ms: reservation.past.attained_ms,
-                tree: reservation.past.tree,
-                tree_attained_ms: reservation.past.tree_attained_ms,
-                age_ms: reservation.past.age_ms,
-                demand_milli: reservation.past.demand_milli,
-                io_bytes: reservation.past.io_bytes,
-                home_link_bytes_per_s: reservation.past.home_link_bytes_per_s,
-            }),
+            job: Some((&reservation.job).into()),
+            home_address: reservation.home_address.clone(),
+            process_tree: Some(facts.into()),
             requirements: Some(peer::Requirements {
                 protocol: requirements.protocol,
-                resident_bytes: body.resident_bytes,
                 cpu: Some((&requirements.cpu).into()),
                 kernel_release: requirements.kernel_release.clone(),
                 criu_version: requirements.criu_version.clone(),
@@ -121,40 +100,15 @@ impl TryFrom<peer::ReserveGuestRequest> for GuestReservation {
 
     fn try_from(request: peer::ReserveGuestRequest) -> Result<Self, ApiError> {
         let missing = |field| move || ApiError::invalid(field, "it is missing");
-        let home = request.home.ok_or_else(missing("home"))?;
-        let body = request.body.ok_or_else(missing("body"))?;
         let requirements = request.requirements.ok_or_else(missing("requirements"))?;
-        if home.root_pid <= 0 {
-            return Err(ApiError::invalid("home.root_pid", "it must be above 0"));
-        }
         Ok(Self {
             migration: parse_session(&request.migration, "migration")?,
             source_node: request.source_node,
-            session: parse_session(&home.session, "home.session")?,
-            home_node: home.node,
-            home_address: home.address,
-            root_pid: home.root_pid,
-            comm: body.comm,
-            constraints: Constraints { stay: body.stay, allowed_nodes: check_allowed(&body.allowed_nodes)? },
-            past: JobPast {
-                attained_ms: body.attained_ms,
-                tree: body.tree,
-                tree_attained_ms: body.tree_attained_ms,
-                age_ms: body.age_ms,
-                demand_milli: body.demand_milli,
-                io_bytes: body.io_bytes,
-                home_link_bytes_per_s: body.home_link_bytes_per_s,
-            },
+            job: request.job.ok_or_else(missing("job"))?.try_into()?,
+            home_address: request.home_address,
             by_request: request.by_request,
             limit_milli: request.limit_milli,
-            body: BodyFacts {
-                resident_bytes: requirements.resident_bytes,
-                processes: body.processes,
-                threads: body.threads,
-                monotonic_ns: body.monotonic_ns,
-                boottime_ns: body.boottime_ns,
-                hostname: body.hostname,
-            },
+            facts: request.process_tree.ok_or_else(missing("process_tree"))?.into(),
             requirements: Requirements {
                 protocol: requirements.protocol,
                 cpu: requirements.cpu.ok_or_else(missing("requirements.cpu"))?.into(),
@@ -162,6 +116,20 @@ impl TryFrom<peer::ReserveGuestRequest> for GuestReservation {
                 criu_version: requirements.criu_version,
             },
         })
+    }
+}
+
+impl From<&TreeFacts> for peer::ProcessTree {
+    fn from(facts: &TreeFacts) -> Self {
+        let TreeFacts { resident_bytes, processes, threads, monotonic_ns, boottime_ns, hostname } = facts.clone();
+        Self { processes, threads, monotonic_ns, boottime_ns, hostname, resident_bytes }
+    }
+}
+
+impl From<peer::ProcessTree> for TreeFacts {
+    fn from(tree: peer::ProcessTree) -> Self {
+        let peer::ProcessTree { processes, threads, monotonic_ns, boottime_ns, hostname, resident_bytes } = tree;
+        Self { resident_bytes, processes, threads, monotonic_ns, boottime_ns, hostname }
     }
 }
 
@@ -194,31 +162,33 @@ impl TryFrom<peer::RequestMoveRequest> for MoveRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::view::Trigger;
+    use crate::{
+        api::view::Trigger,
+        job::{Constraints, Counters, History, JobId, JobRecord, JobSpec},
+    };
 
     #[test]
     fn a_reservation_survives_the_wire() {
         let reservation = GuestReservation {
             migration: SessionId::random(),
             source_node: "n2".into(),
-            session: SessionId::random(),
-            home_node: "n1".into(),
-            home_address: "10.0.0.1:7470".into(),
-            root_pid: 4711,
-            comm: "xz".into(),
-            constraints: Constraints { stay: true, allowed_nodes: vec!["n3".into()] },
-            past: JobPast {
-                attained_ms: 61_000,
-                tree: Some(4_000),
-                tree_attained_ms: 90_000,
-                age_ms: 120_000,
-                demand_milli: 1_900,
-                io_bytes: 5 << 30,
-                home_link_bytes_per_s: Some(100_000_000),
+            job: JobRecord {
+                id: JobId::new("n1", 4711),
+                session: SessionId::random(),
+                spec: JobSpec { comm: "xz".into(), uid: 1000, tree: Some(4_000) },
+                constraints: Constraints { stay: true, allowed_nodes: vec!["n3".into()] },
+                history: History {
+                    counters: Counters { cpu_ns: 61_000_000_001, wait_ns: 2, major_faults: 3, io_bytes: 5 << 30 },
+                    tree_attained_ms: 90_000,
+                    age_ms: 120_000,
+                    demand_milli: 1_900,
+                    home_link_bytes_per_s: Some(100_000_000),
+                },
             },
+            home_address: "10.0.0.1:7470".into(),
             by_request: false,
             limit_milli: Some(2_500),
-            body: BodyFacts {
+            facts: TreeFacts {
                 resident_bytes: 1 << 30,
                 processes: 2,
                 threads: 3,

@@ -5,15 +5,15 @@ use crate::{
     api::{
         ApiError,
         name::{
-            ANY, ProcessName, migration_resource, node_resource, node_resources, parse_migration, parse_node,
-            parse_nodes,
+            ANY, job_resource, migration_resource, node_resource, node_resources, parse_job, parse_migration,
+            parse_node, parse_nodes,
         },
         view::{
             Figure, PlacementCandidate, PlacementDecision, PlacementReason, PlacementReasons, ProcessState,
             ProcessSummary,
         },
     },
-    control::Constraints,
+    job::Constraints,
     proto::v1::{self, placement_reasons::Decision, process::State},
 };
 
@@ -27,9 +27,8 @@ impl From<&ProcessSummary> for v1::Process {
             ProcessState::Ended => State::Ended,
             ProcessState::Unknown => State::Unspecified,
         };
-        let cpu_time = timestamp(process.cpu_time_ms);
         Self {
-            name: process.name().resource(),
+            name: job_resource(&process.name()),
             pid: process.pid,
             home_node: node_resource(&process.home),
             runs_on: node_resource(&process.runs_on),
@@ -40,10 +39,8 @@ impl From<&ProcessSummary> for v1::Process {
             user: process.user.clone(),
             working_directory: process.cwd.clone(),
             cpu_percent: process.cpu_percent,
-            resident_bytes: process.resident_bytes,
+            usage: Some(process.usage.into()),
             memory_percent: process.memory_percent,
-            processes: process.processes,
-            threads: process.threads,
             moves: process.moves,
             visited: node_resources(&process.visited),
             cannot_move: process.cannot_move.clone().unwrap_or_default(),
@@ -51,7 +48,7 @@ impl From<&ProcessSummary> for v1::Process {
             allowed_nodes: node_resources(&process.constraints.allowed_nodes),
             migration: process.migration.map(migration_resource).unwrap_or_default(),
             start_time: process.start_time_ms.map(timestamp),
-            cpu_time: Some(prost_types::Duration { seconds: cpu_time.seconds, nanos: cpu_time.nanos }),
+            part_of: process.part_of.unwrap_or_default(),
         }
     }
 }
@@ -68,12 +65,11 @@ impl TryFrom<v1::Process> for ProcessSummary {
             State::Ended => ProcessState::Ended,
             State::Unspecified => ProcessState::Unknown,
         };
-        let name = ProcessName::parse(&process.name, ANY)?;
-        let cpu_time = process.cpu_time.unwrap_or_default();
+        let name = parse_job(&process.name, ANY)?;
         let migration = some_text(process.migration).map(|name| parse_migration(&name)).transpose()?;
         Ok(Self {
             pid: name.pid,
-            home: name.node,
+            home: name.home.to_string(),
             runs_on: parse_node(&process.runs_on, "runs_on")?,
             state,
             comm: process.comm,
@@ -82,17 +78,15 @@ impl TryFrom<v1::Process> for ProcessSummary {
             user: process.user,
             cwd: process.working_directory,
             cpu_percent: process.cpu_percent,
-            cpu_time_ms: millis(&prost_types::Timestamp { seconds: cpu_time.seconds, nanos: cpu_time.nanos }),
-            resident_bytes: process.resident_bytes,
+            usage: process.usage.unwrap_or_default().into(),
             memory_percent: process.memory_percent,
-            processes: process.processes,
-            threads: process.threads,
             moves: process.moves,
             visited: process.visited.iter().map(|node| parse_node(node, "visited")).collect::<Result<_, _>>()?,
             cannot_move: some_text(process.cannot_move),
             constraints: Constraints { stay: process.stay, allowed_nodes: parse_nodes(&process.allowed_nodes)? },
             migration,
             start_time_ms: process.start_time.as_ref().map(millis),
+            part_of: Some(process.part_of).filter(|pid| *pid > 0),
         })
     }
 }
@@ -116,7 +110,7 @@ impl From<&PlacementReasons> for v1::PlacementReasons {
             figures: candidate.figures.iter().map(Into::into).collect(),
         };
         Self {
-            process: reasons.process.resource(),
+            process: job_resource(&reasons.process),
             decision: decision.into(),
             target: reasons.target.as_deref().map(node_resource).unwrap_or_default(),
             summary: reasons.summary.clone(),
@@ -148,7 +142,7 @@ impl TryFrom<v1::PlacementReasons> for PlacementReasons {
             })
         };
         Ok(Self {
-            process: ProcessName::parse(&reasons.process, ANY)?,
+            process: parse_job(&reasons.process, ANY)?,
             decision,
             target: some_text(reasons.target).map(|node| parse_node(&node, "target")).transpose()?,
             summary: reasons.summary,
@@ -184,7 +178,10 @@ impl From<v1::Figure> for Figure {
 #[cfg(test)]
 mod tests {
     use super::{super::migration::tests::migration, *};
-    use crate::control::{MoveState, SessionId};
+    use crate::{
+        job::{Counters, JobId, SessionId, Usage},
+        protocol::MoveState,
+    };
 
     #[test]
     fn a_process_survives_the_wire() {
@@ -199,17 +196,21 @@ mod tests {
             user: "amnon".into(),
             cwd: "/home/amnon".into(),
             cpu_percent: 99.5,
-            cpu_time_ms: 61_001,
-            resident_bytes: 1 << 30,
+            usage: Usage {
+                counters: Counters { cpu_ns: 61_000_000_001, wait_ns: 7, major_faults: 8, io_bytes: 5 << 30 },
+                resident_bytes: 1 << 30,
+                mapped_bytes: 1 << 20,
+                processes: 2,
+                threads: 9,
+            },
             memory_percent: 12.5,
-            processes: 2,
-            threads: 9,
             moves: 3,
             visited: vec!["n1".into(), "n2".into()],
             cannot_move: Some("descriptor 5 is an inet socket".into()),
             constraints: Constraints { stay: true, allowed_nodes: vec!["n2".into(), "n3".into()] },
             migration: Some(SessionId::random()),
             start_time_ms: Some(1_700_000_000_001),
+            part_of: Some(4700),
         };
         assert_eq!(ProcessSummary::try_from(v1::Process::from(&process)).unwrap(), process);
         assert!(ProcessSummary::try_from(v1::Process::default()).is_err());
@@ -219,7 +220,7 @@ mod tests {
     fn reasons_survive_the_wire() {
         let figure = Figure { name: "load".into(), value: 1.5 };
         let reasons = PlacementReasons {
-            process: ProcessName { node: "n1".into(), pid: 1 },
+            process: JobId::new("n1", 1),
             decision: PlacementDecision::Move,
             target: Some("n2".into()),
             summary: "n2 is idle".into(),

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::{
         ApiError, Backend, Caller,
-        name::{ProcessName, migration_resource, parse_migration},
+        name::{migration_resource, parse_job, parse_migration},
         view::{MigrationSummary, ProcessSummary},
     },
     proto::v1::{
@@ -34,7 +34,7 @@ impl Migrations {
         let backend = Arc::clone(&self.0.backend);
         let process = match process {
             "" => None,
-            name => Some(ProcessName::parse(name, backend.local_node())?),
+            name => Some(parse_job(name, backend.local_node())?),
         };
         Ok(move |migration: &MigrationSummary| {
             process.as_ref().is_none_or(|process| migration.process == *process)

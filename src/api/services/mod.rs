@@ -1,4 +1,5 @@
-//! The services: they find out who calls and what he may do, check names, and read views or hand commands to the daemon.
+//! The services: they find out who calls and what he may do, check names, and read views or hand
+//! commands to the daemon.
 
 mod cluster;
 mod migration;
@@ -35,7 +36,8 @@ fn caller<T>(request: &Request<T>) -> Result<Caller, ApiError> {
     request.extensions().get::<Caller>().cloned().ok_or_else(unknown)
 }
 
-/// Carries a command through to its end even if the caller goes away meanwhile: nothing is left half done.
+/// Carries a command through to its end even if the caller goes away meanwhile: nothing is left
+/// half done.
 async fn complete<T: Send + 'static>(
     command: impl Future<Output = Result<T, ApiError>> + Send + 'static,
 ) -> Result<T, Status> {

@@ -35,8 +35,8 @@ impl<T> Default for Once<T> {
 }
 
 impl<T: Clone> Once<T> {
-    /// Does `work`, or returns what it gave when the same caller asked for `request` with this `id` before. A failure is not
-    /// remembered. Without an id it is always done.
+    /// Does `work`, or returns what it gave when the same caller asked for `request` with this `id`
+    /// before. A failure is not remembered. Without an id it is always done.
     pub(super) async fn run(
         &self,
         caller: &Caller,

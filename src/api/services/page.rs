@@ -1,4 +1,5 @@
-//! Pages of a list: the token of the next page is the key of the last row, in hex, so that clients do not build on it.
+//! Pages of a list: the token of the next page is the key of the last row, in hex, so that clients
+//! do not build on it.
 
 use crate::api::{
     ApiError,

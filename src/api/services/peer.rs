@@ -10,10 +10,9 @@ use crate::{
         ApiError, PeerBackend,
         backend::{GuestReservation, MoveRequest},
         message::parse_session,
-        name::check_allowed,
         view::MigrationSummary,
     },
-    control::Constraints,
+    job::Constraints,
     proto::peer::{
         ConstrainGuestRequest, ConstrainGuestResponse, GetGuestReasonsRequest, GetGuestReasonsResponse,
         GetNodeDetailsRequest, GetNodeDetailsResponse, ReleaseGuestRequest, ReleaseGuestResponse,
@@ -87,9 +86,9 @@ impl PeerService for Peers {
         &self,
         request: Request<ConstrainGuestRequest>,
     ) -> Result<Response<ConstrainGuestResponse>, Status> {
-        let (node, ConstrainGuestRequest { session, stay, allowed_nodes }) = from_node(request)?;
+        let (node, ConstrainGuestRequest { session, constraints }) = from_node(request)?;
         let session = parse_session(&session, "session")?;
-        let constraints = Constraints { stay, allowed_nodes: check_allowed(&allowed_nodes)? };
+        let constraints = Constraints::try_from(constraints.unwrap_or_default())?;
         let peers = Arc::clone(&self.peers);
         complete(async move { peers.constrain_guest(&node, session, constraints).await }).await?;
         Ok(Response::new(ConstrainGuestResponse {}))
@@ -105,7 +104,7 @@ impl PeerService for Peers {
         if migration.source != node {
             return Err(ApiError::invalid("migration.source", format!("the caller is {node}")).into());
         }
-        if migration.process.node != self.context.backend.local_node() {
+        if !migration.process.is_of(self.context.backend.local_node()) {
             return Err(ApiError::ProcessUnknown { process: migration.process.to_string() }.into());
         }
         let peers = Arc::clone(&self.peers);

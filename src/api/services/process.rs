@@ -14,10 +14,10 @@ use crate::{
     api::{
         ApiError, Caller,
         backend::{ConstraintsChange, Destination, Registration},
-        name::{ANY, ProcessName, parse_node, parse_nodes},
+        name::{ANY, job_resource, parse_job, parse_node, parse_nodes},
         view::ProcessSummary,
     },
-    control::{Constraints, SessionId},
+    job::{Constraints, SessionId},
     proto::v1::{
         ConstrainProcessRequest, ConstrainProcessResponse, GetPlacementReasonsRequest, GetPlacementReasonsResponse,
         GetProcessRequest, GetProcessResponse, ListProcessesRequest, ListProcessesResponse, MigrateProcessRequest,
@@ -45,7 +45,7 @@ impl Processes {
     /// The job of this name, if the caller may see it.
     fn find(&self, caller: &Caller, name: &str) -> Result<Arc<ProcessSummary>, ApiError> {
         let backend = &self.context.backend;
-        let name = ProcessName::parse(name, backend.local_node())?;
+        let name = parse_job(name, backend.local_node())?;
         let found = backend.views().processes.get(&ProcessSummary::key_of(&name));
         found
             .filter(|process| caller.owns(process, backend.local_node()))
@@ -100,7 +100,7 @@ impl ProcessService for Processes {
         let event = |event: Event<ProcessSummary>| ProcessEvent {
             event: Some(match event {
                 Event::Put(process) => process_event::Event::Put((&*process).into()),
-                Event::Removed(process) => process_event::Event::Deleted(process.name().resource()),
+                Event::Removed(process) => process_event::Event::Deleted(job_resource(&process.name())),
             }),
         };
         let watch = Watch {

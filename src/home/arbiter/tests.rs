@@ -1,4 +1,5 @@
-//! Decisions one by one, then a world of copies that obey the arbiter while messages are late, doubled and lost.
+//! Decisions one by one, then a world of copies that obey the arbiter while messages are late,
+//! doubled and lost.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -33,7 +34,7 @@ fn moved() -> Arbiter {
 }
 
 #[test]
-fn a_move_is_committed_once_both_sides_are_ready_and_run_is_said_again_on_demand() {
+fn a_move_commits_once_and_run_is_repeated_on_demand() {
     let mut arbiter = moved();
     assert_eq!((arbiter.epoch(), arbiter.owner(), arbiter.moving()), (1, Party::Guest(id(1)), None));
     let run = vec![Action::Run { migration: id(1), epoch: 1 }];
@@ -78,7 +79,7 @@ fn a_target_that_is_out_of_reach_is_not_committed_to() {
 }
 
 #[test]
-fn only_the_owner_moves_the_body_and_one_move_at_a_time() {
+fn only_the_owner_moves_the_tree_and_one_move_at_a_time() {
     let mut arbiter = moved();
     assert!(begun(&mut arbiter, Party::Home, 2).is_some());
     assert_eq!(begun(&mut arbiter, Party::Guest(id(1)), 3), None);

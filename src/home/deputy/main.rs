@@ -1,4 +1,5 @@
-//! The deputy: what stays in the place of a program that runs elsewhere. Same pid, parent, group, session; no memory.
+//! The deputy: what stays in the place of a program that runs elsewhere. Same pid, parent, group,
+//! session; no memory.
 //!
 //! ```text
 //!   parent, shell, kill ── signals, wait ──► deputy ◄── socketpair ──► home agent
@@ -6,9 +7,10 @@
 //!                                           terminal
 //! ```
 //!
-//! It keeps all signals blocked and tells each to the home agent, reads the terminal when told (it is in the right session
-//! and group, so job control is right), stops and ends as the body did, and reaps the deputies of the body's children. It
-//! knows nothing else. If the home agent dies it ends with `LOST_EXIT_CODE`.
+//! It keeps all signals blocked and tells each to the home agent, reads the terminal when told (it
+//! is in the right session and group, so job control is right), stops and ends as the guest process
+//! did, and reaps the deputies of the guest process's children. It knows nothing else. If the home
+//! agent dies it ends with `LOST_EXIT_CODE`.
 //!
 //! Freestanding, built by build.rs into a static ELF of a few kB.
 
@@ -16,6 +18,7 @@
 #![no_main]
 
 #[allow(dead_code, reason = "the home agent uses the other half")]
+#[path = "../../protocol/deputy.rs"]
 mod protocol;
 mod sys;
 
@@ -84,7 +87,8 @@ impl Deputy {
         }
         let command = usize::try_from(got).ok().and_then(|bytes| packet.get(..bytes)).and_then(Command::decode);
         match command {
-            // Closed by the home agent's death, or not a command of ours: nobody speaks for the body any more.
+            // Closed by the home agent's death, or not a command of ours: nothing speaks for the
+            // guest process any more.
             None => sys::exit(LOST_EXIT_CODE),
             Some(Command::Init { comm, dumped }) => {
                 sys::set_name(&comm);
@@ -116,9 +120,10 @@ impl Deputy {
         let (signal, code) = (word(0), word(8));
         let value = word(48) as u32 as u64 | (word(52) as u32 as u64) << 32;
         match signal {
-            // Deputies of the body's children; the body hears of its children where it runs. A SIGCHLD from kill(2) goes on.
+            // Deputies of the guest process's children; the guest process hears of its children
+            // where it runs. A SIGCHLD from kill(2) is passed on.
             sys::SIGCHLD if code > 0 => return sys::reap(),
-            // The last tick of a timer that went with the body.
+            // The last tick of a timer that went with the guest process.
             sys::SIGALRM | sys::SIGVTALRM | sys::SIGPROF if code == sys::SI_KERNEL => return,
             sys::SIGCONT => self.look_at_foreground(),
             _ => {}
@@ -148,21 +153,23 @@ impl Deputy {
         }
         match usize::try_from(got).ok().and_then(|bytes| room.get(..bytes)) {
             Some(input) => report(Report::Input(input)),
-            // EIO is also what a reader in the background gets while SIGTTIN is blocked: then it was not the terminal's end.
+            // EIO is also what a reader in the background gets while SIGTTIN is blocked: then it
+            // was not the terminal's end.
             None if !self.is_foreground() => return self.look_at_foreground(),
             None => report(Report::Hangup(-got as i32)),
         }
         self.wanted = 0;
     }
 
-    /// Stops as the body did, unless it stopped for want of the terminal and that has meanwhile come to the foreground.
+    /// Stops as the guest process did, unless it stopped for want of the terminal and that has
+    /// meanwhile come to the foreground.
     fn stop(&mut self, signal: i32) {
         let for_terminal = signal == sys::SIGTTIN || signal == sys::SIGTTOU;
         if !(for_terminal && self.terminal.is_some() && self.is_foreground()) {
             sys::raise_default(if is_valid(signal) { signal } else { sys::SIGSTOP });
         }
         self.look_at_foreground();
-        // Usually it was a SIGCONT that let it go on, which is told as every signal is.
+        // Usually it was a SIGCONT that resumed it, which is told as every signal is.
         if !sys::is_pending(sys::SIGCONT) {
             report(Report::Continued);
         }

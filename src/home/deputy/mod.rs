@@ -1,20 +1,16 @@
 //! The home agent's side of a deputy: its program and the socket to it.
 //!
-//! `main.rs` and `sys.rs` here are not part of this crate: build.rs compiles them into the freestanding program [`IMAGE`].
+//! `main.rs` and `sys.rs` here are not part of this crate: build.rs compiles them into the
+//! freestanding program [`IMAGE`].
 
-pub mod protocol;
-
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use bytes::Bytes;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
-use tokio::io::unix::AsyncFd;
 
-use protocol::{Command, MAX_INPUT_BYTES, REPORT_BYTES, Report};
+use crate::protocol::deputy::{Command, MAX_INPUT_BYTES, REPORT_BYTES, Report};
+
+use crate::sys::seqpacket::Seqpacket;
 
 /// The deputy's program, a static ELF.
 pub const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/deputy"));
@@ -42,7 +38,7 @@ pub enum Told {
 }
 
 /// The socket to one deputy.
-pub struct DeputySocket(AsyncFd<OwnedFd>);
+pub struct DeputySocket(Seqpacket);
 
 impl DeputySocket {
     /// Takes over the end that [`super::inject`] got. Must be called on a tokio runtime.
@@ -50,9 +46,7 @@ impl DeputySocket {
     /// # Errors
     /// If the descriptor cannot be watched.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        // SAFETY: an `OwnedFd` owns its descriptor for as long as it lives and never hands out another.
-        unsafe { AsyncFd::register(socket) }.map(Self).map_err(Into::into)
+        Seqpacket::new(socket).map(Self)
     }
 
     /// Sends one command, with a descriptor for [`Command::Terminal`]. Cancel safe.
@@ -60,21 +54,7 @@ impl DeputySocket {
     /// # Errors
     /// If the deputy is gone.
     pub async fn send(&self, command: Command, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let packet = command.encode();
-        loop {
-            let mut ready = self.0.writable().await?;
-            let sent = ready.try_io(|socket| {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                let mut control = SendAncillaryBuffer::new(&mut space);
-                if let Some(fd) = &descriptor {
-                    control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(fd)));
-                }
-                Ok(sendmsg(socket, &[IoSlice::new(&packet)], &mut control, SendFlags::NOSIGNAL)?)
-            });
-            if let Ok(result) = sent {
-                return result.map(drop);
-            }
-        }
+        self.0.send(&command.encode(), descriptor.as_slice()).await
     }
 
     /// What the deputy tells next; `None` when it is gone. Cancel safe.
@@ -82,23 +62,9 @@ impl DeputySocket {
     /// # Errors
     /// If the deputy speaks another version, or the socket fails.
     pub async fn recv(&self) -> io::Result<Option<Told>> {
-        let mut packet = vec![0; REPORT_BYTES + MAX_INPUT_BYTES];
         loop {
-            let mut ready = self.0.readable().await?;
-            let received = ready.try_io(|socket| {
-                let mut none = RecvAncillaryBuffer::new(&mut []);
-                Ok(recvmsg(socket, &mut [IoSliceMut::new(&mut packet)], &mut none, RecvFlags::empty())?.bytes)
-            });
-            let bytes = match received {
-                Err(_would_block) => continue,
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
-                Ok(bytes) => bytes?,
-            };
-            if bytes == 0 {
-                return Ok(None);
-            }
-            let report = packet.get(..bytes).and_then(Report::decode);
-            return Ok(Some(match report.ok_or(io::ErrorKind::InvalidData)? {
+            let Some(packet) = self.0.recv(REPORT_BYTES + MAX_INPUT_BYTES).await? else { return Ok(None) };
+            return Ok(Some(match Report::decode(&packet.bytes).ok_or(io::ErrorKind::InvalidData)? {
                 // Told once more than needed if the injector did not wait for it.
                 Report::Ready => continue,
                 Report::Signal { signal, code, value } => Told::Signal { signal, code, value },
@@ -115,7 +81,7 @@ impl DeputySocket {
 mod tests {
     use proptest::prelude::*;
 
-    use super::protocol::*;
+    use crate::protocol::deputy::*;
 
     proptest! {
         #[test]

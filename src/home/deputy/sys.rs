@@ -33,8 +33,8 @@ const MSG_DONTWAIT: usize = 0x40;
 
 fn call(number: usize, args: [usize; 5]) -> isize {
     let result: isize;
-    // SAFETY: every caller below passes numbers, or pointers to live memory of the size that the call expects; the kernel
-    // clobbers rcx and r11 only.
+    // SAFETY: every caller below passes numbers, or pointers to live memory of the size that the
+    // call expects; the kernel clobbers rcx and r11 only.
     unsafe {
         asm!("syscall", inlateout("rax") number as isize => result, in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
              in("r10") args[3], in("r8") args[4], in("r9") 0, lateout("rcx") _, lateout("r11") _, options(nostack));
@@ -194,7 +194,8 @@ pub fn receive(fd: i32, packet: &mut [u8]) -> (isize, Option<i32>) {
     (got, has_fd.then_some(control.fd))
 }
 
-// What the compiler takes for granted. In assembly, so that it cannot turn them into calls of themselves.
+// What the compiler takes for granted. In assembly, so that it cannot turn them into calls of
+// themselves.
 
 #[unsafe(no_mangle)]
 extern "C" fn memset(to: *mut u8, byte: i32, bytes: usize) -> *mut u8 {
@@ -205,7 +206,8 @@ extern "C" fn memset(to: *mut u8, byte: i32, bytes: usize) -> *mut u8 {
 
 #[unsafe(no_mangle)]
 extern "C" fn memcpy(to: *mut u8, from: *const u8, bytes: usize) -> *mut u8 {
-    // SAFETY: the compiler calls this with `bytes` writable bytes at `to` and as many readable ones, apart from them, at `from`.
+    // SAFETY: the compiler calls this with `bytes` writable bytes at `to` and as many readable
+    // ones, apart from them, at `from`.
     unsafe { asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") bytes => _, options(nostack)) };
     to
 }

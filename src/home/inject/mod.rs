@@ -1,4 +1,5 @@
-//! Turns frozen processes into their deputies, in place: same pid, parent, group, session; nothing of the program is left.
+//! Turns frozen processes into their deputies, in place: same pid, parent, group, session; nothing
+//! of the program is left.
 //!
 //! ```text
 //!   1 seize every thread of every process     the cgroup is still frozen
@@ -12,31 +13,29 @@
 //!        detach; the deputy says Ready
 //! ```
 //!
-//! To be called only when the body runs elsewhere: **no thread of the original ever runs an instruction of its program
-//! again**. Whatever fails, the process is killed; if the agent dies meanwhile the kernel kills it (`PTRACE_O_EXITKILL`), and so
-//! does a watchdog after [`TIME_LIMIT`].
+//! To be called only when the guest process runs elsewhere: **no thread of the original ever runs
+//! an instruction of its program again**. Whatever fails, the process is killed; if the agent dies
+//! meanwhile the kernel kills it (`PTRACE_O_EXITKILL`), and so does a watchdog after
+//! [`TIME_LIMIT`].
 //!
-//! Not for processes that `migration` refuses anyway: 32-bit ones, those under a seccomp filter (it would bind the deputy) or whose
-//! leader has exited.
+//! Not for processes that `migration` refuses anyway: 32-bit ones, those under a seccomp filter (it
+//! would bind the deputy) or whose leader has exited.
 
-mod tracee;
-
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
-pub use tracee::{kill, pidfd_getfd, pidfd_open};
-
 use super::deputy::IMAGE;
-use super::deputy::protocol::{Command, REPORT_BYTES, Report, SOCKET_FD};
-use tracee::Tracee;
+use crate::protocol::deputy::{Command, REPORT_BYTES, Report, SOCKET_FD};
+use crate::sys::{pidfd, tracee::Tracee};
 
 /// All of it takes milliseconds; a process that takes longer is killed.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// A tracee needs three descriptors at once.
 const DESCRIPTORS_NEEDED: u64 = 16;
-/// Where in the scratch memory what lies: the pair of sockets, the memfd's name, an empty path, then the arguments.
+/// Where in the scratch memory what lies: the pair of sockets, the memfd's name, an empty path,
+/// then the arguments.
 const PAIR_AT: u64 = 0;
 const NAME_AT: u64 = 8;
 const EMPTY_AT: u64 = 24;
@@ -47,7 +46,8 @@ const ARGS_AT: u64 = 32;
 pub struct Original {
     /// Its pid.
     pub pid: i32,
-    /// Signals (bit n-1 for signal n) that were pending when it was dumped: the body has them, so the deputy drops them.
+    /// Signals (bit n-1 for signal n) that were pending when it was dumped: the guest process has
+    /// them, so the deputy drops them.
     pub dumped_signals: u64,
 }
 
@@ -74,21 +74,22 @@ pub struct InjectError {
     pub source: io::Error,
 }
 
-/// Turns every process of `originals`, the parents before their children, into its deputy. `thaw` is called once, when all are held.
-/// Blocks for some milliseconds.
+/// Turns every process of `originals`, the parents before their children, into its deputy. `thaw`
+/// is called once, when all are held. Blocks for some milliseconds.
 ///
-/// The results are in the order of `originals`; an empty list means that not even a thread could be had, and nothing was done.
+/// The results are in the order of `originals`; an empty list means that not even a thread could be
+/// had, and nothing was done.
 pub fn deputise(
     originals: &[Original],
     thaw: impl FnOnce() -> io::Result<()> + Send,
 ) -> Vec<Result<Deputised, InjectError>> {
-    // A thread of its own: it waits for its tracees and must have no other children; what it still holds at its end is let
-    // go, by then dead.
+    // A thread of its own: it waits for its tracees and must have no other children; what it still
+    // holds at its end is released, by then dead.
     std::thread::scope(|scope| scope.spawn(|| deputise_here(originals, thaw)).join()).unwrap_or_default()
 }
 
 fn deputise_here(originals: &[Original], thaw: impl FnOnce() -> io::Result<()>) -> Vec<Result<Deputised, InjectError>> {
-    let pidfds: Vec<_> = originals.iter().map(|original| pidfd_open(original.pid)).collect();
+    let pidfds: Vec<_> = originals.iter().map(|original| pidfd::open(original.pid)).collect();
     let watchdog = Watchdog::start(pidfds.iter().filter_map(|pidfd| pidfd.as_ref().ok()?.try_clone().ok()).collect());
     let held: Vec<_> = originals.iter().map(|original| Tracee::seize(original.pid)).collect();
     // Those that could not be held would run once thawed.
@@ -120,7 +121,7 @@ fn deputise_here(originals: &[Original], thaw: impl FnOnce() -> io::Result<()>) 
 }
 
 fn kill_logged(pidfd: &OwnedFd) {
-    if let Err(error) = kill(pidfd) {
+    if let Err(error) = pidfd::kill(pidfd) {
         tracing::warn!(%error, "a process that cannot have a deputy could not be killed; it has probably ended");
     }
 }
@@ -129,10 +130,10 @@ fn kill_logged(pidfd: &OwnedFd) {
 fn replace(tracee: Tracee, pidfd: &OwnedFd, original: &Original) -> Result<OwnedFd, InjectError> {
     let pid = tracee.pid();
     let failed = |step| move |source| InjectError { pid, step, source };
-    let arguments = read_bytes(format!("/proc/{pid}/cmdline")).map_err(failed("reading its arguments"))?;
-    let comm = read_bytes(format!("/proc/{pid}/comm")).map_err(failed("reading its name"))?;
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).map_err(failed("reading its arguments"))?;
+    let comm = std::fs::read(format!("/proc/{pid}/comm")).map_err(failed("reading its name"))?;
     tracee.block_signals().map_err(failed("blocking its signals"))?;
-    raise_limits(pid);
+    raise_limits(&tracee);
     let at = tracee.find_syscall_instruction().map_err(failed("looking at its code"))?;
 
     let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -150,8 +151,9 @@ fn replace(tracee: Tracee, pidfd: &OwnedFd, original: &Original) -> Result<Owned
     tracee.read(memory + PAIR_AT, &mut pair).map_err(failed("reading its memory"))?;
     let [a, b, c, d, e, f, g, h] = pair;
     let (its_end, our_end) = (i32::from_le_bytes([a, b, c, d]), i32::from_le_bytes([e, f, g, h]));
-    let socket = pidfd_getfd(pidfd, our_end).map_err(failed("taking the socket"))?;
-    // Without close-on-exec, at the number that the deputy knows: never its own number, as the kernel gave 0 to one with it.
+    let socket = pidfd::duplicate(pidfd, our_end).map_err(failed("taking the socket"))?;
+    // Without close-on-exec, at the number that the deputy knows: never its own number, as the
+    // kernel gave 0 to one with it.
     let spare = tracee.call(at, libc::SYS_dup, [its_end as u64, 0, 0, 0, 0]).map_err(failed("moving the socket"))?;
     tracee.call(at, libc::SYS_dup2, [spare as u64, SOCKET_FD as u64, 0, 0, 0]).map_err(failed("moving the socket"))?;
 
@@ -166,28 +168,15 @@ fn replace(tracee: Tracee, pidfd: &OwnedFd, original: &Original) -> Result<Owned
     Ok(socket)
 }
 
-fn read_bytes(path: String) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// Raises what could keep the deputy from starting, as far as we may; what is too low all the same fails at its step.
-fn raise_limits(pid: i32) {
+/// Raises what could keep the deputy from starting, as far as we may; what is too low all the same
+/// fails at its step.
+fn raise_limits(tracee: &Tracee) {
     let at_least =
         [(libc::RLIMIT_NOFILE, DESCRIPTORS_NEEDED), (libc::RLIMIT_AS, u64::MAX), (libc::RLIMIT_STACK, 8 << 20)];
     for (resource, wanted) in at_least {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: reads into `limit`, which is ours.
-        if unsafe { libc::prlimit(pid, resource, std::ptr::null(), &mut limit) } != 0 || limit.rlim_cur >= wanted {
-            continue;
+        if let Some(raised) = tracee.raise_limit(resource, wanted) {
+            tracing::debug!(pid = tracee.pid(), resource, raised, "a resource limit is in the deputy's way");
         }
-        let hard_too = libc::rlimit { rlim_cur: wanted, rlim_max: limit.rlim_max.max(wanted) };
-        let soft = libc::rlimit { rlim_cur: wanted.min(limit.rlim_max), rlim_max: limit.rlim_max };
-        // SAFETY: both limits are read only, and live until the calls return.
-        let raised =
-            [hard_too, soft].iter().any(|new| unsafe { libc::prlimit(pid, resource, new, std::ptr::null_mut()) } == 0);
-        tracing::debug!(pid, resource, raised, "a resource limit is in the deputy's way");
     }
 }
 
@@ -203,7 +192,7 @@ fn memfd(tracee: &Tracee, at: u64, name: u64) -> io::Result<i32> {
 }
 
 fn fill(pidfd: &OwnedFd, memfd: i32) -> io::Result<()> {
-    std::fs::File::from(pidfd_getfd(pidfd, memfd)?).write_all(IMAGE)
+    std::fs::File::from(pidfd::duplicate(pidfd, memfd)?).write_all(IMAGE)
 }
 
 fn greet(socket: &OwnedFd, comm: &[u8], dumped: u64) -> io::Result<()> {
@@ -227,8 +216,8 @@ fn await_ready(socket: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// The old arguments as execve wants them: a vector of pointers, a null, the strings. The environment is empty: it was the
-/// program's, and `ps` does not show it.
+/// The old arguments as execve wants them: a vector of pointers, a null, the strings. The
+/// environment is empty: it was the program's, and `ps` does not show it.
 struct Arguments<'a> {
     strings: &'a [u8],
     starts: Vec<u64>,
@@ -266,7 +255,8 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// Kills all processes when the time is over, so that no wait for one of them lasts; stops when dropped.
+/// Kills all processes when the time is over, so that no wait for one of them lasts; stops when
+/// dropped.
 struct Watchdog(#[expect(dead_code, reason = "its drop ends the thread's wait")] mpsc::Sender<()>);
 
 impl Watchdog {

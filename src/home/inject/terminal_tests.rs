@@ -1,4 +1,5 @@
-//! A deputy under an interactive shell on a real terminal: job control is right because the deputy is where the program was.
+//! A deputy under an interactive shell on a real terminal: job control is right because the deputy
+//! is where the program was.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -9,7 +10,7 @@ use std::time::Instant;
 
 use super::tests::{deputise_in, make_cgroup, remove_cgroup, send};
 use super::*;
-use crate::home::deputy::protocol::MAX_INPUT_BYTES;
+use crate::protocol::deputy::MAX_INPUT_BYTES;
 
 /// `si_code` of what the terminal sends.
 const SI_KERNEL: i32 = 0x80;
@@ -112,7 +113,8 @@ fn pass_terminal(deputy: &Deputised, slave: &OwnedFd) {
 #[test]
 fn ctrl_c_ctrl_z_bg_fg_and_typing_work_with_a_deputy() {
     let (mut person, slave) = Person::sit_down();
-    // Written so that what is typed, which the terminal and the shell may both show, does not look like what is printed.
+    // Written so that what is typed, which the terminal and the shell may both show, does not look
+    // like what is printed.
     person.types("sh -c 'echo p\"\"id=$$.; exec sleep 1000'\n");
     let pid: i32 = person.sees("pid=").trim_end_matches('.').parse().unwrap();
     let cgroup = make_cgroup("terminal");

@@ -1,4 +1,5 @@
-//! Real programs, frozen and turned into deputies, seen by a real shell that waits for them. Needs root, as the agents do.
+//! Real programs, frozen and turned into deputies, seen by a real shell that waits for them. Needs
+//! root, as the agents do.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
@@ -7,6 +8,7 @@ use std::process::{Child, ChildStdout, Command as Program, Stdio};
 use std::time::Instant;
 
 use super::*;
+use crate::sys::cgroup;
 
 #[test]
 fn arguments_are_laid_out_for_execve() {
@@ -22,17 +24,13 @@ fn arguments_are_laid_out_for_execve() {
 }
 
 pub(super) fn make_cgroup(name: &str) -> PathBuf {
-    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
-        .into_iter()
-        .find(|dir| fs::exists(format!("{dir}/cgroup.procs")).unwrap());
-    let cgroup =
-        PathBuf::from(root.expect("no cgroup v2")).join(format!("scx_mosix-test-{name}-{}", std::process::id()));
-    fs::create_dir(&cgroup).expect("these tests need root");
-    cgroup
+    let path = cgroup::directory(&format!("scx_mosix-test-{name}-{}", std::process::id()));
+    cgroup::create(&path).expect("these tests need root");
+    path
 }
 
 pub(super) fn remove_cgroup(cgroup: &Path) {
-    fs::write(cgroup.join("cgroup.kill"), "1").unwrap();
+    cgroup::kill(cgroup).unwrap();
     let limit = Instant::now() + Duration::from_secs(5);
     while fs::remove_dir(cgroup).is_err() && Instant::now() < limit {}
 }
@@ -40,15 +38,15 @@ pub(super) fn remove_cgroup(cgroup: &Path) {
 /// Freezes `pids` in the cgroup and turns them into deputies.
 pub(super) fn deputise_in(cgroup: &Path, pids: &[i32]) -> Vec<Deputised> {
     for pid in pids {
-        fs::write(cgroup.join("cgroup.procs"), format!("{pid}")).unwrap();
+        cgroup::enter(cgroup, *pid).unwrap();
     }
-    fs::write(cgroup.join("cgroup.freeze"), "1").unwrap();
+    cgroup::freeze(cgroup).unwrap();
     let limit = Instant::now() + Duration::from_secs(10);
-    while !fs::read_to_string(cgroup.join("cgroup.events")).unwrap().contains("frozen 1") {
+    while !cgroup::events(cgroup).unwrap().frozen {
         assert!(Instant::now() < limit, "the job does not freeze");
     }
     let originals: Vec<_> = pids.iter().map(|pid| Original { pid: *pid, dumped_signals: 0 }).collect();
-    let results = deputise(&originals, || fs::write(cgroup.join("cgroup.freeze"), "0"));
+    let results = deputise(&originals, || cgroup::thaw(cgroup).map_err(|error| error.cause));
     results.into_iter().map(|result| result.unwrap()).collect()
 }
 
@@ -87,7 +85,7 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        fs::write(self.cgroup.join("cgroup.kill"), "1").unwrap();
+        cgroup::kill(&self.cgroup).unwrap();
         self.shell.wait().unwrap();
         remove_cgroup(&self.cgroup);
     }
@@ -145,7 +143,7 @@ fn eight_threads_become_one_deputy_that_looks_the_same() {
 }
 
 #[test]
-fn a_deputy_dies_by_the_signal_that_killed_its_body_and_leaves_no_core() {
+fn a_deputy_dies_by_its_process_s_signal_without_a_core() {
     let mut job = Job::start("signal", "{ echo ready; exec sleep 1000; }");
     let deputy = &job.deputise(&[job.pid])[0];
     assert_eq!(proc(job.pid, "comm"), "sleep\n");
@@ -154,14 +152,14 @@ fn a_deputy_dies_by_the_signal_that_killed_its_body_and_leaves_no_core() {
 }
 
 #[test]
-fn a_deputy_without_a_home_agent_says_that_its_body_is_lost() {
+fn a_deputy_without_a_home_agent_reports_the_loss() {
     let mut job = Job::start("lost", "{ echo ready; exec sleep 1000; }");
     drop(job.deputise(&[job.pid]));
-    assert_eq!(job.status(), format!("status={}", crate::home::deputy::protocol::LOST_EXIT_CODE));
+    assert_eq!(job.status(), format!("status={}", crate::protocol::deputy::LOST_EXIT_CODE));
 }
 
 #[test]
-fn a_deputy_stops_and_goes_on_as_its_body_does() {
+fn a_deputy_stops_and_continues_as_its_process_does() {
     let mut job = Job::start("stop", "{ echo ready; exec sleep 1000; }");
     let deputy = &job.deputise(&[job.pid])[0];
     send(deputy, Command::Stop(libc::SIGSTOP as u8));
@@ -201,7 +199,7 @@ fn a_tree_becomes_a_tree_of_deputies() {
 }
 
 #[test]
-fn timers_that_went_with_the_body_do_not_ring_at_home() {
+fn timers_that_moved_do_not_ring_at_home() {
     let program = "{ exec python3 -c 'import signal, time; signal.setitimer(signal.ITIMER_REAL, 0.3, 0.3); signal.signal(signal.SIGALRM, signal.SIG_IGN); print(\"ready\", flush=True); time.sleep(1000)'; }";
     let mut job = Job::start("timer", program);
     let deputy = &job.deputise(&[job.pid])[0];
@@ -217,7 +215,7 @@ fn timers_that_went_with_the_body_do_not_ring_at_home() {
 }
 
 #[test]
-fn a_process_that_is_gone_is_an_error_and_hurts_nobody() {
+fn a_process_that_is_gone_is_a_harmless_error() {
     let mut child = Program::new("true").spawn().unwrap();
     child.wait().unwrap();
     let gone = Original { pid: child.id() as i32, dumped_signals: 0 };

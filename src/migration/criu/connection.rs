@@ -1,17 +1,15 @@
 //! The RPC socket to one `criu swrk`.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, time::Duration};
 
 use prost::Message;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
-use tokio::{io::unix::AsyncFd, time::timeout};
+use tokio::time::timeout;
 
 use super::CriuError;
-use crate::proto::criu::{Options, Request, RequestType, Response};
+use crate::{
+    proto::criu::{Options, Request, RequestType, Response},
+    sys::seqpacket::Seqpacket,
+};
 
 /// Larger than any response: an error message of CRIU has at most 1 KiB.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -22,7 +20,7 @@ pub type Features = crate::proto::criu::Features;
 /// What CRIU reports while it works.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// It has reached a step and waits for [`Connection::go_on`].
+    /// It has reached a step and waits for [`Connection::resume`].
     Reached(String),
     /// It has finished; the response says how.
     Finished(Response),
@@ -30,7 +28,7 @@ pub enum Step {
 
 /// Our end of the socket to one CRIU.
 pub struct Connection {
-    socket: AsyncFd<OwnedFd>,
+    socket: Seqpacket,
 }
 
 fn socket_error(what: &'static str) -> impl FnOnce(io::Error) -> CriuError {
@@ -40,11 +38,7 @@ fn socket_error(what: &'static str) -> impl FnOnce(io::Error) -> CriuError {
 impl Connection {
     /// A fresh socket pair: our end and the one for CRIU. Must be called inside a tokio runtime.
     pub fn pair() -> Result<(Self, OwnedFd), CriuError> {
-        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(|errno| socket_error("create")(errno.into()))?;
-        rustix::io::ioctl_fionbio(&ours, true).map_err(|errno| socket_error("make non-blocking")(errno.into()))?;
-        // SAFETY: an `OwnedFd` owns its descriptor for as long as it lives and never hands out another.
-        let socket = unsafe { AsyncFd::register(ours) }.map_err(|error| socket_error("register")(error.into()))?;
+        let (socket, theirs) = Seqpacket::pair().map_err(socket_error("create"))?;
         Ok((Self { socket }, theirs))
     }
 
@@ -60,8 +54,8 @@ impl Connection {
             .await
     }
 
-    /// Lets CRIU go on after [`Step::Reached`], or tells it that we failed.
-    pub async fn go_on(&self, success: bool) -> Result<(), CriuError> {
+    /// Lets CRIU continue after [`Step::Reached`], or tells it that we failed.
+    pub async fn resume(&self, success: bool) -> Result<(), CriuError> {
         self.send(Request { r#type: RequestType::Notify as i32, notify_success: Some(success), ..Default::default() })
             .await
     }
@@ -78,33 +72,14 @@ impl Connection {
     }
 
     async fn send(&self, request: Request) -> Result<(), CriuError> {
-        let bytes = request.encode_to_vec();
-        loop {
-            let mut ready = self.socket.writable().await.map_err(socket_error("wait to send"))?;
-            match ready.try_io(|socket| Ok(rustix::net::send(socket.as_fd(), &bytes, SendFlags::NOSIGNAL)?)) {
-                Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Err(CriuError::Ended(None)),
-                Ok(sent) => return sent.map(drop).map_err(socket_error("send")),
-                Err(_would_block) => continue,
-            }
-        }
+        self.socket.send(&request.encode_to_vec(), &[]).await.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => CriuError::Ended(None),
+            _ => socket_error("send")(error),
+        })
     }
 
     async fn receive(&self) -> Result<Vec<u8>, CriuError> {
-        let mut bytes = vec![0; MAX_RESPONSE_BYTES];
-        loop {
-            let mut ready = self.socket.readable().await.map_err(socket_error("wait to receive"))?;
-            let got = ready
-                .try_io(|socket| Ok(rustix::net::recv(socket.as_fd(), bytes.as_mut_slice(), RecvFlags::empty())?.0));
-            match got {
-                Ok(Ok(0)) => return Err(CriuError::Ended(None)),
-                Ok(Ok(length)) => {
-                    bytes.truncate(length);
-                    return Ok(bytes);
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Err(CriuError::Ended(None)),
-                Ok(Err(error)) => return Err(socket_error("receive")(error)),
-                Err(_would_block) => continue,
-            }
-        }
+        let packet = self.socket.recv(MAX_RESPONSE_BYTES).await.map_err(socket_error("receive"))?;
+        packet.map(|packet| packet.bytes).ok_or(CriuError::Ended(None))
     }
 }

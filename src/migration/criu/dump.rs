@@ -9,7 +9,6 @@ use std::{
 use rustix::{
     fs::{Mode, OFlags},
     net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair},
-    process::{Pid, PidfdFlags},
 };
 use tokio::{process::Child, time::Instant};
 
@@ -18,9 +17,13 @@ use super::{
     log::reason_in,
     program::{CGROUP_FD, HOST_ROOT_FD, IMAGES_FD, PAGES_FD},
 };
-use crate::proto::criu::{CgroupMode, Options, RequestType};
+use crate::{
+    proto::criu::{CgroupMode, Options, RequestType},
+    sys::pidfd,
+};
 
-/// The page server's message `PS_IOV_CLOSE` of criu/page-xfer.c: the command's number in a header of 24 bytes.
+/// The page server's message `PS_IOV_CLOSE` of criu/page-xfer.c: the command's number in a header
+/// of 24 bytes.
 const CLOSE_MESSAGE: [u8; 24] = {
     let mut message = [0; 24];
     message[0] = 0x23;
@@ -43,8 +46,8 @@ pub struct DumpRequest {
     pub limit: Duration,
 }
 
-/// A CRIU that waits for the word to dump. It is started before the body is frozen, because that takes as long as the dump of a
-/// small program. Dropped, it ends.
+/// A CRIU that waits for the word to dump. It is started before the process tree is frozen, because
+/// that takes as long as the dump of a small program. Dropped, it ends.
 pub struct Dumper {
     request: DumpRequest,
     child: Child,
@@ -63,7 +66,7 @@ impl Dumper {
         let images = directory(&request.images)?;
         let (cgroup, root) = (directory(&request.cgroup)?, directory(Path::new("/"))?);
         let (page_client, pages) = closing_page_client()?;
-        let guest = request.enter.map(pidfd).transpose()?;
+        let guest = request.enter.map(pidfd::open).transpose().map_err(CriuError::Start)?;
         let (child, connection) = program.start(
             guest.as_ref().map(AsFd::as_fd),
             &[
@@ -76,11 +79,12 @@ impl Dumper {
         Ok(Self { request, child, connection, _page_client: page_client })
     }
 
-    /// Dumps the tree whose root has the number `pid` in the namespace where CRIU runs; the tree is frozen afterwards as it was
-    /// before.
+    /// Dumps the tree whose root has the number `pid` in the namespace where CRIU runs; the tree is
+    /// frozen afterwards as it was before.
     ///
-    /// Not to be cancelled: CRIU lends the body code of its own meanwhile, and takes it back only if it can finish. So CRIU
-    /// goes on to its end even if this future is dropped, and is killed only when the limit is over.
+    /// Not to be cancelled: CRIU lends the process tree code of its own meanwhile, and takes it
+    /// back only if it can finish. So CRIU continues to its end even if this future is dropped, and
+    /// is killed only when the limit is over.
     pub async fn dump(self, pid: i32) -> Result<(), CriuError> {
         let Self { request, mut child, connection, _page_client } = self;
         let options = Options {
@@ -120,25 +124,19 @@ async fn talk(connection: &Connection, options: Options, limit: Duration) -> Res
     loop {
         let left = until.saturating_duration_since(Instant::now());
         match connection.next(left).await? {
-            Step::Reached(_) => connection.go_on(true).await?,
+            Step::Reached(_) => connection.resume(true).await?,
             Step::Finished(response) if response.success && response.r#type() == RequestType::Dump => return Ok(()),
             Step::Finished(response) => return Err(CriuError::Failed { what: "dump it", why: response.cr_errmsg }),
         }
     }
 }
 
-/// CRIU's page server as a socket pair whose client has already said that it wants nothing: our end, which must stay open
-/// until CRIU has answered, and CRIU's.
+/// CRIU's page server as a socket pair whose client has already said that it wants nothing: our
+/// end, which must stay open until CRIU has answered, and CRIU's.
 fn closing_page_client() -> Result<(OwnedFd, OwnedFd), CriuError> {
     let failed = |errno: rustix::io::Errno| CriuError::Socket { what: "page server", source: errno.into() };
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(failed)?;
     rustix::net::send(&ours, &CLOSE_MESSAGE, SendFlags::NOSIGNAL).map_err(failed)?;
     Ok((ours, theirs))
-}
-
-fn pidfd(pid: i32) -> Result<OwnedFd, CriuError> {
-    let gone = || CriuError::Start(std::io::Error::from_raw_os_error(libc::ESRCH));
-    let pid = Pid::from_raw(pid).ok_or_else(gone)?;
-    rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| CriuError::Start(errno.into()))
 }

@@ -1,4 +1,5 @@
-//! What we read from CRIU's images ourselves: which pages were left out, and which processes there are.
+//! What we read from CRIU's images ourselves: which pages were left out, and which processes there
+//! are.
 //!
 //! An image file is two magic numbers (u32) and then messages, each after its length (u32 LE).
 
@@ -7,7 +8,10 @@ use std::path::Path;
 use prost::Message;
 
 use super::CriuError;
-use crate::proto::criu::{FileEntry, PagemapEntry, PagemapHead, PstreeEntry};
+use crate::{
+    proto::criu::{FileEntry, PagemapEntry, PagemapHead, PstreeEntry},
+    protocol::moves::PAGE_BYTES,
+};
 
 /// The two magic numbers of `pagemap-PID.img` in criu/include/magic.h.
 const PAGEMAP_MAGICS: [u32; 2] = [0x5456_4319, 0x5608_4025];
@@ -17,8 +21,6 @@ const PSTREE_MAGICS: [u32; 2] = [0x5456_4319, 0x5027_3030];
 const FILES_MAGICS: [u32; 2] = [0x5456_4319, 0x5630_3138];
 /// Flag of a pagemap entry: the page daemon has the pages.
 const LAZY: u32 = 2;
-/// A page in bytes; x86-64 has no other size for CRIU.
-pub const PAGE_BYTES: u64 = 4096;
 
 /// A run of whole pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +38,8 @@ impl Range {
     }
 }
 
-/// The ranges of `pid` (in the dump's numbering) whose pages were left out of the images, in order of their addresses.
+/// The ranges of `pid` (in the dump's numbering) whose pages were left out of the images, in order
+/// of their addresses.
 pub fn lazy_ranges(images: &Path, pid: i32) -> Result<Vec<Range>, CriuError> {
     let name = format!("pagemap-{pid}.img");
     let bytes = std::fs::read(images.join(&name)).map_err(|error| bad(&name, error))?;

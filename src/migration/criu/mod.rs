@@ -1,7 +1,7 @@
 //! Driving CRIU: dump, restore, features and version over the RPC of `criu swrk`.
 //!
 //! ```text
-//!   engine                                criu swrk 100                       the body
+//!   engine                                criu swrk 100                       the process tree
 //!     │  start: descriptor 100 = RPC socket,  │
 //!     │  101 = page server's socket (dump)    │
 //!     │── Request{DUMP|RESTORE} ─────────────►│── ptrace, parasite ──────────────►│
@@ -10,10 +10,12 @@
 //!     │◄─ Response{DUMP|RESTORE} ─────────────│
 //! ```
 //!
-//! **Pages are left out of a dump**: CRIU is told to serve them lazily, and its page server is one end of a socket pair
-//! ([`Connection`]'s second descriptor) in which the closing message already lies. So it ends at once, nothing listens on the network,
-//! and the frozen body's memory stays readable for us. **A restore is held** at the notification `pre-resume`: everything is
-//! in place, no instruction of the body has run, and CRIU waits for our answer for as long as home needs to decide.
+//! **Pages are left out of a dump**: CRIU is told to serve them lazily, and its page server is one
+//! end of a socket pair ([`Connection`]'s second descriptor) in which the closing message already
+//! lies. So it ends at once, nothing listens on the network, and the frozen process tree's memory
+//! stays readable for us. **A restore is held** at the notification `pre-resume`: everything is in
+//! place, no instruction of the process tree has run, and CRIU waits for our answer for as long as
+//! home needs to decide.
 
 mod connection;
 mod dump;
@@ -24,7 +26,7 @@ mod restore;
 
 pub use connection::{Connection, Features, Step};
 pub use dump::{DumpRequest, Dumper};
-pub use images::{PAGE_BYTES, Range, lazy_ranges, paths, tree};
+pub use images::{Range, lazy_ranges, paths, tree};
 pub use program::{FIRST_FREE_FD, HOST_ROOT_FD, IMAGES_FD, MIN_VERSION, Program, RPC_FD, Version, check};
 pub use restore::{HeldRestore, RestoreRequest, restore};
 

@@ -1,29 +1,35 @@
-//! Which CRIU there is and how to start it, here or where its files are reached through a descriptor only.
+//! Which CRIU there is and how to start it, here or where its files are reached through a
+//! descriptor only.
 //!
-//! CRIU is always started through the dynamic loader that belongs to it, with its own libraries: so the same command works
-//! from another distribution's tree, and inside a guest, whose root is home's and where this node's files are reached through
-//! `/proc/self/fd/N` only.
+//! CRIU is always started through the dynamic loader that belongs to it, with its own libraries: so
+//! the same command works from another distribution's tree, and inside a guest, whose root is
+//! home's and where this node's files are reached through `/proc/self/fd/N` only.
 
 use std::{
     ffi::OsString,
-    fmt, io,
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    fmt,
+    os::fd::{BorrowedFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
 
+use nix::sched::CloneFlags;
 use tokio::{
     process::{Child, Command},
     time::timeout,
 };
 
 use super::{Connection, CriuError, Features, Step};
-use crate::{migration::fork::go_on_as_child, proto::criu::RequestType};
+use crate::{
+    proto::criu::RequestType,
+    sys::child::{self, Namespaces, Setup},
+};
 
 /// Names another CRIU than the system's: the path of its binary.
 const PATH_VARIABLE: &str = "SCX_MOSIX_CRIU";
-/// Where CRIU may be, best first. The first is for machines whose distribution has none or one that is too old.
+/// Where CRIU may be, best first. The first is for machines whose distribution has none or one that
+/// is too old.
 const PLACES: [&str; 4] =
     ["/usr/lib/scx_mosix/criu/usr/sbin/criu", "/usr/sbin/criu", "/usr/local/sbin/criu", "/usr/bin/criu"];
 /// The loader of a dynamic x86-64 program, below the root that it belongs to.
@@ -45,15 +51,16 @@ pub const IMAGES_FD: RawFd = 102;
 pub const CGROUP_FD: RawFd = 103;
 /// Descriptor of this node's root in a CRIU that runs in a guest.
 pub const HOST_ROOT_FD: RawFd = 104;
-/// First descriptor for what the body inherits.
+/// First descriptor for what the process tree inherits.
 pub const FIRST_FREE_FD: RawFd = 110;
 
-/// CRIU's environment. It looks for plugins; in a guest it would find home's, which need not fit, so it is shown a directory
-/// without any.
+/// CRIU's environment. It looks for plugins; in a guest it would find home's, which need not fit,
+/// so it is shown a directory without any.
 const ENVIRONMENT: [(&str, &str); 2] =
     [("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("CRIU_LIBS_DIR", "/proc/self/fdinfo")];
 
-/// How long questions that need no work may take; a kernel under emulation is slow at CRIU's first probes.
+/// How long questions that need no work may take; a kernel under emulation is slow at CRIU's first
+/// probes.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What CRIU has found out about this kernel; gone after a reboot.
@@ -103,8 +110,9 @@ impl Program {
         Some(Self { root, binary })
     }
 
-    /// Has CRIU find out what this kernel can do, unless it knows. It tries a hundred things for that, which takes longer than
-    /// all else of a restore; without this it would do so in each guest again, while the body stands still.
+    /// Has CRIU find out what this kernel can do, unless it knows. It tries a hundred things for
+    /// that, which takes longer than all else of a restore; without this it would do so in each
+    /// guest again, while the process tree stands still.
     pub async fn learn_kernel(&self) {
         if Path::new(KERNEL_FACTS).exists() {
             return;
@@ -118,7 +126,8 @@ impl Program {
         tracing::debug!(?learnt, ms = begun.elapsed().as_millis(), "criu has looked at this kernel");
     }
 
-    /// The command line of a `criu swrk` in a guest, which must have [`HOST_ROOT_FD`] and [`RPC_FD`], and its environment.
+    /// The command line of a `criu swrk` in a guest, which must have [`HOST_ROOT_FD`] and
+    /// [`RPC_FD`], and its environment.
     pub fn in_guest(&self) -> (Vec<OsString>, Vec<(&'static str, &'static str)>) {
         let mut line = self.command_line(&host_root());
         line.extend(["swrk".into(), RPC_FD.to_string().into()]);
@@ -139,8 +148,9 @@ impl Program {
         ]
     }
 
-    /// Starts `criu swrk`: here, or in the namespaces of a guest's process. `more` are further descriptors, each with its
-    /// number there; inside a guest [`HOST_ROOT_FD`] must be one of them.
+    /// Starts `criu swrk`: here, or in the namespaces of a guest's process. `more` are further
+    /// descriptors, each with its number there; inside a guest [`HOST_ROOT_FD`] must be one of
+    /// them.
     pub(super) fn start(
         &self,
         guest: Option<BorrowedFd<'_>>,
@@ -156,45 +166,28 @@ impl Program {
         let mut command = Command::new(&line[0]);
         command.args(&line[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.env_clear().envs(ENVIRONMENT);
-        let mut passed = vec![(duplicate_high(&theirs)?, RPC_FD)];
+        let mut descriptors = vec![(duplicate_high(&theirs)?, RPC_FD)];
         for (fd, number) in more {
-            passed.push((duplicate_high(fd)?, *number));
+            descriptors.push((duplicate_high(fd)?, *number));
         }
-        let numbers: Vec<(RawFd, RawFd)> = passed.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)).collect();
-        let guest = guest.map(|guest| duplicate_high(&guest)).transpose()?;
-        let entered = guest.as_ref().map(AsRawFd::as_raw_fd);
-        // SAFETY: between fork and exec only system calls are made, which are async-signal-safe, and nothing is allocated.
-        unsafe {
-            command.pre_exec(move || {
-                for (from, to) in &numbers {
-                    if libc::dup2(*from, *to) < 0 {
-                        return Err(io::Error::last_os_error());
-                    }
-                }
-                entered.map_or(Ok(()), enter)
-            });
-        }
+        let namespaces = match guest {
+            Some(guest) => Namespaces::Of(duplicate_high(&guest)?, guest_namespaces()),
+            None => Namespaces::Inherited,
+        };
+        child::set_up(command.as_std_mut(), Setup { namespaces, descriptors, ..Setup::default() });
         let child = command.spawn().map_err(CriuError::Start)?;
         Ok((child, connection))
     }
 }
 
-/// Enters all namespaces of the process that the pidfd names. A pid namespace is only for children, so the caller goes on as
-/// a child.
-fn enter(process: RawFd) -> io::Result<()> {
-    const ALL: i32 = libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWTIME;
-    // SAFETY: a plain system call; and the caller runs between fork and exec, with one thread.
-    unsafe {
-        if libc::setns(process, ALL) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        go_on_as_child()
-    }
+/// The namespaces that a guest has of its own.
+fn guest_namespaces() -> CloneFlags {
+    CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)
 }
 
 /// Where this node's root is for a process that has [`HOST_ROOT_FD`].

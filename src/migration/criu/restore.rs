@@ -1,4 +1,4 @@
-//! A restore that is held before the body's first instruction.
+//! A restore that is held before the process tree's first instruction.
 
 use std::{os::fd::RawFd, path::Path, time::Duration};
 
@@ -10,18 +10,20 @@ use crate::proto::criu::{CgroupMode, InheritedFd, Options, RequestType};
 /// The step at which all processes stand still, complete, before their first instruction.
 const HOLD_AT: &str = "pre-resume";
 
-/// How to restore. CRIU runs already, started with the descriptors of [`super::Program::command_line`]'s users.
+/// How to restore. CRIU runs already, started with the descriptors of
+/// [`super::Program::command_line`]'s users.
 pub struct RestoreRequest<'a> {
     /// The images' directory, for CRIU's log.
     pub images: &'a Path,
-    /// CRIU's names of files outside the body, and the descriptors in CRIU's process that replace them.
+    /// CRIU's names of files outside the process tree, and the descriptors in CRIU's process that
+    /// replace them.
     pub inherited: Vec<(String, RawFd)>,
     /// How long it may take to get to the hold.
     pub limit: Duration,
 }
 
-/// A restored body that has not run yet. Dropped, it leaves CRIU without an answer: the owner then kills the body's
-/// namespace, with CRIU in it.
+/// A restored process tree that has not run yet. Dropped, it leaves CRIU without an answer: the
+/// owner then kills the process tree's namespace, with CRIU in it.
 pub struct HeldRestore {
     connection: Connection,
 }
@@ -49,7 +51,7 @@ pub async fn restore(connection: Connection, request: RestoreRequest<'_>) -> Res
         let left = until.saturating_duration_since(Instant::now());
         match connection.next(left).await {
             Ok(Step::Reached(step)) if step == HOLD_AT => return Ok(HeldRestore { connection }),
-            Ok(Step::Reached(_)) => connection.go_on(true).await?,
+            Ok(Step::Reached(_)) => connection.resume(true).await?,
             Ok(Step::Finished(response)) => {
                 return Err(CriuError::Failed { what: "restore it", why: why(response.cr_errmsg) });
             }
@@ -60,12 +62,12 @@ pub async fn restore(connection: Connection, request: RestoreRequest<'_>) -> Res
 }
 
 impl HeldRestore {
-    /// Lets the body run. Returns the root's number in its namespace.
+    /// Lets the process tree run. Returns the root's number in its namespace.
     pub async fn resume(self, limit: Duration) -> Result<i32, CriuError> {
-        self.connection.go_on(true).await?;
+        self.connection.resume(true).await?;
         loop {
             match self.connection.next(limit).await? {
-                Step::Reached(_) => self.connection.go_on(true).await?,
+                Step::Reached(_) => self.connection.resume(true).await?,
                 Step::Finished(response) => {
                     return match response.restore {
                         Some(result) if response.success => Ok(result.pid),

@@ -14,8 +14,9 @@
 //!     │ (to the restore's driver)          │  memory is ordinary memory             │
 //! ```
 //!
-//! CRIU registers a process's areas after it has sent the descriptor, and says `RSTF` when all areas of all processes are
-//! registered, before `pre-resume`. Pages that come before their area is there wait in memory; at `RSTF` they must all fit.
+//! CRIU registers a process's areas after it has sent the descriptor, and says `RSTF` when all
+//! areas of all processes are registered, before `pre-resume`. Pages that come before their area is
+//! there wait in memory; at `RSTF` they must all fit.
 
 use std::{
     collections::BTreeMap,
@@ -39,8 +40,8 @@ use tokio::sync::watch;
 use userfaultfd::Uffd;
 
 use super::{PageError, task::Task};
-use crate::migration::criu::{PAGE_BYTES, Range, lazy_ranges, tree};
-use crate::migration::wire::Pages;
+use crate::migration::criu::{Range, lazy_ranges, tree};
+use crate::protocol::moves::{PAGE_BYTES, Pages};
 
 /// The name that CRIU looks for in its work directory.
 const SOCKET_NAME: &str = "lazy-pages.socket";
@@ -48,7 +49,8 @@ const SOCKET_NAME: &str = "lazy-pages.socket";
 const RESTORE_FINISHED: i32 = 0x5253_5446;
 /// How often pages that came early are tried again while CRIU still registers areas.
 const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-/// How long pages may still not fit once all areas are registered: the kernel wants events to be read first.
+/// How long pages may still not fit once all areas are registered: the kernel wants events to be
+/// read first.
 const SETTLE: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
@@ -69,7 +71,9 @@ impl State {
     }
 
     fn task(&mut self, pid: i32) -> Result<&mut Task, PageError> {
-        self.tasks.get_mut(&pid).ok_or_else(|| PageError::Unexpected(format!("process {pid} is not part of the body")))
+        self.tasks
+            .get_mut(&pid)
+            .ok_or_else(|| PageError::Unexpected(format!("process {pid} is not part of the process tree")))
     }
 }
 
@@ -89,7 +93,7 @@ struct Shared {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Whoever panicked has been told so; what is in place is in place.
+        // The thread that panicked has reported it; what is in place is in place.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -118,7 +122,8 @@ impl Shared {
     }
 }
 
-/// The daemon. Dropped, it ends, and whatever waits for a page of it finds zeros: kill the body before.
+/// The daemon. Dropped, it ends, and whatever waits for a page of it finds zeros: kill the process
+/// tree before.
 pub struct PageDaemon {
     shared: Arc<Shared>,
     stage: watch::Receiver<Stage>,
@@ -136,7 +141,8 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> PageError {
 }
 
 impl PageDaemon {
-    /// Listens in the images' directory, for a restore that is about to start. The images must be complete.
+    /// Listens in the images' directory, for a restore that is about to start. The images must be
+    /// complete.
     pub fn listen(images: &Path) -> Result<Self, PageError> {
         let mut state = State::default();
         for process in tree(images).map_err(|error| PageError::Unexpected(error.to_string()))? {
@@ -167,12 +173,13 @@ impl PageDaemon {
         Ok(Self { shared, stage, stop })
     }
 
-    /// For whoever has pages.
+    /// For the receiver of pages.
     pub fn placer(&self) -> Placer {
         Placer { shared: self.shared.clone() }
     }
 
-    /// Waits until all pages of all processes are in place and the memory is ordinary memory. Cancel-safe.
+    /// Waits until all pages of all processes are in place and the memory is ordinary memory.
+    /// Cancel-safe.
     pub async fn complete(&mut self) -> Result<(), PageError> {
         let stage = self.stage.wait_for(|stage| *stage != Stage::Working).await.map(|stage| *stage);
         if matches!(stage, Ok(Stage::Complete)) {
@@ -214,13 +221,14 @@ impl Placer {
         })
     }
 
-    /// The source has sent everything, so many pages and so many of zeros. All batches must have been handed over before.
+    /// The source has sent everything, so many pages and so many of zeros. All batches must have
+    /// been handed over before.
     pub fn end(&self, pages: u64, zeros: u64) -> Result<(), PageError> {
         self.shared.with(|state| {
             let missing: u64 = state.tasks.values().map(Task::missing_bytes).sum();
             if (state.pages, state.zeros) != (pages, zeros) || missing > 0 {
                 return Err(PageError::Unexpected(format!(
-                    "{} of {pages} pages and {} of {zeros} zero pages arrived, {missing} bytes of the body are missing",
+                    "{} of {pages} pages and {} of {zeros} zero pages arrived, {missing} bytes of the process tree are missing",
                     state.pages, state.zeros
                 )));
             }
@@ -316,8 +324,8 @@ fn receive_uffd(stream: &UnixStream) -> Result<Uffd, PageError> {
         _ => None,
     });
     let fd = fd.ok_or_else(|| PageError::Unexpected("criu announced a process without its userfaultfd".into()))?;
-    // SAFETY: the descriptor was just received and is owned here; that it is a userfaultfd is CRIU's word, and if it is not,
-    // the kernel refuses the first operation.
+    // SAFETY: the descriptor was just received and is owned here; that it is a userfaultfd is
+    // CRIU's word, and if it is not, the kernel refuses the first operation.
     Ok(unsafe { Uffd::from_raw_fd(fd.into_raw_fd()) })
 }
 

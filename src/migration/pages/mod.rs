@@ -1,4 +1,5 @@
-//! Memory: read from the frozen body, carried over, put in place before the body runs.
+//! Memory: read from the frozen process tree, carried over, put in place before the process tree
+//! runs.
 //!
 //! ```text
 //!   source                                                        target
@@ -8,8 +9,8 @@
 //!           CRC-32C, LZ4 if it pays                              page daemon ◄── lazy-pages.socket ── criu restore
 //! ```
 //!
-//! All stages run at the same time, bounded by the channels between them. Nothing is asked for: the source sends everything
-//! in order of addresses, so no round trip is ever waited for.
+//! All stages run at the same time, bounded by the channels between them. Nothing is asked for: the
+//! source sends everything in order of addresses, so no round trip is ever waited for.
 
 mod daemon;
 mod pace;
@@ -23,10 +24,10 @@ pub use pace::Pace;
 pub use plan::{Area, plan};
 pub use send::{Sent, send};
 
-/// What can go wrong with a body's memory.
+/// What can go wrong with a process tree's memory.
 #[derive(Debug, thiserror::Error)]
 pub enum PageError {
-    /// The frozen body's memory cannot be read.
+    /// The frozen process tree's memory cannot be read.
     #[error("memory of process {pid} at {address:#x} cannot be read")]
     Read {
         /// The process on this node.
@@ -36,10 +37,10 @@ pub enum PageError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// The restored body's memory cannot be written.
+    /// The restored process tree's memory cannot be written.
     #[error("memory of process {pid} at {address:#x} cannot be put in place")]
     Place {
-        /// The process in the body's numbering.
+        /// The process in the process tree's numbering.
         pid: i32,
         /// Where.
         address: u64,
@@ -49,7 +50,7 @@ pub enum PageError {
     /// A batch is not what the source has read.
     #[error("a batch of pages was damaged on its way")]
     Damaged,
-    /// Pages came that nobody expects, or some that were expected never came.
+    /// Pages came that are not expected, or some that were expected never came.
     #[error("{0}")]
     Unexpected(String),
     /// CRIU's side of the page daemon.
@@ -63,7 +64,7 @@ pub enum PageError {
     /// It has failed before; [`PageDaemon::complete`] says why.
     #[error("the page daemon has given up")]
     GaveUp,
-    /// The stream broke; whoever reads it knows why.
+    /// The stream broke; its reader knows why.
     #[error("the stream to the target is closed")]
     Closed,
 }

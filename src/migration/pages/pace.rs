@@ -1,9 +1,10 @@
 //! Whether compressing pays, found out by measuring.
 //!
-//! Readers and the writer work at the same time, so the time per byte is that of the slowest stage. Without compression that
-//! is the link's. With it, it is the larger of the compressor's and of the link's for what is left. So compression pays when
-//! both are smaller than the link's time for the raw bytes. What is not known yet is tried, and every
-//! [`PROBE_EVERY`]th batch is compressed in any case, to notice when the memory or the link changes.
+//! Readers and the writer work at the same time, so the time per byte is that of the slowest stage.
+//! Without compression that is the link's. With it, it is the larger of the compressor's and of the
+//! link's for what is left. So compression pays when both are smaller than the link's time for the
+//! raw bytes. What is not known yet is tried, and every [`PROBE_EVERY`]th batch is compressed in
+//! any case, to notice when the memory or the link changes.
 
 use std::sync::Mutex;
 

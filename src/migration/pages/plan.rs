@@ -1,16 +1,17 @@
-//! What is to be read: the ranges that CRIU left out, cut where the body's memory areas meet.
+//! What is to be read: the ranges that CRIU left out, cut where the process tree's memory areas
+//! meet.
 //!
-//! The target can fill pages only within one area at a time, and areas that lie side by side may be one range in CRIU's
-//! images.
+//! The target can fill pages only within one area at a time, and areas that lie side by side may be
+//! one range in CRIU's images.
 
 use std::io;
 
-use crate::migration::{
-    criu::{CriuError, Range, lazy_ranges},
-    process::Process,
+use crate::{
+    migration::criu::{CriuError, Range, lazy_ranges},
+    sys::proc::Process,
 };
 
-/// A range of one process of the frozen body.
+/// A range of one process of the frozen process tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Area {
     /// The process on this node.

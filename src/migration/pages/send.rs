@@ -1,4 +1,5 @@
-//! The source's side: reads the frozen body and writes batches to the stream, reading, compressing and sending at once.
+//! The source's side: reads the frozen process tree and writes batches to the stream, reading,
+//! compressing and sending at once.
 
 use std::{
     fs::File,
@@ -19,18 +20,20 @@ use tokio::{
 };
 
 use super::{Area, Pace, PageError};
-use crate::migration::{
-    criu::{PAGE_BYTES, Range},
-    wire::{Frame, MAX_DATA_BYTES, Pages},
+use crate::{
+    migration::criu::Range,
+    protocol::moves::{Frame, MAX_DATA_BYTES, PAGE_BYTES, Pages},
 };
 
 /// Batches between readers and writer: bounds the memory held by them to a few MiB.
 const QUEUE_BATCHES: usize = 4;
-/// A batch goes to the writer once it has so many bytes: memory in which pages of zeros and others alternate makes frames of some dozen bytes.
+/// A batch goes to the writer once it has so many bytes: memory in which pages of zeros and others
+/// alternate makes frames of some dozen bytes.
 const BATCH_BYTES: usize = 256 << 10;
 /// The most threads that read and compress.
 const MAX_READERS: usize = 4;
-/// How much is written before the link's speed is taken, in bytes: more than socket buffers hold at once.
+/// How much is written before the link's speed is taken, in bytes: more than socket buffers hold at
+/// once.
 const MEASURE_BYTES: usize = 4 << 20;
 
 /// What has been sent.
@@ -59,8 +62,8 @@ struct Batch {
     zeros: u64,
 }
 
-/// Sends all pages of `areas`, and tells `progress` after each batch. A receiver that takes nothing for `patience` is given up.
-/// Dropping the future stops the readers.
+/// Sends all pages of `areas`, and tells `progress` after each batch. A receiver that takes nothing
+/// for `patience` is given up. Dropping the future stops the readers.
 pub async fn send(
     areas: Vec<Area>,
     to: &mut (impl AsyncWrite + Unpin),
@@ -112,7 +115,7 @@ fn split(area: Area) -> impl Iterator<Item = Area> {
         .map(move |start| Area { range: Range { start, end: end.min(start + step) }, ..area })
 }
 
-/// One reader: takes the next area that nobody has taken, until there is none or nobody listens any more.
+/// One reader: takes the next free area, until there is none or the receiver is gone.
 fn read_all(
     areas: &[Area],
     next: &AtomicUsize,
@@ -127,7 +130,8 @@ fn read_all(
         let failed = |source| PageError::Read { pid: area.pid, address: area.range.start, source };
         let file = match memory.take() {
             Some((pid, file)) if pid == area.pid => file,
-            // Unlike process_vm_readv this also reads areas that the body has forbidden itself to read.
+            // Unlike process_vm_readv this also reads areas that the process tree has forbidden
+            // itself to read.
             _ => File::open(format!("/proc/{}/mem", area.pid)).map_err(failed)?,
         };
         let bytes = &mut buffer[..area.range.bytes() as usize];
@@ -167,7 +171,8 @@ fn runs(bytes: &[u8]) -> Vec<Run> {
 }
 
 fn is_zero(page: &[u8]) -> bool {
-    // Most pages that are not zero show it early; the rest is a plain loop that the compiler vectorises.
+    // Most pages that are not zero show it early; the rest is a plain loop that the compiler
+    // vectorises.
     page.first() == Some(&0) && page.chunks(64).all(|line| line.iter().fold(0, |all, byte| all | byte) == 0)
 }
 

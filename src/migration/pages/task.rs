@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ffi::c_void, io, sync::Arc};
 use userfaultfd::{Error as UffdError, Event, Uffd};
 
 use super::{PageError, ranges::Ranges};
-use crate::migration::criu::{PAGE_BYTES, Range};
+use crate::{migration::criu::Range, protocol::moves::PAGE_BYTES};
 
 /// Pages that came before their area was there.
 struct Early {
@@ -22,8 +22,8 @@ enum Copied {
 
 /// One process.
 ///
-/// An address is *expected* until its page has come. A fault there waits for the page; a fault anywhere else is filled with
-/// zeros at once, because such a page was never in the images.
+/// An address is *expected* until its page has come. A fault there waits for the page; a fault
+/// anywhere else is filled with zeros at once, because such a page was never in the images.
 pub(super) struct Task {
     pid: i32,
     uffd: Option<Arc<Uffd>>,
@@ -75,7 +75,8 @@ impl Task {
         self.place_now(Early { start, bytes })
     }
 
-    /// Notes that pages are zero. They are not made: the kernel does that when the body first touches them.
+    /// Notes that pages are zero. They are not made: the kernel does that when the process tree
+    /// first touches them.
     pub(super) fn zeros(&mut self, range: Range) -> Result<(), PageError> {
         if self.expected.remove(range) != range.bytes() {
             return Err(PageError::Unexpected(format!(
@@ -133,7 +134,8 @@ impl Task {
                 self.forget_waiting(range);
                 Ok(())
             }
-            // Nothing of the body has run, and CRIU moves and clones nothing once it has registered an area.
+            // Nothing of the process tree has run, and CRIU moves and clones nothing once it has
+            // registered an area.
             Event::Fork { .. } | Event::Remap { .. } => {
                 Err(PageError::Unexpected(format!("process {} changed its memory before it ran", self.pid)))
             }
@@ -163,8 +165,8 @@ impl Task {
         let mut done = 0;
         while done < pages.bytes.len() {
             let (from, to) = (&pages.bytes[done..], pages.start + done as u64);
-            // SAFETY: source and length are those of a live slice; the destination is memory of another process, which the
-            // kernel checks to be registered with this descriptor.
+            // SAFETY: source and length are those of a live slice; the destination is memory of
+            // another process, which the kernel checks to be registered with this descriptor.
             let copied = unsafe { uffd.copy(from.as_ptr().cast(), to as *mut c_void, from.len(), true) };
             match copied {
                 Ok(bytes) => done += bytes,
@@ -188,9 +190,11 @@ impl Task {
 
     fn fill_with_zeros(&self, address: u64) -> Result<(), PageError> {
         let Some(uffd) = &self.uffd else { return Ok(()) };
-        // SAFETY: the destination is memory of another process, which the kernel checks to be registered here.
+        // SAFETY: the destination is memory of another process, which the kernel checks to be
+        // registered here.
         match unsafe { uffd.zeropage(address as *mut c_void, PAGE_BYTES as usize, true) } {
-            // Another thread's fault there was answered before, or the page was unmapped: nobody waits any more.
+            // Another thread's fault there was answered before, or the page was unmapped: no thread
+            // waits any more.
             Ok(_) => Ok(()),
             Err(UffdError::ZeropageFailed(errno))
                 if matches!(errno as i32, libc::EEXIST | libc::ENOENT | libc::EAGAIN) =>

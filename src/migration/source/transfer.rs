@@ -1,4 +1,4 @@
-//! Sending a frozen and dumped body.
+//! Sending a frozen and dumped process tree.
 
 use std::{
     io::Read,
@@ -13,15 +13,17 @@ use tokio::{
     time::timeout,
 };
 
-use super::engine::explain;
-use crate::migration::{
-    criu::LOG_NAME,
-    pages::{self, Sent},
-    process::Process,
-    wire::{Begin, Control, Frame, MAX_DATA_BYTES},
+use super::SourceError;
+use crate::{
+    migration::{
+        criu::LOG_NAME,
+        pages::{self, Sent},
+    },
+    protocol::moves::{Begin, Control, Frame, MAX_DATA_BYTES},
+    sys::proc::Process,
 };
 
-/// How long the last word to a target may take; nobody depends on it.
+/// How long the last word to a target may take; nothing depends on it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often progress is reported while pages are sent.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
@@ -49,9 +51,9 @@ impl Progress {
     }
 }
 
-/// Sends everything from `Begin` to the last page. An error is the reason of an abort. A target that takes nothing for
-/// `patience` is given up.
-pub(super) async fn send_body<S: AsyncWrite>(
+/// Sends everything from `Begin` to the last page. A target that takes nothing for `patience` is
+/// given up.
+pub(super) async fn send_tree<S: AsyncWrite>(
     to: &mut WriteHalf<S>,
     begin: Begin,
     images: &Path,
@@ -59,16 +61,16 @@ pub(super) async fn send_body<S: AsyncWrite>(
     progress: &Progress,
     report: &(dyn Fn() + Sync),
     patience: Duration,
-) -> Result<Sent, String> {
+) -> Result<Sent, SourceError> {
     let mut to = Patient { to, patience };
     to.send(&Frame::Control(Control::Begin(begin))).await?;
     let mut image_bytes = 0;
-    for name in image_names(images).map_err(explain)? {
+    for name in image_names(images).map_err(SourceError::io("list the images"))? {
         image_bytes += send_image(&mut to, images, &name).await?;
     }
     progress.counters().wire_bytes = image_bytes;
     to.send(&Frame::Control(Control::ImagesEnd)).await?;
-    let areas = pages::plan(images, processes).map_err(explain)?;
+    let areas = pages::plan(images, processes)?;
     let mut reported = Instant::now();
     let count = |sent: &Sent| {
         let mut counters = progress.counters();
@@ -80,8 +82,14 @@ pub(super) async fn send_body<S: AsyncWrite>(
             report();
         }
     };
-    let sent = pages::send(areas, to.to, count, patience).await.map_err(explain)?;
-    tracing::debug!(pages = sent.pages, zeros = sent.zeros, wire_bytes = sent.wire_bytes, image_bytes, "body sent");
+    let sent = pages::send(areas, to.to, count, patience).await?;
+    tracing::debug!(
+        pages = sent.pages,
+        zeros = sent.zeros,
+        wire_bytes = sent.wire_bytes,
+        image_bytes,
+        "process tree sent"
+    );
     Ok(sent)
 }
 
@@ -90,7 +98,7 @@ pub(super) async fn send_end<S: AsyncWrite>(
     to: &mut WriteHalf<S>,
     sent: &Sent,
     patience: Duration,
-) -> Result<(), String> {
+) -> Result<(), SourceError> {
     Patient { to, patience }.send(&Frame::Control(Control::PagesEnd { pages: sent.pages, zeros: sent.zeros })).await
 }
 
@@ -98,7 +106,7 @@ pub(super) async fn send_end<S: AsyncWrite>(
 pub(super) async fn send_failure<S: AsyncWrite>(to: &mut WriteHalf<S>, reason: &str) {
     let mut to = Patient { to, patience: FAREWELL_TIMEOUT };
     if let Err(error) = to.send(&Frame::Control(Control::Failed { reason: reason.into() })).await {
-        tracing::debug!(error, "the target was not told");
+        tracing::debug!(%error, "the target was not told");
     }
 }
 
@@ -109,16 +117,16 @@ struct Patient<'a, S> {
 }
 
 impl<S: AsyncWrite> Patient<'_, S> {
-    async fn send(&mut self, frame: &Frame) -> Result<(), String> {
-        let bytes = frame.encode().map_err(explain)?;
+    async fn send(&mut self, frame: &Frame) -> Result<(), SourceError> {
+        let bytes = frame.encode()?;
         let write = async {
             self.to.write_all(&bytes).await?;
             self.to.flush().await
         };
         timeout(self.patience, write)
             .await
-            .map_err(|_| format!("the target took nothing for {} s", self.patience.as_secs()))?
-            .map_err(|error| format!("the connection to the target broke: {error}"))
+            .map_err(|_| SourceError::NothingTaken(self.patience))?
+            .map_err(SourceError::Broken)
     }
 }
 
@@ -135,16 +143,16 @@ fn image_names(images: &Path) -> std::io::Result<Vec<String>> {
     Ok(names)
 }
 
-async fn send_image<S: AsyncWrite>(to: &mut Patient<'_, S>, images: &Path, name: &str) -> Result<u64, String> {
-    let failed = |error: std::io::Error| format!("image {name}: {error}");
-    let file = std::fs::File::open(images.join(name)).map_err(failed)?;
-    let length = file.metadata().map_err(failed)?.len();
+async fn send_image<S: AsyncWrite>(to: &mut Patient<'_, S>, images: &Path, name: &str) -> Result<u64, SourceError> {
+    let failed = || SourceError::io(format!("read image {name}"));
+    let file = std::fs::File::open(images.join(name)).map_err(failed())?;
+    let length = file.metadata().map_err(failed())?.len();
     let mut sent = 0;
     loop {
         let room = (length - sent).min(MAX_DATA_BYTES as u64);
         let mut part = Vec::with_capacity(room as usize);
         // The file is in memory, reading it does not block.
-        let read = (&file).take(room).read_to_end(&mut part).map_err(failed)? as u64;
+        let read = (&file).take(room).read_to_end(&mut part).map_err(failed())? as u64;
         to.send(&Frame::Image { name: name.into(), data: Bytes::from(part) }).await?;
         sent += read;
         if sent == length || read == 0 {

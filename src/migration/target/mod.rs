@@ -1,4 +1,5 @@
-//! The target engine: takes a body in from its source's stream, holds it complete but still, and lets it run on home's word.
+//! The target engine: takes a process tree in from its source's stream, holds it complete but
+//! still, and lets it run on home's word.
 //!
 //! ```text
 //!   Begin, images          ─ to tmpfs; then everything at once:
@@ -6,13 +7,15 @@
 //!   ├─ criu restore        ─ started by the guest's init (Host::start_criu), up to `pre-resume`
 //!   └─ Pages, Zeros, End   ─ from the stream to the page daemon
 //!   Restored to the source; Host::decide tells home and waits for its word
-//!   Run                    ─ CRIU lets go; Running to the source
+//!   Run                    ─ CRIU detaches; Running to the source
 //! ```
 //!
-//! Up to `Restored` whatever goes wrong ends the attempt; the guest is torn down and the source, which sees its stream end,
-//! asks home for an abort. **From `Restored` on only home's word counts**: the stream to the source may break without harm,
-//! because home may have committed already.
+//! Up to `Restored` whatever goes wrong ends the attempt; the guest is torn down and the source,
+//! which sees its stream end, asks home for an abort. **From `Restored` on only home's word
+//! counts**: the stream to the source may break without harm, because home may have committed
+//! already.
 
+mod error;
 mod receive;
 
 use std::{
@@ -27,27 +30,31 @@ use tokio::{
     time::timeout,
 };
 
+pub use self::error::{HostError, TargetError};
 use self::receive::{receive_images, receive_pages};
 use super::{
     criu::{self, Connection, CriuError, HeldRestore, RestoreRequest},
-    hold::hold,
+    failpoint::failpoint,
     images::ImageDir,
     pages::PageDaemon,
-    source::explain,
-    wire::{Begin, Control, Frame, VERSION},
 };
 use crate::{
-    control::{MoveState, SessionId},
+    causes::explain,
+    job::SessionId,
     proto::criu::PstreeEntry,
+    protocol::{
+        MoveState,
+        moves::{Begin, Control, Frame},
+    },
 };
 
 /// How long a source may send nothing.
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long CRIU may take to restore, pages apart; under emulation a second is usual.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long CRIU may take to let go.
+/// How long CRIU may take to detach.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the last words to a source may take; nobody depends on them.
+/// How long the last words to a source may take; nothing depends on them.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for CRIU's own reason when the page daemon has lost it.
 const REASON_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,7 +63,7 @@ const REASON_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Arrival<'a> {
     /// The source's announcement.
     pub begin: &'a Begin,
-    /// The body's processes, root first.
+    /// The process tree's processes, root first.
     pub tree: &'a [PstreeEntry],
     /// The directory of the images.
     pub images: &'a Path,
@@ -66,26 +73,28 @@ pub struct Arrival<'a> {
 pub struct StartedCriu {
     /// The way to talk to it.
     pub connection: Connection,
-    /// CRIU's names of what is outside the body, and the descriptors in its process that replace it.
+    /// CRIU's names of what is outside the process tree, and the descriptors in its process that
+    /// replace it.
     pub inherited: Vec<(String, RawFd)>,
 }
 
-/// What the engine asks of the guest agent. Errors are readable reasons.
+/// What the engine asks of the guest agent.
 #[async_trait]
 pub trait Host: Send + Sync {
     /// Starts `criu swrk` in the guest's world, with the images' directory as [`criu::IMAGES_FD`].
-    async fn start_criu(&self, arrival: &Arrival<'_>) -> Result<StartedCriu, String>;
+    async fn start_criu(&self, arrival: &Arrival<'_>) -> Result<StartedCriu, HostError>;
 
-    /// Resolves with the reason when the guest is not wanted here any more. Not asked once home has been told of it.
-    async fn given_up(&self) -> String {
+    /// Resolves with the reason when the guest is not wanted here any more. Not asked once home has
+    /// been told of it.
+    async fn given_up(&self) -> HostError {
         std::future::pending().await
     }
 
     /// The copy is complete and held. Tells home and waits for its word: the epoch if it is to run.
-    async fn decide(&self) -> Result<u64, String>;
+    async fn decide(&self) -> Result<u64, HostError>;
 }
 
-/// A body that runs here.
+/// A process tree that runs here.
 #[derive(Clone, Debug)]
 pub struct Arrived {
     /// What the source announced.
@@ -100,18 +109,7 @@ pub struct Arrived {
     pub downtime: Duration,
 }
 
-/// Why there is no body here.
-#[derive(Debug, thiserror::Error)]
-pub enum TargetError {
-    /// Before home's word: the program goes on elsewhere.
-    #[error("{0}")]
-    NotArrived(String),
-    /// Home has committed, but the copy could not be set going: it is lost.
-    #[error("{0}")]
-    Lost(String),
-}
-
-/// Takes a body in. On an error the caller kills whatever is in the guest.
+/// Takes a process tree in. On an error the caller kills whatever is in the guest.
 ///
 /// # Errors
 /// See [`TargetError`].
@@ -122,31 +120,30 @@ where
     let (mut reader, mut writer) = split(stream);
     let taken = tokio::select! {
         taken = take_in(&mut reader, migration, run_dir, host) => taken,
-        reason = host.given_up() => Err(reason),
+        error = host.given_up() => Err(TargetError::Host(error)),
     };
-    let held = match taken {
-        Ok(held) => held,
-        Err(reason) => {
-            say(&mut writer, Control::Failed { reason: reason.clone() }).await;
-            return Err(TargetError::NotArrived(reason));
+    let decided = match taken {
+        Ok(held) => {
+            say(&mut writer, Control::Restored).await;
+            host.decide().await.map(|epoch| (held, epoch)).map_err(TargetError::Host)
         }
+        Err(error) => Err(error),
     };
-    say(&mut writer, Control::Restored).await;
-    let epoch = match host.decide().await {
-        Ok(epoch) => epoch,
-        Err(reason) => {
-            say(&mut writer, Control::Failed { reason: reason.clone() }).await;
-            return Err(TargetError::NotArrived(reason));
+    let (held, epoch) = match decided {
+        Ok(decided) => decided,
+        Err(error) => {
+            say(&mut writer, Control::Failed { reason: explain(&error) }).await;
+            return Err(error);
         }
     };
     let Held { restore, begin, tree, memory_bytes, began, .. } = held;
-    restore.resume(RESUME_TIMEOUT).await.map_err(|error| TargetError::Lost(explain(error)))?;
+    restore.resume(RESUME_TIMEOUT).await.map_err(TargetError::Lost)?;
     let downtime = began.elapsed();
     say(&mut writer, Control::Running).await;
     Ok(Arrived { begin, tree, epoch, memory_bytes, downtime })
 }
 
-/// A complete body that stands still, and its images, which CRIU may still look at.
+/// A complete process tree that stands still, and its images, which CRIU may still look at.
 struct Held {
     restore: HeldRestore,
     begin: Begin,
@@ -162,82 +159,77 @@ async fn take_in<S: AsyncRead + Send + Unpin>(
     migration: SessionId,
     run_dir: &Path,
     host: &dyn Host,
-) -> Result<Held, String> {
+) -> Result<Held, TargetError> {
     let begin = match next(reader).await? {
         Frame::Control(Control::Begin(begin)) => begin,
         other => return Err(out_of_turn(&other)),
     };
     let began = Instant::now();
-    if begin.version != VERSION {
-        return Err(format!(
-            "the source speaks version {} of the migration protocol, this node {VERSION}",
-            begin.version
-        ));
-    }
     if begin.migration != migration {
-        return Err(format!("the source sends migration {}, expected is {migration}", begin.migration));
+        return Err(TargetError::Other { sent: begin.migration, expected: migration });
     }
-    let images = ImageDir::create(run_dir, migration).map_err(explain)?;
+    let images = ImageDir::create(run_dir, migration)
+        .map_err(|source| TargetError::Images { what: "a directory for images".into(), source })?;
     receive_images(reader, images.path()).await?;
-    let tree = criu::tree(images.path()).map_err(explain)?;
-    let mut daemon = PageDaemon::listen(images.path()).map_err(explain)?;
+    let tree = criu::tree(images.path())?;
+    let mut daemon = PageDaemon::listen(images.path())?;
     let placer = daemon.placer();
     let started = host.start_criu(&Arrival { begin: &begin, tree: &tree, images: images.path() }).await?;
     let request = RestoreRequest { images: images.path(), inherited: started.inherited, limit: RESTORE_TIMEOUT };
     let mut restoring = Box::pin(criu::restore(started.connection, request));
     let mut memory = Box::pin(async {
         match receive_pages(reader, placer).await {
-            Ok(memory_bytes) => daemon.complete().await.map(|()| memory_bytes).map_err(explain),
-            Err(reason) => {
+            Ok(memory_bytes) => daemon.complete().await.map(|()| memory_bytes).map_err(TargetError::from),
+            Err(error) => {
                 // The page daemon's own reason is the better one, if it has any.
                 let failed = timeout(Duration::ZERO, daemon.complete()).await.ok().and_then(Result::err);
-                Err(failed.map_or(reason, explain))
+                Err(failed.map_or(error, TargetError::from))
             }
         }
     });
     let (mut restore, mut placed) = (None, None);
-    while restore.is_none() || placed.is_none() {
+    let (restore, memory_bytes) = loop {
         tokio::select! {
             biased;
-            held = &mut restoring, if restore.is_none() => restore = Some(held.map_err(explain)?),
+            held = &mut restoring, if restore.is_none() => restore = Some(held?),
             bytes = &mut memory, if placed.is_none() => match bytes {
                 Ok(bytes) => placed = Some(bytes),
                 // If CRIU is the cause, it knows better.
-                Err(reason) => {
+                Err(error) => {
                     let own: Option<CriuError> = match restore {
                         None => timeout(REASON_TIMEOUT, &mut restoring).await.ok().and_then(Result::err),
                         Some(_) => None,
                     };
-                    return Err(own.map_or(reason, explain));
+                    return Err(own.map_or(error, TargetError::from));
                 }
             },
         }
-    }
+        (restore, placed) = match (restore, placed) {
+            (Some(restore), Some(bytes)) => break (restore, bytes),
+            one => one,
+        };
+    };
     drop((restoring, memory));
-    let (restore, memory_bytes) = restore.zip(placed).ok_or("criu has not finished")?;
-    hold(run_dir, MoveState::Restore).await;
+    failpoint(run_dir, MoveState::Restore).await;
     Ok(Held { restore, begin, tree, memory_bytes, began, _images: images })
 }
 
 /// The source's next frame. Its failure, silence or the end of the stream is an error.
-async fn next(reader: &mut (impl AsyncRead + Unpin)) -> Result<Frame, String> {
-    let frame = timeout(SOURCE_TIMEOUT, Frame::read(reader))
-        .await
-        .map_err(|_| format!("the source sent nothing for {} s", SOURCE_TIMEOUT.as_secs()))?;
-    match frame.map_err(explain)? {
-        Some(Frame::Control(Control::Failed { reason })) => Err(format!("the source gave up: {reason}")),
+async fn next(reader: &mut (impl AsyncRead + Unpin)) -> Result<Frame, TargetError> {
+    let frame = timeout(SOURCE_TIMEOUT, Frame::read(reader)).await;
+    match frame.map_err(|_| TargetError::Silent(SOURCE_TIMEOUT))?? {
+        Some(Frame::Control(Control::Failed { reason })) => Err(TargetError::GivenUp(reason)),
         Some(frame) => Ok(frame),
-        None => Err("the source closed the connection".into()),
+        None => Err(TargetError::Closed),
     }
 }
 
-fn out_of_turn(frame: &Frame) -> String {
-    let what = match frame {
+fn out_of_turn(frame: &Frame) -> TargetError {
+    TargetError::OutOfTurn(match frame {
         Frame::Control(control) => format!("{control:?}"),
         Frame::Image { name, .. } => format!("image {name}"),
         Frame::Pages(_) | Frame::Zeros { .. } => "pages".into(),
-    };
-    format!("the source sent {what} out of turn")
+    })
 }
 
 /// Tells the source, if it still listens.

@@ -10,23 +10,22 @@ use std::{
 
 use tokio::{io::AsyncRead, sync::mpsc, task::JoinSet};
 
-use super::{next, out_of_turn};
-use crate::migration::{
-    criu::PAGE_BYTES,
-    pages::{PageError, Placer},
-    source::explain,
-    wire::{Control, Frame, Pages},
+use super::{TargetError, next, out_of_turn};
+use crate::{
+    migration::pages::{PageError, Placer},
+    protocol::moves::{Control, Frame, PAGE_BYTES, Pages},
 };
 
 /// Threads that unpack and place.
 const PLACERS: usize = 2;
 /// Batches between the stream and them: a few MiB.
 const QUEUE: usize = 4;
-/// The most that images may need in all, in bytes: they hold no pages but those of shared memory and of stacks.
+/// The most that images may need in all, in bytes: they hold no pages but those of shared memory
+/// and of stacks.
 const MAX_IMAGE_BYTES: u64 = 4 << 30;
 
 /// Writes image files until the source says that these were all.
-pub(super) async fn receive_images(reader: &mut (impl AsyncRead + Unpin), images: &Path) -> Result<(), String> {
+pub(super) async fn receive_images(reader: &mut (impl AsyncRead + Unpin), images: &Path) -> Result<(), TargetError> {
     let mut current: Option<(String, File)> = None;
     let mut total = 0;
     loop {
@@ -37,9 +36,9 @@ pub(super) async fn receive_images(reader: &mut (impl AsyncRead + Unpin), images
         };
         total += data.len() as u64;
         if total > MAX_IMAGE_BYTES {
-            return Err("the images are larger than any program's should be".into());
+            return Err(TargetError::TooLarge);
         }
-        let failed = |error: std::io::Error| format!("image {name}: {error}");
+        let failed = |source| TargetError::Images { what: format!("image {name}"), source };
         let mut file = match current.take() {
             Some((open, file)) if open == name => file,
             // A name that comes again after another one is no protocol of ours.
@@ -53,8 +52,9 @@ pub(super) async fn receive_images(reader: &mut (impl AsyncRead + Unpin), images
     }
 }
 
-/// Hands pages to the page daemon until the source says that these were all. Returns the size of the memory that they cover.
-pub(super) async fn receive_pages(reader: &mut (impl AsyncRead + Unpin), placer: Placer) -> Result<u64, String> {
+/// Hands pages to the page daemon until the source says that these were all. Returns the size of
+/// the memory that they cover.
+pub(super) async fn receive_pages(reader: &mut (impl AsyncRead + Unpin), placer: Placer) -> Result<u64, TargetError> {
     let (queue, batches) = mpsc::channel::<Pages>(QUEUE);
     let batches = Arc::new(Mutex::new(batches));
     let mut workers = JoinSet::new();
@@ -78,15 +78,15 @@ pub(super) async fn receive_pages(reader: &mut (impl AsyncRead + Unpin), placer:
                     break (0, 0);
                 }
             }
-            Frame::Zeros { pid, start, pages } => placer.zeros(pid, start, pages).map_err(explain)?,
+            Frame::Zeros { pid, start, pages } => placer.zeros(pid, start, pages)?,
             Frame::Control(Control::PagesEnd { pages, zeros }) => break (pages, zeros),
             other => return Err(out_of_turn(&other)),
         }
     };
     drop(queue);
     while let Some(worker) = workers.join_next().await {
-        worker.map_err(explain)?.map_err(explain)?;
+        worker??;
     }
-    placer.end(pages, zeros).map_err(explain)?;
+    placer.end(pages, zeros)?;
     Ok(pages.saturating_add(zeros).saturating_mul(PAGE_BYTES))
 }

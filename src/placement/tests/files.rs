@@ -1,10 +1,11 @@
-//! Files: what they cost over the link while a job is away from home, and when it comes to a node that has none of them.
+//! Files: what they cost over the link while a job is away from home, and when it comes to a node
+//! that has none of them.
 
 use super::*;
 
 /// Reads and writes so many MiB in each second of its CPU time.
 fn reader(mib_per_s: u64, running_on: &str) -> JobView {
-    JobView { io_bytes: mib_per_s * MIB * ATTAINED_MS / 1_000, ..job("n1/7", "n1", running_on) }
+    with(job("n1/7", "n1", running_on), |job| job.history.counters.io_bytes = mib_per_s * MIB * ATTAINED_MS / 1_000)
 }
 
 fn one_at(here: &str, nodes: Vec<NodeView>, job: JobView) -> Decision {
@@ -27,7 +28,7 @@ fn who_reads_and_writes_much_stays_with_his_files() {
 }
 
 #[test]
-fn away_from_home_it_comes_back_to_them_and_goes_nowhere_else_for_them() {
+fn away_from_home_a_job_returns_for_its_files_only_to_home() {
     let from_n2 = |mib_per_s: u64, nodes: Vec<NodeView>| {
         one_at("n2", nodes, JobView { since_last_move_ms: Some(60_000), ..reader(mib_per_s, "n2") })
     };
@@ -35,7 +36,8 @@ fn away_from_home_it_comes_back_to_them_and_goes_nowhere_else_for_them() {
     assert_eq!(from_n2(0, two()).target(), None);
     let back = from_n2(400, two());
     assert!(moves_to(&back, "n1", Cause::Home), "{:?}", lines(&back));
-    // Of the link between its home and another node nothing is known but that the one between its home and here is slow.
+    // Of the link between its home and another node nothing is known but that the one between its
+    // home and here is slow.
     let slow_home = NodeView { link_bytes_per_s: MIB, ..node("n1", 60_000) };
     let elsewhere = from_n2(50, vec![slow_home, node("n2", 1_000), node("n3", 0)]);
     assert_eq!(elsewhere.target(), None, "{:?}", lines(&elsewhere));
@@ -44,7 +46,10 @@ fn away_from_home_it_comes_back_to_them_and_goes_nowhere_else_for_them() {
 #[test]
 fn what_it_has_mapped_must_be_fetched_again() {
     let mapped = |mib: u64| {
-        let job = JobView { mapped_bytes: mib * MIB, attained_ms: 5_000, ..job("n1/7", "n1", "n1") };
+        let job = JobView {
+            mapped_bytes: mib * MIB,
+            ..with(job("n1/7", "n1", "n1"), |job| job.history.counters.cpu_ns = 5_000 * 1_000_000)
+        };
         one(vec![NodeView { weight_nano: 24 * WEIGHT_NANO, ..node("n1", 3_000) }, node("n2", 0)], job)
     };
     assert!(moves_to(&mapped(10), "n2", Cause::Load), "{:?}", lines(&mapped(10)));
@@ -71,11 +76,14 @@ fn a_target_does_not_judge_the_link_to_another_home() {
 }
 
 #[test]
-fn who_was_sent_away_is_not_brought_back_for_a_link_that_was_known() {
+fn a_known_slow_link_does_not_bring_a_job_back() {
     let nodes = || vec![NodeView { link_bytes_per_s: 5 * MIB, ..node("n1", 1_500) }, node("n2", 1_000)];
     let from_n2 = |home_link_bytes_per_s| {
-        let guest =
-            JobView { home_link_bytes_per_s, frozen_bytes: 0, since_last_move_ms: Some(60_000), ..reader(20, "n2") };
+        let guest = JobView {
+            frozen_bytes: 0,
+            since_last_move_ms: Some(60_000),
+            ..with(reader(20, "n2"), |job| job.history.home_link_bytes_per_s = home_link_bytes_per_s)
+        };
         one_at("n2", nodes(), guest)
     };
     assert!(moves_to(&from_n2(None), "n1", Cause::Home), "{:?}", lines(&from_n2(None)));

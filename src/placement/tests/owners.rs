@@ -30,7 +30,7 @@ fn an_owner_has_his_machine_back_and_his_guests_leave() {
         ]
     );
     let idle = one(vec![owned("n1", 1_000, 0), home()], guest("n2/1", "n2"));
-    assert_eq!(idle.action, Action::Stay, "nobody wants the CPU: {idle:?}");
+    assert_eq!(idle.action, Action::Stay, "no owner wants the CPU: {idle:?}");
 }
 
 #[test]
@@ -70,9 +70,12 @@ fn who_must_leave_waits_for_no_other_but_is_not_sent_twice() {
 }
 
 #[test]
-fn guests_of_one_tree_have_no_machine_to_themselves_whose_owner_is_busy() {
-    let brother =
-        |id: &str| JobView { tree: Some(1), since_last_move_ms: Some(4_000), frozen_bytes: 0, ..guest(id, "n2") };
+fn guests_of_a_tree_share_a_machine_with_its_busy_owner() {
+    let brother = |id: &str| JobView {
+        since_last_move_ms: Some(4_000),
+        frozen_bytes: 0,
+        ..with(guest(id, "n2"), |job| job.spec.tree = Some(1))
+    };
     let leaves = |here: NodeView| {
         let input = input(vec![here, node("n2", 1_000)], vec![brother("n2/1"), brother("n2/2")]);
         placement().decide(&input, 1).iter().any(|decision| decision.target().is_some())
@@ -82,10 +85,10 @@ fn guests_of_one_tree_have_no_machine_to_themselves_whose_owner_is_busy() {
 }
 
 #[test]
-fn nodes_that_a_user_named_are_compared_however_large_the_cluster() {
+fn nodes_named_by_a_user_are_always_compared() {
     let nodes: Vec<NodeView> =
         iter::once(node("n1", 9_000)).chain((2..1_000).map(|n| node(&format!("n{n}"), 0))).collect();
-    let job = JobView { allowed_nodes: Some(vec!["n700".into()]), ..job("n1/1", "n1", "n1") };
+    let job = with(job("n1/1", "n1", "n1"), |job| job.constraints.allowed_nodes = vec!["n700".into()]);
     let mut input = input(nodes, vec![job.clone()]);
     for seed in 0..8 {
         let decision = placement().decide(&input, seed).remove(0);
@@ -114,7 +117,7 @@ fn what_was_sent_counts_where_it_will_run() {
     assert!(there(&mut placement, guest("n2/1", "n2")).starts_with("n2 (home): 1.00 for itself"));
     let mut placement = Placement::new(Config { moves_per_target: 9, ..Config::default() }).unwrap();
     assert!(there(&mut placement, guest("n2/1", "n2")).starts_with("n2 (home): 1.00 for itself"));
-    let late = |id: &str| JobView { age_ms: 61_000, ..guest(id, "n3") };
+    let late = |id: &str| with(guest(id, "n3"), |job| job.history.age_ms = 61_000);
     assert!(there(&mut placement, late("n3/1")).starts_with("n2: 20.00 for itself"), "n2/1 comes home");
 }
 
@@ -122,7 +125,11 @@ fn what_was_sent_counts_where_it_will_run() {
 fn who_drains_a_node_sends_its_guests_away_whatever_that_costs() {
     let drained = |nodes, jobs| decide(&mut placement(), &Input { draining: true, ..input(nodes, jobs) });
     // Below the threshold, idle, pinned, just started, and dearer there: it leaves all the same.
-    let idle = JobView { demand_milli: 10, pinned: true, age_ms: 10, ..guest("n2/1", "n2") };
+    let idle = with(guest("n2/1", "n2"), |job| {
+        job.history.demand_milli = 10;
+        job.constraints.stay = true;
+        job.history.age_ms = 10
+    });
     let busy = || node("n2", 3_000);
     let decision = drained(vec![node("n1", 0), busy()], vec![idle.clone()]).remove(0);
     assert!(moves_to(&decision, "n2", Cause::Evacuate), "{decision:?}");
@@ -136,7 +143,7 @@ fn who_drains_a_node_sends_its_guests_away_whatever_that_costs() {
         drained(vec![node("n1", 900), busy()], vec![own]).remove(0).verdict().unwrap().rule(),
         "below_threshold"
     );
-    // Nobody has room.
+    // No node has room.
     let full = NodeView { free_memory_bytes: 0, ..busy() };
     let decision = drained(vec![node("n1", 0), full], vec![idle]).remove(0);
     assert_eq!(decision.verdict().unwrap().to_string(), "stays: no other node can take it");
@@ -144,11 +151,11 @@ fn who_drains_a_node_sends_its_guests_away_whatever_that_costs() {
 
 #[test]
 fn a_job_leaves_a_node_that_its_user_does_not_allow() {
-    let only_n3 = JobView { allowed_nodes: Some(vec!["n3".into()]), ..guest("n2/1", "n2") };
+    let only_n3 = with(guest("n2/1", "n2"), |job| job.constraints.allowed_nodes = vec!["n3".into()]);
     let nodes = vec![node("n1", 0), node("n2", 1_500), node("n3", 400), node("n4", 0)];
     let decision = one(nodes.clone(), only_n3.clone());
     assert!(moves_to(&decision, "n3", Cause::Evacuate), "{decision:?}");
     assert_eq!(lines(&decision)[0], "n1 is not among the nodes allowed for this job: it must leave");
-    let at_home = JobView { home: "n1".into(), ..only_n3 };
+    let at_home = with(only_n3, |job| job.id.home = "n1".into());
     assert_eq!(one(nodes, at_home).verdict().unwrap().rule(), "below_threshold", "home is always allowed");
 }

@@ -1,9 +1,11 @@
 //! Machines that leave and come back.
 //!
-//! All machines and all policies know at once who is away: membership finds out much sooner than loads change. A machine that *drains*
-//! takes no more jobs, and those that it has are placed anew as if they had arrived just then, but for what they have done already; where
-//! moves take time they run on until then. A machine that *dies* takes its jobs with it: they begin again elsewhere. A move whose target
-//! has gone meanwhile comes to nothing, and the job goes on where it was.
+//! All machines and all policies know at once who is away: membership finds out much sooner than
+//! loads change. A machine that *drains* takes no more jobs, and those that it has are placed anew
+//! as if they had arrived just then, but for what they have done already; where moves take time
+//! they run on until then. A machine that *dies* takes its jobs with it: they begin again
+//! elsewhere. A move whose target has gone meanwhile comes to nothing, and the job continues where
+//! it was.
 
 use rand::{RngExt as _, SeedableRng as _, rngs::Xoshiro256PlusPlus};
 use serde::Deserialize;
@@ -36,7 +38,7 @@ pub struct Leave {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Departure {
-    /// Its jobs go on elsewhere.
+    /// Its jobs continue elsewhere.
     Drains,
     /// Its jobs begin again elsewhere.
     Dies,
@@ -64,7 +66,7 @@ impl Engine<'_> {
     /// Machines leave, as far as one is left.
     pub(super) fn leave(&mut self, number: usize, policy: &mut dyn Policy) {
         let Leave { how, back_after_s, .. } = self.scenario.leaves[number];
-        // Nobody is to go where the next one leaves.
+        // No job is to go where the next one leaves.
         let mut leaving = std::mem::take(&mut self.departures[number]);
         leaving.retain(|machine| {
             let is_open = |machine: &usize| self.cluster.machines[*machine].is_open;
@@ -144,7 +146,7 @@ impl Engine<'_> {
         }
     }
 
-    /// It goes on at its target.
+    /// It continues at its target.
     pub(super) fn arrive(&mut self, id: usize, policy: &mut dyn Policy) {
         let Some(index) = self.cluster.flights.iter().position(|flight| flight.id == id) else { return };
         let Flight { from, to, frozen, .. } = self.cluster.flights.swap_remove(index);

@@ -5,11 +5,12 @@ use std::cmp::Ordering;
 /// What happens at a time; of one moment in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum What {
-    /// Something on a machine changes by itself; the second figure is out of date if the machine has changed since.
+    /// Something on a machine changes by itself; the second figure is out of date if the machine
+    /// has changed since.
     Machine(usize, u64),
     /// A part that moves stops at the one machine.
     Freeze(usize),
-    /// It goes on at the other.
+    /// It continues at the other.
     Arrive(usize),
     /// The next job arrives.
     Arrival(usize),
@@ -19,7 +20,7 @@ pub(super) enum What {
     Leave(usize),
     /// They are back.
     Return(usize),
-    /// Somebody looks on.
+    /// An observer samples.
     Look,
 }
 

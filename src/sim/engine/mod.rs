@@ -20,7 +20,8 @@ use super::{
 /// What came of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// Each job's time from arrival to the end of its last part in relation to its CPU demand, in the order of arrival.
+    /// Each job's time from arrival to the end of its last part in relation to its CPU demand, in
+    /// the order of arrival.
     pub slowdowns: Vec<f64>,
     /// Moves of jobs that had begun.
     pub moves: u64,
@@ -43,7 +44,7 @@ pub(super) fn watch(
     Engine::new(scenario, policy, seed).run(policy, Some(Watch { period_s, show }))
 }
 
-/// Somebody who looks on.
+/// An observer.
 struct Watch<'w> {
     period_s: f64,
     show: &'w mut dyn FnMut(&Cluster) -> ControlFlow<()>,
@@ -66,7 +67,8 @@ struct Engine<'a> {
     next_part: usize,
     /// How many parts were placed: they come at each machine in turn.
     placed: usize,
-    /// The machines of each of the scenario's departures: those that will leave, then those that have left.
+    /// The machines of each of the scenario's departures: those that will leave, then those that
+    /// have left.
     departures: Vec<Vec<usize>>,
 }
 

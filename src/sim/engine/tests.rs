@@ -45,7 +45,7 @@ fn moves_are_made_if_they_pay() {
 }
 
 #[test]
-fn what_a_job_needs_is_told_to_those_who_place_it_only_if_it_is_known() {
+fn policies_see_the_need_of_a_job_only_if_it_is_known() {
     let told = |known: bool, name: PolicyName| {
         let mut scenario = scenario("memory-bound");
         scenario.arrivals.until_s = 50.0;
@@ -75,8 +75,8 @@ fn what_is_lost_makes_words_older() {
     assert_ne!(known(0.33), known(0.9));
 }
 
-/// A hundred machines as they are: they gossip, moves take their time, and placement is as it is by default. Jobs come until 100 s and
-/// have work for longer than a test looks on.
+/// A hundred machines as they are: they gossip, moves take their time, and placement is as it is by
+/// default. Jobs come until 100 s and have work for longer than a test looks on.
 fn lasting(mean_gap_s: f64) -> Scenario {
     let mut scenario = Scenario::named("leaving-1");
     scenario.placement = Config::default();
@@ -96,7 +96,8 @@ fn a_hundred_machines_that_see_one_idle_do_not_stampede() {
     assert!(with_little.iter().all(|coming| *coming <= starts_per_target), "{with_little:?}");
 }
 
-/// How many jobs were on their way to an idle machine that a hundred others saw, at each half second, where jobs have so much memory.
+/// How many jobs were on their way to an idle machine that a hundred others saw, at each half
+/// second, where jobs have so much memory.
 fn came(memory_mib: f64) -> Vec<u32> {
     let mut scenario = lasting(0.25);
     (scenario.jobs.least_memory_mib, scenario.jobs.most_memory_mib) = (memory_mib, 4.0 * memory_mib);
@@ -119,7 +120,7 @@ fn came(memory_mib: f64) -> Vec<u32> {
 }
 
 #[test]
-fn in_a_steady_state_nobody_moves() {
+fn in_a_steady_state_no_job_moves() {
     let mut scenario = lasting(0.2);
     let [alike] = &scenario.machines[..] else { panic!() };
     let kind = |count, cpus, speed| crate::sim::scenario::MachineKind { count, cpus, speed, ..alike.clone() };

@@ -22,7 +22,7 @@ pub(super) struct Flight {
     pub(super) to: usize,
     /// When the job stops at the one machine, in seconds.
     pub(super) freeze_s: f64,
-    /// When it goes on at the other.
+    /// When it continues at the other.
     pub(super) arrive_s: f64,
     /// The job while it stands still.
     pub(super) frozen: Option<Running>,
@@ -58,7 +58,7 @@ impl Cluster {
     pub(super) fn new(scenario: &Scenario, policy: PolicyName, machines: Vec<Machine>, seed: u64) -> Self {
         let boards = scenario.gossip.map(|config| {
             let said = machines.iter().map(|machine| machine.figures(0.0)).collect();
-            // What placement does not believe is not worth remembering.
+            // What placement ignores is not worth storing.
             Boards::starting(said, config, scenario.network, scenario.placement.stale_ms, seed)
         });
         Self {
@@ -131,7 +131,8 @@ impl Cluster {
         self.boards.iter().flat_map(|boards| boards.ages_ms(self.now_ms()))
     }
 
-    /// Moves a job: at once if moves are free, else this begins its move. A job that is on its way already goes on.
+    /// Moves a job: at once if moves are free, else this begins its move. A job that is on its way
+    /// already continues.
     pub(super) fn move_job(&mut self, id: usize, from: usize, to: usize) {
         let Some(running) = self.machines[from].get(id).filter(|_| from != to) else { return };
         if let Some(cost) = self.cost {
@@ -177,7 +178,7 @@ const SAMPLE: usize = 2;
 
 /// A placement policy. Policies that never move jobs implement the first method only.
 pub(super) trait Policy {
-    /// The machine where a job begins, or goes on, that comes at the machine `at`.
+    /// The machine where a job begins, or continues, that comes at the machine `at`.
     fn place(&mut self, cluster: &mut Cluster, at: usize, job: &Running) -> usize;
 
     /// Moves jobs, once in each of the scenario's periods.

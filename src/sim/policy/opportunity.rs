@@ -1,15 +1,19 @@
-//! E-PVM and E-MOSIX: the opportunity cost of Amir, Awerbuch, Barak, Borgstrom and Keren, IEEE TPDS 11(7), 2000.
+//! E-PVM and E-MOSIX: the opportunity cost of Amir, Awerbuch, Barak, Borgstrom and Keren, IEEE TPDS
+//! 11(7), 2000.
 //!
-//! A machine costs `n^(used memory / memory) + n^(jobs / L)`, with `n` machines and `L` the smallest power of two above the highest number
-//! of jobs seen of a machine. A job goes where it adds the least cost. E-MOSIX also compares each running job, in each period, with a few
-//! machines at random, and moves it if it adds less there. As in the paper a job at a slow machine is one like any other; with
-//! loads, which are jobs by speed, both policies do worse. The paper's machines have one CPU; of a machine with more we count the jobs per
-//! CPU.
+//! A machine costs `n^(used memory / memory) + n^(jobs / L)`, with `n` machines and `L` the
+//! smallest power of two above the highest number of jobs seen of a machine. A job goes where it
+//! adds the least cost. E-MOSIX also compares each running job, in each period, with a few machines
+//! at random, and moves it if it adds less there. As in the paper a job at a slow machine is one
+//! like any other; with loads, which are jobs by speed, both policies do worse. The paper's
+//! machines have one CPU; of a machine with more we count the jobs per CPU.
 //!
-//! Much hangs on `L`, of which the paper says no more than that. The larger it is, the less jobs count beside memory. Over 400 runs of
-//! `oc-fit` the slowdowns by job of E-PVM and E-MOSIX, which are 8.4 and 8.4 as we read it, are 8.6 and 8.8 if a machine that thrashes is seen
-//! as ten jobs fuller, 9.8 and 10.6 if slow machines are seen as the fuller too, 8.5 and 8.9 if `L` is always 4, 10.1 and 10.4 if it is 64, 10.9
-//! and 11.8 if it is 256. Others' simulations of the same differ by as much. Ours is the reading under which both do best.
+//! Much hangs on `L`, of which the paper says no more than that. The larger it is, the less jobs
+//! count beside memory. Over 400 runs of `oc-fit` the slowdowns by job of E-PVM and E-MOSIX, which
+//! are 8.4 and 8.4 as we read it, are 8.6 and 8.8 if a machine that thrashes is seen as ten jobs
+//! fuller, 9.8 and 10.6 if slow machines are seen as the fuller too, 8.5 and 8.9 if `L` is always
+//! 4, 10.1 and 10.4 if it is 64, 10.9 and 11.8 if it is 256. Others' simulations of the same differ
+//! by as much. Ours is the reading under which both do best.
 
 use super::{Cluster, Policy, SAMPLE, Seen};
 use crate::sim::machine::{Figures, Running};
@@ -34,7 +38,8 @@ impl Opportunity {
         Self { moves: true, most_jobs: 1.0 }
     }
 
-    /// What a job of this memory adds at a machine with so many jobs and so much memory in use beside it.
+    /// What a job of this memory adds at a machine with so many jobs and so much memory in use
+    /// beside it.
     fn marginal(&self, machines: usize, there: Figures, jobs: f64, used_mib: f64, memory_mib: f64) -> f64 {
         let n = machines as f64;
         let most = (self.most_jobs + 1e-9).log2().ceil().exp2();
@@ -75,11 +80,11 @@ impl Policy for Opportunity {
                 let here = cluster.machines[from].figures(cluster.now_s);
                 let stay = self.marginal(n, here, (here.jobs - 1.0).max(0.0), here.used_mib - memory_mib, memory_mib);
                 let others = cluster.some_others(from, SAMPLE);
-                let go = |index: usize| {
+                let move_to = |index: usize| {
                     let there = cluster.seen(from, index)?.figures;
                     Some((index, self.marginal(n, there, there.jobs, there.used_mib, memory_mib)))
                 };
-                let best = others.into_iter().filter_map(go).min_by(|a, b| a.1.total_cmp(&b.1));
+                let best = others.into_iter().filter_map(move_to).min_by(|a, b| a.1.total_cmp(&b.1));
                 if let Some((to, _)) = best.filter(|(_, cost)| *cost < stay) {
                     cluster.move_job(job, from, to);
                 }

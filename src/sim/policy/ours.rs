@@ -1,31 +1,33 @@
-//! Ours: each machine has a [`Placement`] of its own, the one that runs on nodes, and is told what a node would be told.
+//! Ours: each machine has a [`Placement`] of its own, the one that runs on nodes, and is told what
+//! a node would be told.
 
 use rand::RngExt as _;
 
 use super::{Cluster, Policy, Seen};
 use crate::{
-    placement::{Action, Config, Decision, InFlight, Input, JobId, JobView, NodeName, NodeView, Placement},
+    job::{Constraints, Counters, History, JobId, JobRecord, JobSpec, SessionId},
+    placement::{Action, Config, Decision, InFlight, Input, JobView, NodeName, NodeView, Placement},
     sim::{
         machine::{Figures, Running, Sharing},
         scenario::Scenario,
     },
 };
 
-/// Rounds of decisions at an event, at most, where moves take no time and show at once: in each, every machine may send one job.
+/// Rounds of decisions at an event, at most, where moves take no time and show at once: in each,
+/// every machine may send one job.
 const ROUNDS: usize = 32;
 
 pub(super) struct ScxMosix {
     names: Vec<NodeName>,
     placements: Vec<Placement>,
-    /// The names of jobs, by number.
-    jobs: Vec<JobId>,
     at_each_event: bool,
     /// Whether it is told how much CPU time a job will need when it is placed.
     cpu_known: bool,
 }
 
 impl ScxMosix {
-    /// A placement for each machine of a scenario that was checked, where machines share their CPUs so.
+    /// A placement for each machine of a scenario that was checked, where machines share their CPUs
+    /// so.
     pub(super) fn new(scenario: &Scenario, sharing: Sharing) -> Self {
         let count = scenario.machines.iter().map(|kind| kind.count).sum();
         let placement = Placement::new(sharing.placement(scenario));
@@ -34,17 +36,14 @@ impl ScxMosix {
         Self {
             names: (0..count).map(|machine| format!("m{machine}").into()).collect(),
             placements: placement.flat_map(|placement| vec![placement; count]).collect(),
-            jobs: Vec::new(),
             at_each_event: scenario.decide_at_events,
             cpu_known: scenario.jobs.cpu_known,
         }
     }
 
-    fn job_name(&mut self, id: usize) -> JobId {
-        for next in self.jobs.len()..=id {
-            self.jobs.push(next.to_string().into());
-        }
-        self.jobs[id].clone()
+    /// A job's name by its number: each is at home at the machine where it runs.
+    fn job_name(&self, id: usize, at: usize) -> JobId {
+        JobId { home: self.names[at].clone(), pid: i32::try_from(id).unwrap_or(i32::MAX) }
     }
 
     fn node(&self, cluster: &Cluster, seen: Seen) -> NodeView {
@@ -62,7 +61,7 @@ impl ScxMosix {
             free_memory_bytes: bytes((memory_mib - used_mib).max(0.0)),
             total_memory_bytes: bytes(memory_mib),
             swapped_bytes: bytes((used_mib - memory_mib).max(0.0)),
-            memory_falls_bytes_per_s: 0,
+            depletion_bytes_per_s: 0,
             memory_stall_centi: 0,
             link_bytes_per_s: (link_mbit * 1e6 / 8.0) as u64,
             freeze_ms: cluster.cost.map_or(0, |cost| (cost.freeze_s * 1e3) as u64),
@@ -77,28 +76,27 @@ impl ScxMosix {
     fn job(&mut self, cluster: &Cluster, running: &Running, here: usize) -> JobView {
         let frozen = cluster.cost.map_or(0.0, |cost| cost.frozen_mib(running.memory_mib, running.dirty_share));
         let since_ms = |then_s: f64| ((cluster.now_s - then_s) * 1e3) as u64;
+        let counters = Counters { cpu_ns: (running.attained_s * 1e3) as u64 * 1_000_000, ..Counters::default() };
+        let age_ms = since_ms(running.began_s);
         JobView {
-            id: self.job_name(running.id),
-            home: self.names[here].clone(),
+            record: JobRecord {
+                id: self.job_name(running.id, here),
+                session: SessionId([0; 16]),
+                spec: JobSpec::default(),
+                constraints: Constraints::default(),
+                history: History { counters, age_ms, demand_milli: 1_000, ..History::default() },
+            },
             running_on: self.names[here].clone(),
-            demand_milli: 1_000,
-            attained_ms: (running.attained_s * 1e3) as u64,
-            tree: None,
-            tree_attained_ms: 0,
-            rss_bytes: bytes(running.memory_mib),
+            working_set_bytes: bytes(running.memory_mib),
             frozen_bytes: bytes(frozen),
             mapped_bytes: 0,
-            io_bytes: 0,
-            home_link_bytes_per_s: None,
-            age_ms: since_ms(running.began_s),
             since_last_move_ms: running.moved_s.map(since_ms),
             movable: Ok(()),
-            pinned: false,
-            allowed_nodes: None,
         }
     }
 
-    /// What machine `here` knows: what it has seen; where all know all, the others as they will be when their moves are over.
+    /// What machine `here` knows: what it has seen; where all know all, the others as they will be
+    /// when their moves are over.
     fn input(&mut self, cluster: &Cluster, here: usize) -> Input {
         let mut known: Vec<Seen> = cluster.known(here).collect();
         if cluster.is_transparent() {
@@ -124,7 +122,7 @@ impl ScxMosix {
     fn input_alone(&mut self, cluster: &Cluster, here: usize) -> Input {
         let flights = cluster.flights.iter().filter(|flight| flight.from == here || flight.to == here);
         let in_flight = flights.map(|flight| InFlight {
-            job: self.job_name(flight.id),
+            job: self.job_name(flight.id, flight.from),
             source: self.names[flight.from].clone(),
             target: self.names[flight.to].clone(),
         });
@@ -145,13 +143,14 @@ impl ScxMosix {
         name.strip_prefix('m')?.parse().ok().filter(|machine| *machine < self.names.len())
     }
 
-    /// Asks the machine that was chosen for a job of `here` whether it takes it; says which it is, if so.
+    /// Asks the machine that was chosen for a job of `here` whether it takes it; says which it is,
+    /// if so.
     fn admitted(&mut self, cluster: &Cluster, here: usize, decision: &Decision, job: &JobView) -> Option<usize> {
         let Action::Move { target, cause } = &decision.action else { return None };
         let to = self.machine(target)?;
         let there = self.input_alone(cluster, to);
         if self.placements[to].admit(&there, job, *cause, decision.limit_milli).is_err() {
-            self.placements[here].busy(&job.id, target, there.now_ms, 0);
+            self.placements[here].busy(job.id(), target, there.now_ms, 0);
             return None;
         }
         Some(to)
@@ -201,7 +200,7 @@ impl Policy for ScxMosix {
         let seed = cluster.random.random();
         let decision = self.placements[at].assign(&input, &job, expected_ms, seed);
         let to = self.admitted(cluster, at, &decision, &job).unwrap_or(at);
-        self.settle(cluster, at, to, &job.id);
+        self.settle(cluster, at, to, job.id());
         to
     }
 

@@ -14,7 +14,8 @@ impl Policy for RoundRobin {
     }
 }
 
-/// The machine whose load would be least with one job more; of equals the one that was heard of last.
+/// The machine whose load would be least with one job more; of equals the one that was heard of
+/// last.
 fn least_loaded(among: impl IntoIterator<Item = Seen>) -> Option<usize> {
     let load = |seen: &Seen| seen.figures.load_of(seen.figures.jobs + 1.0);
     let first = |a: &Seen, b: &Seen| load(a).total_cmp(&load(b)).then(a.age_ms.cmp(&b.age_ms));
@@ -40,9 +41,10 @@ impl Policy for TwoChoices {
     }
 }
 
-/// MOSIX (mosix.md §2, after Barak, Guday and Wheeler, 1993): jobs begin where they come, each machine in turn. In each period each
-/// machine looks at some others at random; one whose memory is exhausted sends away the smallest job that cures it, to where there is
-/// room; else the job goes to the least loaded with room, if even 130 % of its own load leaves that below here.
+/// MOSIX (mosix.md §2, after Barak, Guday and Wheeler, 1993): jobs begin where they come, each
+/// machine in turn. In each period each machine looks at some others at random; one whose memory is
+/// exhausted sends away the smallest job that cures it, to where there is room; else the job goes
+/// to the least loaded with room, if even 130 % of its own load leaves that below here.
 pub(super) struct Mosix;
 
 /// MOSIX's hysteresis.
@@ -93,7 +95,8 @@ fn balance(cluster: &Cluster, from: usize, others: &[usize]) -> Option<(usize, u
     (there.load() + HYSTERESIS * there.load_of(1.0) < here.load()).then_some((job.id, to))
 }
 
-/// Work stealing (Blumofe and Leiserson, 1999): an idle machine takes a job of one at random that has more than it has CPUs.
+/// Work stealing (Blumofe and Leiserson, 1999): an idle machine takes a job of one at random that
+/// has more than it has CPUs.
 pub(super) struct WorkStealing;
 
 impl Policy for WorkStealing {
@@ -131,8 +134,9 @@ impl Policy for WorkStealing {
     }
 }
 
-/// Greedy with full knowledge of all jobs and machines as they are: at each event, the shortest job first, each to the machine where it ends soonest behind those that are
-/// there already, if its memory fits.
+/// Greedy with full knowledge of all jobs and machines as they are: at each event, the shortest job
+/// first, each to the machine where it ends soonest behind those that are there already, if its
+/// memory fits.
 pub(super) struct Clairvoyant;
 
 impl Policy for Clairvoyant {

@@ -1,5 +1,5 @@
-//! A real C project, a Debian source package, built by `make -j8` at n1: with scx_mosix, which lets its compilers start and move elsewhere,
-//! and at n1 alone, by turns. The objects must be the same.
+//! A real C project, a Debian source package, built by `make -j8` at n1: with scx_mosix, which lets
+//! its compilers start and move elsewhere, and at n1 alone, by turns. The objects must be the same.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::{progress::Progress, vm::accel::Accel};
 /// The longest a build may take: emulated compilers are slow.
 const BUILD_LIMIT: Duration = Duration::from_secs(1_800);
 
-/// Builds the package's library as an ordinary user. Prints the milliseconds that it took, the number of objects and their digest. `$1` goes
-/// before `make`.
+/// Builds the package's library as an ordinary user. Prints the milliseconds that it took, the
+/// number of objects and their digest. `$1` goes before `make`.
 const BUILD: &str = r#"
 set -eu
 rm -rf /home/user/build
@@ -33,12 +33,13 @@ ended=$(date +%s%N)
 objects=$(find . -name '*.o' | LC_ALL=C sort)
 echo $(((ended - began) / 1000000)) $(echo "$objects" | wc -l) $(cat $objects | sha256sum | cut -d' ' -f1)"#;
 
-/// An emulator translates a program's code anew for each address at which it begins, which takes longer than a short program runs. A processor
-/// does nothing of the kind.
+/// An emulator translates a program's code anew for each address at which it begins, which takes
+/// longer than a short program runs. A processor does nothing of the kind.
 const SAME_ADDRESSES: &str = "echo 0 >/proc/sys/kernel/randomize_va_space";
 
-/// Compiles one file, so that the compiler is in the node's memory before anything is measured and an emulator has translated it. No processor
-/// does that; it doubles the time of the first compilation, and would count three times for the first build that uses all nodes.
+/// Compiles one file, so that the compiler is in the node's memory before anything is measured and
+/// an emulator has translated it. No processor does that; it doubles the time of the first
+/// compilation, and would count three times for the first build that uses all nodes.
 const WARM_UP: &str = "runuser -u user -- gcc -O3 -c -o /dev/null /usr/src/zstd/lib/compress/huf_compress.c";
 
 /// How many moves out of n1 have succeeded so far.
@@ -69,7 +70,7 @@ pub fn measure(guests: &Guests, pairs: usize, progress: &Progress) -> Result<Bui
     let mut first: Option<Built> = None;
     let step = progress.step("build: the compiler runs once on each node");
     for node in (1..=guests.state.kernels.len()).map(|node| format!("n{node}")) {
-        if guests.state.accel == Accel::Tcg {
+        if guests.state.accel == Some(Accel::Tcg) {
             guests.bash(&node, SAME_ADDRESSES)?;
         }
         guests.bash_within(&node, BUILD_LIMIT, WARM_UP)?;

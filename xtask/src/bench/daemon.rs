@@ -1,6 +1,8 @@
-//! What the daemon of n1 itself costs: CPU time and memory, idle and with 1,000 tasks to look after.
+//! What the daemon of n1 itself costs: CPU time and memory, idle and with 1,000 tasks to look
+//! after.
 //!
-//! The tasks are processes that wake once a second each, in ten jobs. The figures are the kernel's, from `/proc/PID/stat`.
+//! The tasks are processes that wake once a second each, in ten jobs. The figures are the kernel's,
+//! from `/proc/PID/stat`.
 
 use std::time::Duration;
 
@@ -37,7 +39,8 @@ pub struct Cost {
     pub rss_kib: u64,
 }
 
-/// Prints clock ticks a second and the size of a page; then, before and after the window, the uptime in seconds and the daemon's stat.
+/// Prints clock ticks a second and the size of a page; then, before and after the window, the
+/// uptime in seconds and the daemon's stat.
 fn window() -> String {
     format!(
         "pid=$(cat /run/scx_mosix.pid)\nsleep {SETTLE_S}\ngetconf CLK_TCK\ngetconf PAGESIZE\n\

@@ -52,15 +52,15 @@ impl Guests {
         for name in names {
             let path = stripped.path().join(name);
             cmd::output(std::process::Command::new("strip").arg("-o").arg(&path).arg(examples.join(name)))?;
-            for node in 1..=self.state.kernels.len() {
+            for node in 1..=self.state.nodes() {
                 self.cluster.access(node, "root")?.push(&path, &format!("/usr/local/bin/{name}"))?;
             }
         }
         Ok(())
     }
 
-    /// Runs a bash script as root on a node and returns what it printed, without the last line's end. A failure's error holds what it
-    /// printed on stderr.
+    /// Runs a bash script as root on a node and returns what it printed, without the last line's
+    /// end. A failure's error holds what it printed on stderr.
     pub fn bash(&self, node: &str, script: &str) -> Result<String> {
         self.bash_within(node, LIMIT, script)
     }

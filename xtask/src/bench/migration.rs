@@ -7,9 +7,10 @@
 //!             downtime: from the first task that criu stops to n2's word that criu has restored; total: from criu's start
 //! ```
 //!
-//! Both move the same program (`workload memory`: pages that do not compress, rewritten and checked at each step; it ends by itself if
-//! one is wrong), and a run counts only if it does some more steps at n2. The plain way is made as fast as it gets: images on tmpfs,
-//! nothing encrypted, no login, n2 listening beforehand, criu's own probes of the kernel done before.
+//! Both move the same program (`workload memory`: pages that do not compress, rewritten and checked
+//! at each step; it ends by itself if one is wrong), and a run counts only if it does some more
+//! steps at n2. The plain way is made as fast as it gets: images on tmpfs, nothing encrypted, no
+//! login, n2 listening beforehand, criu's own probes of the kernel done before.
 
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct Size {
     pub downtime_ms: Comparison,
     /// How long the user waits.
     pub total_ms: Comparison,
+    /// The program's memory by the downtime.
+    pub mib_per_s: Comparison,
     /// Where the plain way's time goes, medians.
     plain_parts_ms: Parts,
 }
@@ -71,14 +74,17 @@ rm -rf /home/user/bench /dev/shm/bench
 mkdir -p /home/user/bench /dev/shm/bench
 chown user: /home/user/bench"#;
 
-/// Starts the program at $1 MiB with the words after it before its own, as an ordinary user (root's programs are not moved), and waits
-/// until its memory is there.
+/// Starts the program at $1 MiB with the words after it before its own, as an ordinary user (root's
+/// programs are not moved), and waits until its memory is there.
 const START: &str = r#"
 start() {
     cd /home/user/bench
     size=$1; shift
     echo $((20000 + RANDOM / 4)) >/proc/sys/kernel/ns_last_pid
-    setsid setpriv --reuid user --regid user --init-groups "$@" \
+    user=(setpriv --reuid user --regid user --init-groups)
+    # Where nodes share the kernel of a sandbox, `user` is root with few capabilities.
+    [ "$(id -u user)" != 0 ] || user=(/usr/local/sbin/restricted-shell -c 'exec "$@"' sh)
+    setsid "${user[@]}" "$@" \
         /usr/local/bin/workload memory --megabytes "$size" --any-host --steps 1000000 --work-ms 1 >out 2>&1 </dev/null &
     until grep -q '^step 1 ' out; do
         kill -0 $! || { cat out >&2; exit 1; }
@@ -88,9 +94,10 @@ start() {
 }
 "#;
 
-/// Waits until process $1, whose output is here, has done three more steps: they check three quarters of the memory that moved.
-const GOES_ON: &str = r#"
-goes_on() {
+/// Waits until process $1, whose output is here, has done three more steps: they check three
+/// quarters of the memory that moved.
+const CONTINUES: &str = r#"
+continues() {
     cd /home/user/bench
     from=$(wc -l <out)
     while [ "$(wc -l <out)" -lt $((from + 3)) ]; do
@@ -102,7 +109,8 @@ goes_on() {
 }
 "#;
 
-/// Waits for the images and restores them; then tells n1 how long the restore took, or nothing if it failed. Returns when it listens.
+/// Waits for the images and restores them; then tells n1 how long the restore took, or nothing if
+/// it failed. Returns when it listens.
 const LISTEN: &str = r#"
 cat >/run/bench-receive <<'END'
 restore() {
@@ -116,7 +124,8 @@ END
 setsid bash /run/bench-receive >/run/bench-receive.log 2>&1 </dev/null &
 until ss -Hltn 'sport = :7100' | grep -q .; do sleep 0.05; done"#;
 
-/// Dumps process $pid, sends it, and prints in µs: dump, the dump's part before the program stood still, copy and restore, restore.
+/// Dumps process $pid, sends it, and prints in µs: dump, the dump's part before the program stood
+/// still, copy and restore, restore.
 const SEND: &str = r#"
 cd /dev/shm/bench
 nc -d -l 7101 >/run/bench-reply &
@@ -140,7 +149,7 @@ pub fn measure(guests: &Guests, pairs: usize, progress: &Progress) -> Result<Vec
 }
 
 fn measure_size(guests: &Guests, pairs: usize, megabytes: u32, progress: &Progress) -> Result<Size> {
-    let (mut downtime_ms, mut total_ms) = (Comparison::default(), Comparison::default());
+    let (mut downtime_ms, mut total_ms, mut mib_per_s) = <(Comparison, Comparison, Comparison)>::default();
     let mut parts = Vec::new();
     for (index, side) in order(pairs).into_iter().enumerate() {
         let name = if side == Side::Ours { "scx_mosix" } else { "plain criu" };
@@ -154,13 +163,14 @@ fn measure_size(guests: &Guests, pairs: usize, megabytes: u32, progress: &Progre
         };
         downtime_ms.add(side, run.downtime_ms);
         total_ms.add(side, run.total_ms);
+        mib_per_s.add(side, f64::from(megabytes) * 1e3 / run.downtime_ms);
         parts.extend(run.parts_ms);
         step.done();
     }
     let part = |pick: fn(&Parts) -> f64| median(&parts.iter().map(pick).collect::<Vec<_>>()).unwrap_or_default();
     let plain_parts_ms =
         Parts { dump: part(|parts| parts.dump), copy: part(|parts| parts.copy), restore: part(|parts| parts.restore) };
-    Ok(Size { megabytes, downtime_ms, total_ms, plain_parts_ms })
+    Ok(Size { megabytes, downtime_ms, total_ms, mib_per_s, plain_parts_ms })
 }
 
 fn ours(guests: &Guests, megabytes: u32) -> Result<Run> {
@@ -168,7 +178,9 @@ fn ours(guests: &Guests, megabytes: u32) -> Result<Run> {
     let order = format!("scx_mosix migrate {pid} n2 --wait --output json");
     let text = guests.bash_within("n1", LIMIT, &order).context("scx_mosix does not migrate")?;
     let run = read_migration(&text)?;
-    guests.bash_within("n1", LIMIT, &format!("{GOES_ON} goes_on {pid}")).context("the program did not go on at n2")?;
+    guests
+        .bash_within("n1", LIMIT, &format!("{CONTINUES} continues {pid}"))
+        .context("the program did not continue at n2")?;
     Ok(run)
 }
 
@@ -195,7 +207,9 @@ fn plain(guests: &Guests, megabytes: u32) -> Result<Run> {
         let log = guests.bash("n2", "tail -n 5 /run/bench-receive.log /dev/shm/bench/restore.log").unwrap_or_default();
         bail!("plain criu does not restore (times: {text}): {log}");
     };
-    guests.bash_within("n2", LIMIT, &format!("{GOES_ON} goes_on {pid}")).context("the program did not go on at n2")?;
+    guests
+        .bash_within("n2", LIMIT, &format!("{CONTINUES} continues {pid}"))
+        .context("the program did not continue at n2")?;
     Ok(run)
 }
 

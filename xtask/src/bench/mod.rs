@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: what a move, the scheduler and the daemon cost, each beside what one would have without scx_mosix.
+//! `cargo xtask bench`: what a move, the scheduler and the daemon cost, each beside what one would
+//! have without scx_mosix.
 //!
 //! ```text
 //!   boot n1, n2     ─► migration: scx_mosix │ plain criu, by turns, at each size
@@ -7,8 +8,9 @@
 //!   boot n1, n2, n3 ─► build:     make -j8 of a Debian source package at n1, scx_mosix │ n1 alone, by turns; one CPU each
 //! ```
 //!
-//! A part that fails is named at the end and makes the exit status 1; the others are measured and printed all the same. Nothing
-//! here asserts how long anything takes: figures are for people and for comparison with those of another day.
+//! A part that fails is named at the end and makes the exit status 1; the others are measured and
+//! printed all the same. Nothing here asserts how long anything takes: figures are for people and
+//! for comparison with those of another day.
 //!
 //! # JSON
 //!
@@ -16,8 +18,8 @@
 //!
 //! ```text
 //! { "runs": N,                                        pairs of runs of each comparison
-//!   "machine": { "accelerator": "kvm"|"tcg", "nodes", "cpus", "memory_mib", "kernel", "criu" },
-//!   "migration": [ { "megabytes", "downtime_ms": C, "total_ms": C, "plain_parts_ms": { "dump", "copy", "restore" } } ],
+//!   "machine": { "accelerator": "kvm"|"tcg"|"namespaces", "nodes", "cpus", "memory_mib", "kernel", "criu" },
+//!   "migration": [ { "megabytes", "downtime_ms": C, "total_ms": C, "mib_per_s": C, "plain_parts_ms": { "dump", "copy", "restore" } } ],
 //!   "scheduler": [ { "measure": "hackbench"|"wakeup_p50"|"wakeup_p99"|"wakeup_p999", "unit": "s"|"us", …C } ],
 //!   "daemon": { "idle": D, "loaded": D },             D = { "tasks", "cpu_ms_per_s", "rss_kib" }
 //!   "build": { "machine", "seconds": C, "objects", "moves": [of each run of ours] },
@@ -25,7 +27,8 @@
 //! C = { "ours": [run…], "baseline": [run…], "ours_median", "baseline_median", "ratio", "ratio_min", "ratio_max" }
 //! ```
 //!
-//! A part that was not asked for, or failed, is absent. `ratio` is ours to baseline, the median of the pairs' ratios: below 1 is better.
+//! A part that was not asked for, or failed, is absent. `ratio` is ours to baseline, the median of
+//! the pairs' ratios: below 1 is better.
 
 mod build;
 mod daemon;
@@ -45,11 +48,15 @@ use crate::{
     product::Profile,
     progress::Progress,
     setup,
-    vm::{accel::Accel, up},
+    vm::{
+        cluster::{Backend, RootKind},
+        up,
+    },
 };
 use guests::Guests;
 
-/// Memory of each node: a program of 256 MiB, its images on tmpfs, and both once more before the copy is let go.
+/// Memory of each node: a program of 256 MiB, its images on tmpfs, and both once more before the
+/// copy is released.
 const MEMORY_MIB: u32 = 1_536;
 
 /// What users have.
@@ -64,7 +71,11 @@ pub struct Bench {
     /// Pairs of runs of each comparison
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// What to measure [default: all]
+    /// What nodes are; the scheduler needs a kernel with sched_ext of its own, so it is measured by
+    /// qemu only
+    #[arg(long, value_enum, default_value = "qemu")]
+    backend: Backend,
+    /// What to measure [default: all that the backend can show]
     #[arg(value_enum)]
     parts: Vec<Part>,
 }
@@ -121,7 +132,7 @@ struct Building {
 struct Machine {
     accelerator: &'static str,
     nodes: usize,
-    cpus: u32,
+    cpus: f64,
     memory_mib: u32,
     kernel: String,
     criu: String,
@@ -132,14 +143,18 @@ pub fn run(wanted: &Bench) -> Result<()> {
     let progress = Progress::new();
     setup::ensure(&progress)?;
     let mut report = Report { runs: wanted.runs, ..Report::default() };
-    let wants = |part: Part| wanted.parts.is_empty() || wanted.parts.contains(&part);
+    if wanted.backend == Backend::Namespaces && wanted.parts.contains(&Part::Scheduler) {
+        bail!("the scheduler is measured on a kernel of its own: leave out --backend namespaces");
+    }
+    let wants = |part: Part| match wanted.backend {
+        Backend::Namespaces if part == Part::Scheduler => false,
+        _ => wanted.parts.is_empty() || wanted.parts.contains(&part),
+    };
     if [Part::Migration, Part::Daemon, Part::Scheduler].into_iter().any(wants) {
-        on_two_nodes(&wants, &mut report, &progress)?;
+        on_two_nodes(wanted.backend, &wants, &mut report, &progress)?;
     }
     if wants(Part::Build) {
-        let vms =
-            up::Wanted { nodes: 3, cpus: 1, memory_mib: MEMORY_MIB, daemon: true, plain: Vec::new(), profile: PROFILE };
-        let guests = Guests::up(&vms, &progress)?;
+        let guests = Guests::up(&nodes(wanted.backend, 3, 1.0, true), &progress)?;
         let measure = || {
             let build = build::measure(&guests, usize::from(report.runs), &progress)?;
             Ok(Building { machine: machine(&guests)?, build })
@@ -157,10 +172,20 @@ pub fn run(wanted: &Bench) -> Result<()> {
     Ok(())
 }
 
-fn on_two_nodes(wants: &impl Fn(Part) -> bool, report: &mut Report, progress: &Progress) -> Result<()> {
+/// Nodes for a part of the bench.
+fn nodes(backend: Backend, nodes: usize, cpus: f64, daemon: bool) -> up::Wanted {
+    let (root, plain) = (RootKind::Copy, Vec::new());
+    up::Wanted { backend, root, nodes, cpus, memory_mib: MEMORY_MIB, daemon, plain, profile: PROFILE }
+}
+
+fn on_two_nodes(
+    backend: Backend,
+    wants: &impl Fn(Part) -> bool,
+    report: &mut Report,
+    progress: &Progress,
+) -> Result<()> {
     let daemon = wants(Part::Migration) || wants(Part::Daemon);
-    let vms = up::Wanted { nodes: 2, cpus: 2, memory_mib: MEMORY_MIB, daemon, plain: Vec::new(), profile: PROFILE };
-    let guests = Guests::up(&vms, progress)?;
+    let guests = Guests::up(&nodes(backend, 2, 2.0, daemon), progress)?;
     let pairs = usize::from(report.runs);
     let failed = &mut report.failed;
     report.machine = Some(machine(&guests)?);
@@ -190,11 +215,8 @@ fn machine(guests: &Guests) -> Result<Machine> {
     let said = guests.bash("n1", "uname -r; criu --version")?;
     let mut lines = said.lines().map(str::to_owned);
     Ok(Machine {
-        accelerator: match state.accel {
-            Accel::Kvm => "kvm",
-            Accel::Tcg => "tcg",
-        },
-        nodes: state.kernels.len(),
+        accelerator: state.runs_on(),
+        nodes: state.nodes(),
         cpus: state.cpus,
         memory_mib: state.memory_mib,
         kernel: lines.next().unwrap_or_default(),

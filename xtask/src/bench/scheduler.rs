@@ -1,6 +1,8 @@
-//! The scheduler, on n1: hackbench and wake-up latencies under our sched_ext scheduler and under the kernel's own, by turns.
+//! The scheduler, on n1: hackbench and wake-up latencies under our sched_ext scheduler and under
+//! the kernel's own, by turns.
 //!
-//! A run under ours is of use only if ours was attached all the time; the kernel's own count of attachments tells.
+//! A run under ours is of use only if ours was attached all the time; the kernel's own count of
+//! attachments tells.
 
 use std::time::Duration;
 
@@ -49,7 +51,8 @@ if pid=$(cat /run/scx_mosix.pid 2>/dev/null) && kill -TERM "$pid" 2>/dev/null; t
     while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
 fi"#;
 
-/// Attaches ours and prints the kernel's count of attachments; ends with status 1 and its log if that does not succeed.
+/// Attaches ours and prints the kernel's count of attachments; ends with status 1 and its log if
+/// that does not succeed.
 const ATTACH: &str = r#"
 cd /sys/kernel/sched_ext || { echo "this kernel has no sched_ext" >&2; exit 1; }
 setsid scx_mosix scheduler >/run/bench-scheduler.log 2>&1 </dev/null &
@@ -116,10 +119,10 @@ fn hackbench(guests: &Guests, loops: u32) -> Result<f64> {
     seconds.with_context(|| format!("hackbench printed no time: {text}"))
 }
 
-/// Runs `body` with our scheduler attached from its beginning to its end.
-fn attached<T>(guests: &Guests, body: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Runs `measure` with our scheduler attached from its beginning to its end.
+fn attached<T>(guests: &Guests, measure: impl FnOnce() -> Result<T>) -> Result<T> {
     let before = guests.bash("n1", ATTACH).context("cannot attach the scheduler")?;
-    let result = body();
+    let result = measure();
     let after = guests.bash("n1", DETACH).context("cannot detach the scheduler")?;
     if after != format!("enabled\n{before}") {
         let log = guests.bash("n1", "tail -n 5 /run/bench-scheduler.log").unwrap_or_default();

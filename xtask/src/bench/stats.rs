@@ -11,8 +11,9 @@ pub enum Side {
     Baseline,
 }
 
-/// The order of `pairs` pairs of runs: ours first in every other one, so that neither a drift of the machine (which the pairs
-/// share) nor what the first run of a pair does for the second favours a side.
+/// The order of `pairs` pairs of runs: ours first in every other one, so that neither a drift of
+/// the machine (which the pairs share) nor what the first run of a pair does for the second favours
+/// a side.
 pub fn order(pairs: usize) -> Vec<Side> {
     let pair = |index: usize| {
         if index.is_multiple_of(2) { [Side::Ours, Side::Baseline] } else { [Side::Baseline, Side::Ours] }
@@ -70,8 +71,8 @@ impl Comparison {
     }
 }
 
-/// The ratio is that of runs made next to each other, and its median lies within its spread, which the ratio of the medians need
-/// not. A pair whose baseline is 0 has no ratio.
+/// The ratio is that of runs made next to each other, and its median lies within its spread, which
+/// the ratio of the medians need not. A pair whose baseline is 0 has no ratio.
 fn summarize(ours: &[f64], baseline: &[f64]) -> Option<Summary> {
     let pairs = ours.iter().zip(baseline).filter(|(_, baseline)| **baseline > 0.0);
     let ratios: Vec<f64> = pairs.map(|(ours, baseline)| ours / baseline).collect();

@@ -10,8 +10,13 @@ pub fn tables(report: &Report) -> String {
     if let Some(sizes) = &report.migration {
         let mut table = table(["migration n1 → n2", "scx_mosix", "plain criu", "ratio", "spread"]);
         for size in sizes {
-            for (name, figure) in [("downtime", &size.downtime_ms), ("total", &size.total_ms)] {
-                table.add_row(row(format!("{} MiB, {name}", size.megabytes), "ms", figure));
+            let figures = [
+                ("downtime", "ms", &size.downtime_ms),
+                ("total", "ms", &size.total_ms),
+                ("rate", "MiB/s", &size.mib_per_s),
+            ];
+            for (name, unit, figure) in figures {
+                table.add_row(row(format!("{} MiB, {name}", size.megabytes), unit, figure));
             }
         }
         text.push(table.to_string());

@@ -14,7 +14,8 @@ pub enum Work {
 pub struct Program {
     /// Its name in tables and file names.
     pub name: &'static str,
-    /// A shell command line without redirections; `$IN` is the input file, `$N` the number of rounds.
+    /// A shell command line without redirections; `$IN` is the input file, `$N` the number of
+    /// rounds.
     pub command: &'static str,
     /// How its work grows.
     pub work: Work,
@@ -43,8 +44,8 @@ print \"total $sum\\n\"' $IN $N";
 const OPENSSL: &str = "openssl kdf -keylen 64 -kdfopt digest:SHA512 -kdfopt pass:$(sha256sum <$IN | head -c 64) -kdfopt salt:$IN \
     -kdfopt iter:$N PBKDF2";
 
-/// All of them, in the order in which they start. `xz` confines itself by Landlock, so it shows what a program that has to stay looks
-/// like; the others can move.
+/// All of them, in the order in which they start. `xz` confines itself by Landlock, so it shows
+/// what a program that has to stay looks like; the others can move.
 pub const PROGRAMS: [Program; 8] = [
     Program { name: "xz", command: "xz -6e -T1 -c $IN", work: Work::Input, sample: 256 },
     Program { name: "bzip2", command: "bzip2 -9 -c $IN", work: Work::Input, sample: 1_536 },
@@ -96,7 +97,8 @@ pub fn text() -> String {
 }
 
 impl Program {
-    /// The shell text that cuts the input file `input`, of the right size for `work` rounds or KiB, from the file `text`.
+    /// The shell text that cuts the input file `input`, of the right size for `work` rounds or KiB,
+    /// from the file `text`.
     pub fn make_input(&self, text: &str, input: &str, work: u32) -> String {
         let kib = match self.work {
             Work::Input => work,
@@ -105,9 +107,9 @@ impl Program {
         format!("head -c {kib}K {text} >{input}")
     }
 
-    /// The rounds or KiB that take `target_s` seconds where the sample takes `sample_s`.
-    pub fn scaled(&self, sample_s: f64, target_s: f64) -> u32 {
-        let work = (f64::from(self.sample) * target_s / sample_s.max(0.02)) as u32;
+    /// The rounds or KiB that take `target_s` seconds where `work` takes `seconds`.
+    pub fn scaled(&self, work: u32, seconds: f64, target_s: f64) -> u32 {
+        let work = (f64::from(work) * target_s / seconds.max(0.02)) as u32;
         match self.work {
             Work::Input => work.min(TEXT_KIB),
             Work::Rounds(_) => work,

@@ -42,7 +42,8 @@ struct Migration {
     create_time_ms: u64,
 }
 
-/// All that was seen so far. A job that has ended is no longer listed, so what was seen of it is kept.
+/// All that was seen so far. A job that has ended is no longer listed, so what was seen of it is
+/// kept.
 #[derive(Default)]
 pub struct Seen {
     nodes: Vec<Node>,
@@ -93,7 +94,8 @@ impl Seen {
         }
     }
 
-    /// Its moves that came about, in order. They are known longer than the process, which may end right after one.
+    /// Its moves that came about, in order. They are known longer than the process, which may end
+    /// right after one.
     fn moves_of(&self, process: &Process) -> Vec<&Migration> {
         let suffix = format!("/{}", process.pid);
         let mut moves: Vec<&Migration> = self.moved.values().filter(|m| m.process.ends_with(&suffix)).collect();
@@ -164,7 +166,8 @@ fn picture(seen: &Seen, ended: usize) -> String {
     let mut nodes = Table::new();
     nodes.load_style(UTF8_BORDERS_ONLY).set_header(["node", "running per CPU", "", "guests", "sched_ext"]);
     for node in &seen.nodes {
-        // Running programs per CPU. The load itself is in CPUs of standard speed: 20 for one program on an emulated CPU.
+        // Running programs per CPU. The load itself is in CPUs of standard speed: 20 for one
+        // program on an emulated CPU.
         let load = node.load * node.cpu_speed;
         let bar = "█".repeat((load * 2.0).round().clamp(0.0, 20.0) as usize);
         nodes.add_row([
@@ -216,6 +219,14 @@ pub fn table(outcomes: &[Outcome]) -> Table {
     table
 }
 
+/// What the cluster was good for, in one sentence.
+pub fn gain(cluster_s: f64, alone_s: f64) -> String {
+    format!(
+        "All programs together took {cluster_s:.0} s in the cluster and {alone_s:.0} s on n1 alone: {:.1} times as fast.",
+        alone_s / cluster_s.max(0.001)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_keeps_its_name_while_it_ends_and_its_route_is_told_by_its_moves() {
+    fn an_ending_program_keeps_its_name_and_its_route() {
         let mut seen = Seen::default();
         seen.note("[]", &ps(r#""gzip","gzip.in""#), "[]").unwrap();
         let moved = r#"[{"id":"a","process":"n1/7","source":"n1","target":"n3","state":"run","downtime_us":2500,"create_time_ms":1}]"#;

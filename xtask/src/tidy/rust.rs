@@ -1,6 +1,7 @@
 //! Enough of Rust's grammar to tell code from comments and strings.
 
-/// `text` with everything in comments, strings and characters replaced by spaces; lines stay where they are.
+/// `text` with everything in comments, strings and characters replaced by spaces; lines stay where
+/// they are.
 pub fn blank(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -17,8 +18,8 @@ pub fn blank(text: &str) -> String {
     out
 }
 
-/// How many bytes at the start of `rest` are a comment, string or character; 0 if it starts with code. `before` is the character
-/// that precedes it.
+/// How many bytes at the start of `rest` are a comment, string or character; 0 if it starts with
+/// code. `before` is the character that precedes it.
 fn skip(rest: &str, before: Option<char>) -> usize {
     let in_word = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
     if rest.starts_with("//") {

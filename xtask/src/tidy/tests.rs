@@ -1,6 +1,6 @@
 use super::*;
 
-const ARCHITECTURE: &str = "# A\n<!-- layers:begin -->\n1. `proto` — leaf\n2. `keys` — keys\n3. `home` — home\n4. `daemon` — all\n<!-- layers:end -->\n5. `x`\n";
+const ARCHITECTURE: &str = "# A\n<!-- layers:begin -->\n1. `proto` — leaf\n2. `keys` — keys\n3. `home` — home\n4. `daemon` — all\n<!-- layers:end -->\n5. `x`\n<!-- stages:begin -->\n1. `collect`\n2. `act`\n<!-- stages:end -->\n";
 
 fn layers() -> Layers {
     Layers::parse(ARCHITECTURE).unwrap()
@@ -25,6 +25,17 @@ fn imports_in_braces_are_seen() {
     let wrong = told("src/home/mod.rs", text);
     assert_eq!(wrong.len(), 1, "{wrong:?}");
     assert!(wrong[0].1.contains("`home` must not import `daemon`"));
+}
+
+#[test]
+fn stages_of_the_daemon_import_no_later_ones() {
+    let lines = |name, text| told(name, text).into_iter().map(|(line, _)| line).collect::<Vec<_>>();
+    let text = "use super::act::Act;\nuse crate::{\n    daemon::{\n        act, collect,\n    },\n};\nuse crate::daemon::act::moves;\n";
+    assert_eq!(lines("src/daemon/collect/mod.rs", text), [3, 7, 1]);
+    assert_eq!(lines("src/daemon/collect/cpus.rs", text), [3, 7]);
+    for later in ["src/daemon/act/mod.rs", "src/daemon/tick.rs", "src/daemon/mod.rs"] {
+        assert!(lines(later, text).is_empty(), "{later}");
+    }
 }
 
 #[test]
@@ -86,4 +97,37 @@ fn everything_in_a_proto_has_a_comment() {
         service S {\n  rpc R(M) returns (M);\n}\n";
     let lines: Vec<usize> = told("proto/a/v1/a.proto", bad).iter().map(|(line, _)| *line).collect();
     assert_eq!(lines, [2, 3, 4, 6, 7, 9, 10]);
+}
+
+fn lines(name: &str, text: &str) -> Vec<usize> {
+    told(name, text).into_iter().map(|(line, _)| line).collect()
+}
+
+#[test]
+fn retired_words_are_told_also_in_identifiers_and_strings() {
+    let text = "// Somebody waits.\nlet guest_body = \"whoever\";\nstruct TwinFile;\n// It goes\n// on; embody, bodyguard, settle.\n";
+    assert_eq!(lines("src/keys.rs", text), [1, 2, 2, 3]);
+    assert_eq!(lines("README.md", "Programs go on.\n"), [1]);
+    assert_eq!(lines("bpf/x.h", "/* let go */\n"), [1]);
+    assert!(lines("xtask/src/tidy/words.rs", text).is_empty() && lines("CHANGELOG.md", text).is_empty());
+}
+
+#[test]
+fn wide_comments_are_told_but_not_code_drawings_and_links() {
+    let wide = |comment: &str| format!("{comment} {}", "word ".repeat(19).trim_end());
+    let fits = "a".repeat(words::WIDEST_COMMENT - 3);
+    assert!(lines("src/keys.rs", &format!("// {fits}\n")).is_empty());
+    assert_eq!(lines("src/keys.rs", &format!("// {fits}b\n")), [1]);
+    assert_eq!(lines("src/keys.rs", &format!("    {}\n    {}\n", wide("//!"), wide("let x ="))), [1]);
+    assert_eq!(lines("bpf/x.h", &format!("/*\n\t{}\n */\n{}\n", wide("*"), wide("int"))), [2]);
+    let fixed = format!("//! ```text\n{}\n//! ```\n{}\n{}\n", wide("//!"), wide("// https://x"), wide("// a ──►"));
+    assert!(lines("src/keys.rs", &fixed).is_empty());
+    assert!(lines("README.md", &wide("")).is_empty());
+}
+
+#[test]
+fn names_of_tests_have_a_limit() {
+    let name = "n".repeat(words::LONGEST_TEST_NAME);
+    assert!(lines("xtask/src/x.rs", &format!("fn {name}() {{}}\n// fn {name}b()\n")).is_empty());
+    assert_eq!(lines("xtask/src/x.rs", &format!("    async fn {name}b() {{}}\n")), [1]);
 }

@@ -1,8 +1,8 @@
-//! KVM or emulation: asked once of this host by booting a guest, because a /dev/kvm that is there need not work.
+//! KVM or emulation: asked once of this host by booting a guest, because a /dev/kvm that is there
+//! need not work.
 
 use super::image::{Fnv, Image, Kernel, cache_dir};
 use super::qemu;
-use crate::cmd;
 use crate::progress::Progress;
 use anyhow::{Result, bail};
 use std::fs;
@@ -32,7 +32,7 @@ pub fn choose(progress: &Progress, image: &Image) -> Result<Accel> {
     if fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
         return Ok(Accel::Tcg);
     }
-    let known = cache_dir().join(format!("accel-{:016x}", host()));
+    let known = cache_dir().join(format!("accel-{:016x}", host(image)));
     match fs::read_to_string(&known).as_deref() {
         Ok("kvm") => return Ok(Accel::Kvm),
         Ok("tcg") => return Ok(Accel::Tcg),
@@ -48,19 +48,20 @@ pub fn choose(progress: &Progress, image: &Image) -> Result<Accel> {
     Ok(answer)
 }
 
-/// A name for this host's kernel, processor and QEMU: another one must be asked anew.
-fn host() -> u64 {
+/// A name for this host's kernel and processor and the image's QEMU: another one must be asked
+/// anew.
+fn host(image: &Image) -> u64 {
     let mut hash = Fnv::default();
     hash.add(&fs::read("/proc/version").unwrap_or_default());
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     hash.add(processor.lines().find(|line| line.starts_with("model name")).unwrap_or_default().as_bytes());
-    hash.add(cmd::output(Command::new(qemu::QEMU).arg("--version")).unwrap_or_default().as_bytes());
+    hash.add(image.dir.as_os_str().as_encoded_bytes());
     hash.0
 }
 
 fn boots(image: &Image) -> Result<bool> {
     let console = tempfile::NamedTempFile::new()?;
-    let mut guest = Command::new(qemu::QEMU)
+    let mut guest = Command::new(image.qemu())
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "256"])
         .args(qemu::accel_options(Accel::Kvm))
         .arg("-kernel")

@@ -1,18 +1,21 @@
-//! A cluster of guests, and what is known of it between two commands.
+//! A cluster of nodes, and what is known of it between two commands.
 //!
 //! ```text
-//! target/vm/clusters/NAME/   cluster.json, key, nI.qcow2, nI.console      what lasts from `up` to `down`
-//! /tmp/scx-mosix-vm-UID/HASH/  sockets, process ids, ssh key            short paths: a socket's may have 107 bytes
+//! target/vm/clusters/NAME/   cluster.json, key, nI.console, nI.qcow2 or nI.root    what lasts from `up` to `down`
+//! /tmp/scx-mosix-vm-UID/HASH/  sockets, process ids, ssh key    short paths: a socket's may have 107 bytes
 //! ```
 //!
-//! A cluster is `Booting` until everything in it answers. The switch's process takes a cluster down whose `vm up` died before that;
-//! where even the switch died, the next `vm up` does.
+//! A cluster is `Booting` until everything in it answers. The switch or hub takes a cluster down
+//! whose `vm up` died before that; where even that process died, the next `vm up` does.
 
 use super::accel::Accel;
+use super::control::{self, HubRequest, Request};
 use super::image::{Fnv, Kernel};
+use super::namespaces;
 use super::qemu::{self, Files};
 use super::ssh::Access;
 use super::switch;
+use crate::cmd;
 use crate::product;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -20,6 +23,12 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// How long the hub may take for an order; to start a node it copies a root file system.
+const HUB_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long the switch or hub may take to change the network.
+const LINK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The port that a daemon listens on.
 pub const DAEMON_PORT: u16 = 7470;
@@ -34,6 +43,27 @@ pub enum Phase {
     Booting,
     /// All nodes have answered.
     Up,
+}
+
+/// What nodes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Backend {
+    /// Virtual machines.
+    #[default]
+    #[value(alias = "auto")]
+    Qemu,
+    /// Namespaces on this machine's own kernel, at native speed; needs root or sudo.
+    Namespaces,
+}
+
+/// What the root file system of a node that is namespaces lies on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum RootKind {
+    /// Files of its own on this machine's file system.
+    #[default]
+    Copy,
+    /// An overlayfs, as in containers and live systems.
+    Overlay,
 }
 
 /// A port of 127.0.0.1 that leads to a node's port.
@@ -52,20 +82,40 @@ pub struct Forward {
 pub struct State {
     /// Whether the cluster may be used.
     pub phase: Phase,
+    /// What the nodes are.
+    pub backend: Backend,
+    /// What their root file systems lie on, if they are namespaces.
+    pub root: RootKind,
     /// The image's directory.
     pub image: PathBuf,
     /// The kernel of each node, in their order.
     pub kernels: Vec<Kernel>,
-    /// What runs the guests.
-    pub accel: Accel,
-    /// Virtual CPUs of each.
-    pub cpus: u32,
+    /// What runs virtual machines; `None` where nodes are namespaces.
+    pub accel: Option<Accel>,
+    /// CPUs of each; only namespaces can have a part of one.
+    pub cpus: f64,
     /// Memory of each, MiB.
     pub memory_mib: u32,
     /// Whether nodes start the daemon at boot.
     pub daemon: bool,
     /// The ports that `vm forward` opened.
     pub forwards: Vec<Forward>,
+}
+
+impl State {
+    /// How many nodes the cluster has.
+    pub fn nodes(&self) -> usize {
+        self.kernels.len()
+    }
+
+    /// What runs the nodes, in a word for people and reports.
+    pub fn runs_on(&self) -> &'static str {
+        match self.accel {
+            Some(Accel::Kvm) => "kvm",
+            Some(Accel::Tcg) => "tcg",
+            None => "namespaces",
+        }
+    }
 }
 
 /// A cluster by its name, whether it exists or not.
@@ -99,7 +149,7 @@ impl Cluster {
         for dir in [&self.dir, &self.run_dir] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
-        // /tmp is everybody's: someone else may have made the directory before us.
+        // /tmp belongs to all users: another one may have made the directory before us.
         let parent = self.run_dir.parent().unwrap_or(&self.run_dir);
         let (owner, ours) = (fs::symlink_metadata(parent)?, fs::metadata(&self.dir)?);
         if !owner.is_dir() || owner.uid() != ours.uid() || owner.mode() & 0o022 != 0 {
@@ -142,9 +192,26 @@ impl Cluster {
     pub fn node(&self, state: &State, name: &str) -> Result<usize> {
         let number = name.strip_prefix('n').and_then(|digits| digits.parse().ok());
         match number {
-            Some(node) if (1..=state.kernels.len()).contains(&node) => Ok(node),
-            _ => bail!("no node {name:?} in the cluster {:?}: it has n1 to n{}", self.name, state.kernels.len()),
+            Some(node) if (1..=state.nodes()).contains(&node) => Ok(node),
+            _ => bail!("no node {name:?} in the cluster {:?}: it has n1 to n{}", self.name, state.nodes()),
         }
+    }
+
+    /// A name for it that no other cluster on this machine has.
+    pub fn id(&self) -> String {
+        self.run_dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// What the first boot of a node copies over its root: keys, the binary.
+    pub fn stage(&self) -> PathBuf {
+        self.dir.join("cluster")
+    }
+
+    /// Which cluster a hidden command is about, also where it runs by sudo with another
+    /// environment.
+    pub fn hidden_arguments(&self) -> [std::ffi::OsString; 6] {
+        let (dir, run_dir) = (self.dir.clone().into(), self.run_dir.clone().into());
+        ["--name".into(), self.name.clone().into(), "--dir".into(), dir, "--run-dir".into(), run_dir]
     }
 
     /// The running guest's files.
@@ -196,9 +263,50 @@ impl Cluster {
         }
     }
 
+    /// Has the hub start a node that is off: its first process is there when this returns.
+    pub fn order_start(&self, node: usize) -> Result<()> {
+        control::order(&self.switch(), &HubRequest::Start { node }, HUB_TIMEOUT)
+    }
+
+    /// Ends everything of a node at once.
+    pub fn power_off(&self, state: &State, node: usize) -> Result<()> {
+        match state.backend {
+            Backend::Qemu => self.files(node).power_off()?,
+            Backend::Namespaces => control::order(&self.switch(), &HubRequest::PowerOff { node }, HUB_TIMEOUT)?,
+        }
+        self.disconnect(Some(node));
+        Ok(())
+    }
+
+    /// Changes the network between two nodes.
+    pub fn change_link(&self, state: &State, request: Request) -> Result<()> {
+        match state.backend {
+            Backend::Qemu => control::order(&self.switch(), &request, LINK_TIMEOUT),
+            Backend::Namespaces => control::order(&self.switch(), &HubRequest::Link(request), LINK_TIMEOUT),
+        }
+    }
+
     /// Cuts the power of everything and forgets it. Right for a cluster in any state, or for none.
     pub fn down(&self) -> Result<()> {
         self.disconnect(None);
+        if self.has_namespaces() { self.end_namespaces() } else { self.end_machines() }
+            .with_context(|| format!("cannot take down the cluster {:?}", self.name))?;
+        if let Some(pid) = self.switch_pid()
+            && pid != std::process::id() as i32
+        {
+            qemu::signal(pid, libc::SIGKILL);
+            qemu::gone(pid, &self.run_dir, Duration::from_secs(5));
+        }
+        self.forget()
+    }
+
+    /// Removes what is known of the cluster. Nothing of it may run any more.
+    pub fn forget(&self) -> Result<()> {
+        remove(&self.run_dir)?;
+        remove(&self.dir)
+    }
+
+    fn end_machines(&self) -> Result<()> {
         let mut failed = None;
         for entry in fs::read_dir(&self.run_dir).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -207,35 +315,42 @@ impl Cluster {
                 failed = self.files(node).power_off().err().or(failed);
             }
         }
-        if let Some(pid) = self.switch_pid()
-            && pid != std::process::id() as i32
-        {
-            qemu::signal(pid, libc::SIGKILL);
-            qemu::gone(pid, &self.run_dir, Duration::from_secs(5));
-        }
-        match failed {
-            Some(error) => Err(error.context(format!("cannot take down the cluster {:?}", self.name))),
-            None => {
-                remove(&self.run_dir)?;
-                remove(&self.dir)
-            }
-        }
+        failed.map_or(Ok(()), Err)
     }
 
-    /// The process id of the cluster's switch, if it runs.
+    /// The hub does it; where it does not answer, a process like it.
+    fn end_namespaces(&self) -> Result<()> {
+        if control::order(&self.switch(), &HubRequest::Down, HUB_TIMEOUT).is_ok() {
+            return Ok(());
+        }
+        let mut clean = namespaces::as_root(&std::env::current_exe()?);
+        clean.args(["vm", "hub", "--clean"]).args(self.hidden_arguments());
+        cmd::run(&mut clean)
+    }
+
+    /// The file that says that nodes are namespaces, whatever else is known of the cluster.
+    pub fn namespaces_mark(&self) -> PathBuf {
+        self.dir.join("namespaces")
+    }
+
+    fn has_namespaces(&self) -> bool {
+        self.namespaces_mark().exists()
+    }
+
+    /// The process id of the cluster's switch or hub, if it runs.
     pub fn switch_pid(&self) -> Option<i32> {
         let pid = fs::read_to_string(self.run_dir.join("switch.pid")).ok()?.trim().parse().ok()?;
         qemu::belongs(pid, &self.run_dir).then_some(pid)
     }
 
-    /// Where the switch takes orders.
+    /// Where the switch or hub takes orders.
     pub fn switch(&self) -> PathBuf {
         switch::control_socket(&self.run_dir)
     }
 
     /// Whether any guest of it runs.
     pub fn alive(&self, state: &State) -> bool {
-        (1..=state.kernels.len()).any(|node| self.files(node).running().is_some())
+        (1..=state.nodes()).any(|node| self.files(node).running().is_some())
     }
 }
 

@@ -1,7 +1,9 @@
-//! The guests' image: built once from `vm-images/`, kept in the cache under a name made of a hash of those files.
+//! The guests' image: built once from `vm-images/`, kept in the cache under a name made of a hash
+//! of those files.
 //!
-//! `packages.lock` says which versions were last built. They are asked for again; what the mirror no longer has is replaced by its
-//! newest version, and said loudly, because suites move and a build must not fail for it.
+//! `packages.lock` says which versions were last built. They are asked for again; what the mirror
+//! no longer has is replaced by its newest version, and said loudly, because suites move and a
+//! build must not fail for it.
 
 use super::sources;
 use crate::cmd;
@@ -12,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// What a guest boots from.
 pub struct Image {
@@ -45,6 +47,16 @@ impl Image {
         self.dir.join("root.ext4")
     }
 
+    /// The emulator: the image brings its own, whatever QEMU this computer has or lacks.
+    pub fn qemu(&self) -> PathBuf {
+        self.dir.join("qemu/qemu-system-x86_64")
+    }
+
+    /// `qemu-img` of the same version.
+    pub fn qemu_img(&self) -> PathBuf {
+        self.dir.join("qemu/qemu-img")
+    }
+
     /// The kernel's file.
     pub fn kernel(&self, kernel: Kernel) -> PathBuf {
         self.dir.join(format!("vmlinuz-{}", kernel.name()))
@@ -56,7 +68,8 @@ impl Image {
     }
 }
 
-/// Where images and other things made once lie: `target/vm`, or `SCX_MOSIX_VM_CACHE` for several work trees that share them.
+/// Where images and other things made once lie: `target/vm`, or `SCX_MOSIX_VM_CACHE` for several
+/// work trees that share them.
 pub fn cache_dir() -> PathBuf {
     std::env::var_os("SCX_MOSIX_VM_CACHE").map_or_else(|| product::target_dir().join("vm"), PathBuf::from)
 }
@@ -88,6 +101,38 @@ pub fn ensure(progress: &Progress) -> Result<Image> {
         build(progress, &image.dir, true)?;
     }
     Ok(image)
+}
+
+/// The step in which the image is built.
+pub const BUILDING: &str = "building the guests' image";
+
+/// Whether the image of the work tree as it is lies in the cache.
+pub fn is_built() -> bool {
+    image_dir().is_ok_and(|dir| dir.is_dir())
+}
+
+/// Fails at once where the image is yet to be built and its packages cannot be had, before anything
+/// that takes long begins beside it.
+pub fn rehearse(progress: &Progress) -> Result<()> {
+    if is_built() {
+        return Ok(());
+    }
+    let step = progress.step("asking whether Debian's packages for the guests can be had");
+    let mut command = Command::new("mmdebstrap");
+    command.args(["--simulate", "--variant=essential", "--format=null", "trixie", "-"]).env("TMPDIR", "/var/tmp");
+    command.args(sources::for_guests().lines());
+    let output = command.stdin(Stdio::null()).output().context("cannot start mmdebstrap")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let complaint = said.lines().filter_map(|line| line.strip_prefix("E: ")).next();
+        bail!(
+            "the guests' system cannot be made of Debian's packages ({}): connect this computer to the network, or \
+             correct the mirror in /etc/apt, then try again",
+            complaint.unwrap_or_else(|| said.trim())
+        );
+    }
+    step.done();
+    Ok(())
 }
 
 /// Builds the image with the newest versions and records them in `packages.lock`.
@@ -178,7 +223,8 @@ fn changes(locked: &Versions, used: &Versions) -> Vec<String> {
     lines
 }
 
-/// apt preferences that ask for the locked versions. A version that is no longer there has no effect: the newest is taken.
+/// apt preferences that ask for the locked versions. A version that is no longer there has no
+/// effect: the newest is taken.
 fn pins(locked: &Versions) -> String {
     locked
         .iter()
@@ -188,13 +234,14 @@ fn pins(locked: &Versions) -> String {
 }
 
 fn build(progress: &Progress, place: &Path, pinned: bool) -> Result<()> {
-    let step = progress.step("building the guests' image (once; Debian packages are fetched)");
+    let step = progress.step(BUILDING);
     let locked = match fs::read_to_string(lock_path()) {
         Ok(text) if pinned => parse_versions(&text),
         _ => Versions::new(),
     };
 
-    // Not below our own directories: without root, the packages are unpacked in a user namespace that may not read there.
+    // Not below our own directories: without root, the packages are unpacked in a user namespace
+    // that may not read there.
     let work = tempfile::Builder::new().prefix("scx-mosix-image-").tempdir_in("/var/tmp")?;
     fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755))?;
     cmd::run(Command::new("cp").arg("-R").arg(product::root().join("vm-images/.")).arg(work.path()))?;
@@ -263,7 +310,7 @@ fn run_mmdebstrap(work: &Path) -> Result<()> {
     }
     let log = work.join("log");
     let file = fs::File::create(&log)?;
-    let status = command.stdin(std::process::Stdio::null()).stdout(file.try_clone()?).stderr(file).status();
+    let status = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).status();
     if !status.context("cannot start mmdebstrap: run `cargo xtask setup`")?.success() {
         let said = fs::read_to_string(&log).unwrap_or_default();
         bail!("cannot build the guests' image; mmdebstrap said:\n{}", cmd::tail(said.trim(), 30));

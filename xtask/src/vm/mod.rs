@@ -1,18 +1,22 @@
-//! `cargo xtask vm`: a private cluster of virtual machines on this computer, without privileges.
+//! `cargo xtask vm`: a private cluster on this computer, of virtual machines (without privileges)
+//! or of namespaces (as root).
 //!
 //! ```text
 //!             image  (Debian root, two kernels; cached)          accel  (does KVM boot a guest here?)
 //!               └───────────────┐            ┌─────────────────────┘
 //!   up/start ──► cluster ──► qemu n1, n2, …  ├── network card 1 ── ssh: exec, push, pull, shell, forward
 //!   (state: cluster.json)                    └── network card 2 ── switch: 10.77.0.0/24, cut, heal, rate
+//!                        └─► namespaces n1, n2, …  ── the hub: bridge 10.77.0.0/24, cut, heal, rate; ssh
 //! ```
 //!
-//! The commands are an interface that other programs rely on (README.md tells it to users): they must stay as they are.
+//! The commands are an interface that other programs rely on (README.md tells it to users): they
+//! must stay as they are.
 
 pub mod accel;
 pub mod cluster;
 pub mod control;
 pub mod image;
+pub mod namespaces;
 pub mod qemu;
 pub mod shaper;
 pub mod sources;
@@ -27,7 +31,7 @@ use crate::progress::Progress;
 use crate::setup;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use cluster::{Cluster, Forward, State};
+use cluster::{Backend, Cluster, Forward, RootKind, State};
 use control::Request;
 use std::io::Write;
 use std::path::PathBuf;
@@ -52,9 +56,15 @@ pub enum Vm {
         /// How many nodes
         #[arg(long)]
         nodes: usize,
-        /// Virtual CPUs of each node
-        #[arg(long, default_value_t = 2)]
-        cpus: u32,
+        /// What nodes are
+        #[arg(long, value_enum, default_value = "qemu")]
+        backend: Backend,
+        /// What the root file systems of nodes that are namespaces lie on
+        #[arg(long, value_enum, default_value = "copy")]
+        root: RootKind,
+        /// CPUs of each node; namespaces may have a part of one, such as 0.6
+        #[arg(long, default_value_t = 2.0)]
+        cpus: f64,
         /// Memory of each node, MiB
         #[arg(long, value_name = "MIB", default_value_t = 1024)]
         mem: u32,
@@ -168,6 +178,27 @@ pub enum Vm {
     },
     /// Run a command on this computer's own root file system under the guests' kernel (virtme-ng)
     Vng(vng::Vng),
+    /// Say what tests run on: "namespaces", or "qemu" and why not on namespaces
+    #[command(hide = true)]
+    Backend,
+    /// The process that a cluster of namespaces hangs on
+    #[command(hide = true)]
+    Hub {
+        #[command(flatten)]
+        cluster: HiddenCluster,
+        /// Only remove what a hub that died has left
+        #[arg(long)]
+        clean: bool,
+    },
+    /// Become the first process of a node that is namespaces
+    #[command(hide = true)]
+    BecomeNode {
+        #[command(flatten)]
+        cluster: HiddenCluster,
+        /// The node's number
+        #[arg(long)]
+        node: usize,
+    },
     /// The process that a cluster's network is
     #[command(hide = true)]
     Switch {
@@ -180,6 +211,27 @@ pub enum Vm {
         #[arg(long)]
         dir: PathBuf,
     },
+}
+
+/// A cluster by its directories: a hidden command may run as another user, with another
+/// environment.
+#[derive(Args)]
+pub struct HiddenCluster {
+    /// The cluster's name
+    #[arg(long)]
+    name: String,
+    /// Its directory
+    #[arg(long)]
+    dir: PathBuf,
+    /// Its run directory
+    #[arg(long)]
+    run_dir: PathBuf,
+}
+
+impl From<HiddenCluster> for Cluster {
+    fn from(HiddenCluster { name, dir, run_dir }: HiddenCluster) -> Self {
+        Self { name, dir, run_dir }
+    }
 }
 
 /// The commands of `cargo xtask vm net`.
@@ -227,7 +279,7 @@ fn find(name: &Name, node: &str) -> Result<(Cluster, State, usize)> {
 /// Carries out one of the commands.
 pub fn run(command: Vm) -> Result<()> {
     match command {
-        Vm::Up { nodes, cpus, mem, no_daemon, plain_kernel, name } => {
+        Vm::Up { nodes, backend, root, cpus, mem, no_daemon, plain_kernel, name } => {
             let node = |name: &String| {
                 let digits = name.strip_prefix('n').unwrap_or_default();
                 digits.parse().with_context(|| format!("--plain-kernel {name}: say n1, n2, …"))
@@ -235,7 +287,8 @@ pub fn run(command: Vm) -> Result<()> {
             let plain = plain_kernel.iter().map(node).collect::<Result<_>>()?;
             let progress = Progress::new();
             setup::ensure(&progress)?;
-            let wanted = up::Wanted { nodes, cpus, memory_mib: mem, daemon: !no_daemon, plain, profile: Profile::Test };
+            let (memory_mib, daemon, profile) = (mem, !no_daemon, Profile::Test);
+            let wanted = up::Wanted { backend, root, nodes, cpus, memory_mib, daemon, plain, profile };
             up::up(&Cluster::named(&name.name)?, &wanted, &progress).map(drop)
         }
         Vm::Exec { node, user, name, command } => {
@@ -255,10 +308,8 @@ pub fn run(command: Vm) -> Result<()> {
             cluster.access(node, &user)?.shell()
         }
         Vm::Kill { node, name } => {
-            let (cluster, _, node) = find(&name, &node)?;
-            cluster.files(node).power_off()?;
-            cluster.disconnect(Some(node));
-            Ok(())
+            let (cluster, state, node) = find(&name, &node)?;
+            cluster.power_off(&state, node)
         }
         Vm::Start { node, name } => {
             let (cluster, state, node) = find(&name, &node)?;
@@ -272,7 +323,7 @@ pub fn run(command: Vm) -> Result<()> {
             if !cluster.key().exists() {
                 bail!("the cluster {:?} was made with --no-daemon: it has no key", cluster.name);
             }
-            let binary = product::build(Profile::Test)?;
+            let binary = product::build(Profile::Test, &Progress::new())?;
             cmd::run(
                 Command::new(binary).args(["key", "client-cert", "--key"]).arg(cluster.key()).arg("--out").arg(dir),
             )
@@ -286,6 +337,19 @@ pub fn run(command: Vm) -> Result<()> {
             if update_lock { image::update_lock(&progress) } else { image::ensure(&progress).map(drop) }
         }
         Vm::Vng(command) => std::process::exit(vng::run(&command)?.into()),
+        Vm::Backend => {
+            match namespaces::obstacle() {
+                Some(obstacle) => println!("qemu: nodes cannot be namespaces here: {obstacle}"),
+                None => println!("namespaces"),
+            }
+            Ok(())
+        }
+        Vm::Hub { cluster, clean } => namespaces::hub::run(cluster.into(), clean),
+        Vm::BecomeNode { cluster, node } => {
+            let cluster = Cluster::from(cluster);
+            let state = cluster.read()?.context("cluster.json is missing")?;
+            namespaces::become_node(&cluster, &state, node)
+        }
         Vm::Switch { name, nodes, dir } => switch::serve(&dir, nodes, || {
             if let Err(error) = Cluster::named(&name.name).and_then(|cluster| cluster.down()) {
                 eprintln!("switch: {error:#}");
@@ -303,7 +367,7 @@ fn run_net(net: &Net) -> Result<()> {
         Net::Heal { .. } => Request::Heal { a, b },
         Net::Rate { mbit, .. } => Request::Rate { a, b, mbit },
     };
-    control::order(&cluster.switch(), request)
+    cluster.change_link(&state, request)
 }
 
 fn forward(name: &Name, node: &str, port: u16) -> Result<()> {

@@ -7,14 +7,12 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
-
-/// QEMU's program.
-pub const QEMU: &str = "qemu-system-x86_64";
 
 /// Everything that QEMU must know to boot a node.
 pub struct Machine<'a> {
+    /// QEMU's program.
+    pub program: &'a Path,
     /// The node's number, from 1.
     pub node: usize,
     /// How many nodes the cluster has.
@@ -53,40 +51,28 @@ pub struct Files {
 pub fn accel_options(accel: Accel) -> [&'static str; 4] {
     match accel {
         Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
-        // "Enhanced REP MOVSB" means: copy byte by byte, which is the fastest for a processor, and the slowest for its emulation.
-        Accel::Tcg => ["-accel", tcg(), "-cpu", "max,-erms"],
+        // "Enhanced REP MOVSB" means: copy byte by byte, which is the fastest for a processor, and
+        // the slowest for its emulation.
+        Accel::Tcg => ["-accel", TCG, "-cpu", "max,-erms"],
     }
 }
 
-/// Emulation, as QEMU's option. Before QEMU 8.1 a virtual CPU could go on with code that another had just patched, as it read code
-/// without locking its page: a kernel that switches static keys (perf, sched_ext) then died of an int3 that was no longer there, now and
-/// then. There, all virtual CPUs of a guest take turns in one thread.
-pub fn tcg() -> &'static str {
-    static OPTION: LazyLock<&str> = LazyLock::new(|| {
-        let said = cmd::output(Command::new(QEMU).arg("--version")).unwrap_or_default();
-        if patches_code_safely(&said) { "tcg,thread=multi" } else { "tcg,thread=single" }
-    });
-    *OPTION
-}
+/// Emulation, as QEMU's option: a thread for each virtual CPU.
+pub const TCG: &str = "tcg,thread=multi";
 
-/// Whether a QEMU that says `version` of itself translates code safely while another CPU patches it.
-fn patches_code_safely(version: &str) -> bool {
-    let number = version.split_once("version ").map_or("", |(_, rest)| rest);
-    let mut parts = number.split(['.', ' ']).map(|part| part.parse::<u32>().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (8, 1)
-}
-
-/// Starts the guest; QEMU goes on in the background by itself. Returns as soon as QEMU has all its devices.
+/// Starts the guest; QEMU continues in the background by itself. Returns as soon as QEMU has all
+/// its devices.
 pub fn boot(machine: &Machine<'_>) -> Result<()> {
     let Machine { node, nodes, .. } = machine;
     let file = |path: &Path| path.display().to_string().replace(',', ",,");
-    // Debian's kernel samples all memory accesses for DAMON's statistics, which costs an emulated CPU a third of its time.
+    // Debian's kernel samples all memory accesses for DAMON's statistics, which costs an emulated
+    // CPU a third of its time.
     let words = format!(
         "console=ttyS0 panic=-1 psi=1 mitigations=off nowatchdog tsc=reliable no_timer_check quiet loglevel=4 damon_stat.enabled=N \
          mosix.node={node} mosix.nodes={nodes} mosix.daemon={}",
         u8::from(machine.daemon)
     );
-    let mut command = Command::new(QEMU);
+    let mut command = Command::new(machine.program);
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-daemonize", "-no-reboot"])
         .args(accel_options(machine.accel))
@@ -96,7 +82,8 @@ pub fn boot(machine: &Machine<'_>) -> Result<()> {
         .arg("-initrd")
         .arg(machine.initramfs)
         .args(["-append", &words])
-        // The host's page cache is as safe as the test needs: a guest that is killed loses what it had not written itself.
+        // The host's page cache is as safe as the test needs: a guest that is killed loses what it
+        // had not written itself.
         .args(["-drive", &format!("if=none,id=root,format=qcow2,cache=unsafe,file={}", file(machine.disk))])
         .args(["-device", "virtio-blk-pci,drive=root"])
         // The harness's way in. The guest cannot reach anything through it.
@@ -114,7 +101,8 @@ pub fn boot(machine: &Machine<'_>) -> Result<()> {
 }
 
 impl Files {
-    /// The guest's QEMU if it runs. A process id that meanwhile belongs to another program is not taken for it.
+    /// The guest's QEMU if it runs. A process id that meanwhile belongs to another program is not
+    /// taken for it.
     pub fn running(&self) -> Option<i32> {
         let pid: i32 = std::fs::read_to_string(&self.pid).ok()?.trim().parse().ok()?;
         belongs(pid, &self.pid).then_some(pid)
@@ -129,7 +117,8 @@ impl Files {
     /// Cuts the power: the guest gets no chance to write anything more. What it had written stays.
     pub fn power_off(&self) -> Result<()> {
         let Some(pid) = self.running() else { return Ok(()) };
-        // By the monitor, because QEMU itself must write the overlay's tables; if it does not answer, by force.
+        // By the monitor, because QEMU itself must write the overlay's tables; if it does not
+        // answer, by force.
         let patience = if self.monitor_command("quit", "").is_ok() { 5 } else { 1 };
         if !gone(pid, &self.pid, Duration::from_secs(patience)) {
             signal(pid, libc::SIGKILL);
@@ -167,7 +156,13 @@ impl Files {
 
 /// Whether process `pid` runs and has `mark` in its command line.
 pub fn belongs(pid: i32, mark: &Path) -> bool {
-    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let read = || std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = read();
+    if words.is_empty() {
+        // It has ended, or is just in the middle of an execve.
+        std::thread::sleep(Duration::from_millis(5));
+        words = read();
+    }
     let mark = mark.as_os_str().as_encoded_bytes();
     words.windows(mark.len()).any(|window| window == mark)
 }
@@ -190,7 +185,8 @@ pub fn signal(pid: i32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
-/// `  TCP[HOST_FORWARD]  12  127.0.0.1 40123  10.0.2.15  22  0  0`, with the line ends written as in JSON.
+/// `  TCP[HOST_FORWARD]  12  127.0.0.1 40123  10.0.2.15  22  0  0`, with the line ends written as
+/// in JSON.
 fn parse_usernet(table: &str) -> Option<u16> {
     let line = table.split("\\r\\n").find(|line| line.contains("HOST_FORWARD"))?;
     line.split_whitespace().nth(3)?.parse().ok()
@@ -209,19 +205,11 @@ mod tests {
     }
 
     #[test]
-    fn old_emulators_run_one_virtual_cpu_at_a_time() {
-        assert!(!patches_code_safely("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright"));
-        assert!(!patches_code_safely("QEMU emulator version 8.0.5"));
-        assert!(patches_code_safely("QEMU emulator version 8.1.0"));
-        assert!(patches_code_safely("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)"));
-        assert!(!patches_code_safely(""));
-    }
-
-    #[test]
     fn a_process_is_known_by_its_command_line_only() {
         let mut child = Command::new("sleep").arg("100.25").spawn().unwrap();
         let pid = child.id() as i32;
-        // `spawn` returns once the exec cannot fail any more; the kernel fills in the arguments a moment later.
+        // `spawn` returns once the exec cannot fail any more; the kernel fills in the arguments a
+        // moment later.
         let until = Instant::now() + Duration::from_secs(5);
         while !belongs(pid, Path::new("100.25")) {
             assert!(Instant::now() < until, "the process is never known");

@@ -1,7 +1,8 @@
 //! Limits one direction between two nodes to a rate.
 //!
-//! A virtual clock: the line is busy until `free_at`; a frame that comes at `now` starts at `max(now, free_at)` and takes its length
-//! divided by the rate. A frame that would wait longer than the queue allows is dropped, which is how TCP learns the rate.
+//! A virtual clock: the line is busy until `free_at`; a frame that comes at `now` starts at
+//! `max(now, free_at)` and takes its length divided by the rate. A frame that would wait longer
+//! than the queue allows is dropped, which is how TCP learns the rate.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,8 @@ impl Shaper {
         Self { bytes_per_s: bytes_per_s.max(1), queue, free_at: None }
     }
 
-    /// When a frame of `bytes` that comes at `now` has passed the line, or `None` if it must be dropped.
+    /// When a frame of `bytes` that comes at `now` has passed the line, or `None` if it must be
+    /// dropped.
     pub fn admit(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
         let start = self.free_at.map_or(now, |free_at| free_at.max(now));
         if start - now > self.queue {
@@ -48,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_would_wait_too_long_is_dropped_and_costs_nothing() {
+    fn a_frame_that_would_wait_too_long_is_dropped() {
         let now = Instant::now();
         let mut line = Shaper::new(1_000, QUEUE);
         assert!(line.admit(now, 201).is_some());

@@ -1,5 +1,5 @@
-//! Where the guests' Debian packages come from: the mirrors that this host itself is set up for, if it is a Debian. On any other host
-//! mmdebstrap's own default is right.
+//! Where the guests' Debian packages come from: the mirrors that this host itself is set up for, if
+//! it is a Debian. On any other host mmdebstrap's own default is right.
 
 use std::fs;
 use std::path::Path;

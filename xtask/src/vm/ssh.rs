@@ -1,7 +1,8 @@
 //! The harness's way into a node: ssh through QEMU's user-mode network.
 //!
-//! A new ssh connection takes an emulated guest about a second, so that one per node and user stays open in the background (ssh's
-//! ControlMaster); every command is a channel of it. If it is not there, the next command opens it again.
+//! A new ssh connection takes an emulated guest about a second, so that one per node and user stays
+//! open in the background (ssh's ControlMaster); every command is a channel of it. If it is not
+//! there, the next command opens it again.
 
 use crate::cmd;
 use anyhow::{Context, Result, bail};
@@ -11,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a guest that has started sshd may take to let us in (emulated, with all nodes booting at once).
+/// How long a guest that has started sshd may take to let us in (emulated, with all nodes booting
+/// at once).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A user's access to a node.
@@ -63,7 +65,8 @@ impl Access<'_> {
                 .arg(self.host())
                 .stdin(Stdio::null())
                 .stdout(Stdio::null());
-            // It goes on in the background: not with our stderr, or whoever reads that would wait for it.
+            // It continues in the background, so not with our stderr: a reader of that would wait
+            // for its end.
             let errors = self.socket().with_extension("log");
             master.stderr(std::fs::File::create(&errors)?);
             if master.status().context("cannot start ssh: run `cargo xtask setup`")?.success() {
@@ -89,8 +92,8 @@ impl Access<'_> {
         cmd::output(self.client("ssh").args(["-O", order]).args(options).arg(self.host()))
     }
 
-    /// The local command that runs `words` on the node with exactly these arguments, and passes stdin, stdout, stderr and the exit
-    /// status (128 + the signal if a signal ended it) through.
+    /// The local command that runs `words` on the node with exactly these arguments, and passes
+    /// stdin, stdout, stderr and the exit status (128 + the signal if a signal ended it) through.
     pub fn command(&self, words: &[String]) -> Command {
         let mut command = self.client("ssh");
         command.args(["-o", "ControlMaster=no", "-T", &self.host(), "--", &remote_line(words)]);
@@ -111,7 +114,8 @@ impl Access<'_> {
         Err(command.exec()).context("cannot start ssh: run `cargo xtask setup`")
     }
 
-    /// Copies a file or a directory there, with its mode and times. `destination` may be a directory.
+    /// Copies a file or a directory there, with its mode and times. `destination` may be a
+    /// directory.
     pub fn push(&self, source: &Path, destination: &str) -> Result<()> {
         self.connect()?;
         let there = format!("{}:{destination}", self.host());
@@ -128,7 +132,8 @@ impl Access<'_> {
     /// Makes `local` of 127.0.0.1 lead to the node's `port` for as long as the connection lasts.
     pub fn forward(&self, local: u16, port: u16) -> Result<()> {
         self.connect()?;
-        // The guest's /etc/hosts gives that name the node's own address and loopback; sshd tries one after the other.
+        // The guest's /etc/hosts gives that name the node's own address and loopback; sshd tries
+        // one after the other.
         self.control("forward", &["-L", &format!("127.0.0.1:{local}:forwarded:{port}")]).map(drop)
     }
 }
@@ -140,8 +145,8 @@ pub fn free_port() -> Result<u16> {
 
 /// `words` as the line that the user's shell over there is given.
 ///
-/// ssh tells nothing of signals, so that the shell must stay and turn them into a status; its own words about them ("Killed") do not
-/// belong to the program's stderr.
+/// ssh tells nothing of signals, so that the shell must stay and turn them into a status; its own
+/// words about them ("Killed") do not belong to the program's stderr.
 fn remote_line(words: &[String]) -> String {
     format!("exec 3>&2 2>/dev/null; (exec {} 2>&3 3>&-); exit $?", cmd::quote_all(words))
 }

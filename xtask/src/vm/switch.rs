@@ -7,14 +7,15 @@
 //!                                               send; drop if b's queue is full
 //! ```
 //!
-//! Each node's QEMU connects to its own Unix socket and speaks QEMU's stream format: a frame is preceded by its length, four
-//! bytes, big endian. The switch learns which address lies behind which port, as any switch does, and what it knows of pairs (cut,
-//! rate) outlives the nodes' comings and goings. It needs no privileges of the host.
+//! Each node's QEMU connects to its own Unix socket and speaks QEMU's stream format: a frame is
+//! preceded by its length, four bytes, big endian. The switch learns which address lies behind
+//! which port, as any switch does, and what it knows of pairs (cut, rate) outlives the nodes'
+//! comings and goings. It needs no privileges of the host.
 //!
-//! The process is also the cluster's guardian: if the `vm up` that started it ends before it has said that all is well, the
-//! switch takes the half-made cluster down.
+//! The process is also the cluster's guardian: if the `vm up` that started it ends before it has
+//! said that all is well, the switch takes the half-made cluster down.
 
-use super::control::{Reply, Request};
+use super::control::{self, Reply, Request};
 use super::shaper::{QUEUE, Shaper};
 use anyhow::{Context, Result};
 use std::cell::RefCell;
@@ -30,7 +31,8 @@ use tokio::sync::mpsc;
 /// QEMU's largest frame: 64 KiB and the room that it leaves for headers.
 const LONGEST_FRAME_BYTES: usize = 68 * 1024;
 
-/// Frames that may wait for a node to read them (about 12 MB of full ones: more than one TCP window).
+/// Frames that may wait for a node to read them (about 12 MB of full ones: more than one TCP
+/// window).
 const PORT_QUEUE_FRAMES: usize = 8192;
 
 /// Frames that may wait in a pair's queue, whatever their size.
@@ -65,8 +67,8 @@ struct Fabric {
 
 type Shared = Rc<RefCell<Fabric>>;
 
-/// Serves the network of `nodes` nodes until killed. `dir` is the cluster's run directory; `abandoned` is called if stdin ends
-/// without a line, that is if the `vm up` that started us died.
+/// Serves the network of `nodes` nodes until killed. `dir` is the cluster's run directory;
+/// `abandoned` is called if stdin ends without a line, that is if the `vm up` that started us died.
 pub fn serve(dir: &Path, nodes: usize, abandoned: impl FnOnce()) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
@@ -77,8 +79,9 @@ pub fn serve(dir: &Path, nodes: usize, abandoned: impl FnOnce()) -> Result<()> {
             let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
             tokio::task::spawn_local(serve_port(fabric.clone(), node, listener));
         }
-        let path = control_socket(dir);
-        let control = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+        let control = control::listen(&control_socket(dir), rustix::process::getuid().as_raw())?;
+        control.set_nonblocking(true)?;
+        let control = UnixListener::from_std(control)?;
         tokio::task::spawn_local(serve_control(fabric, nodes, control));
 
         let mut word = String::new();
@@ -191,8 +194,8 @@ impl Fabric {
     }
 }
 
-/// Gives the frames of one limited direction out at the times that its shaper fixed; these never run backwards, so frames keep
-/// their order.
+/// Gives the frames of one limited direction out at the times that its shaper fixed; these never
+/// run backwards, so frames keep their order.
 async fn delay(fabric: Shared, to: usize, mut frames: mpsc::Receiver<(Instant, Frame)>) {
     while let Some((at, frame)) = frames.recv().await {
         tokio::time::sleep_until(at.into()).await;

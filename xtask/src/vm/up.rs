@@ -1,11 +1,13 @@
 //! `vm up` and `vm start`: from nothing to nodes that answer.
 //!
-//! Image and binary are made at the same time, then all nodes boot at the same time. What a node needs of its cluster (keys, the
-//! binary) is appended to its initramfs as a second archive, `/cluster`, which the first boot copies over its root.
+//! Image and binary are made at the same time, then all nodes boot at the same time. What a node
+//! needs of its cluster (keys, the binary) lies in `cluster/`, which the first boot copies over its
+//! root; virtual machines get it as a second initramfs archive.
 
-use super::accel;
-use super::cluster::{Cluster, DAEMON_PORT, MOST_NODES, Phase, State};
+use super::accel::{self, Accel};
+use super::cluster::{Backend, Cluster, DAEMON_PORT, MOST_NODES, Phase, RootKind, State};
 use super::image::{self, Image, Kernel, Locked};
+use super::namespaces;
 use super::qemu::{self, Machine};
 use super::switch;
 use crate::cmd;
@@ -16,7 +18,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a node may take until its sshd runs; emulated on a busy machine it takes half a minute.
@@ -26,11 +28,16 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(240);
 const JOIN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What `vm up` is asked for.
+#[derive(Clone)]
 pub struct Wanted {
+    /// What nodes are.
+    pub backend: Backend,
+    /// What their root file systems lie on, if they are namespaces.
+    pub root: RootKind,
     /// How many nodes.
     pub nodes: usize,
-    /// Virtual CPUs of each.
-    pub cpus: u32,
+    /// CPUs of each.
+    pub cpus: f64,
     /// Memory of each, MiB.
     pub memory_mib: u32,
     /// Whether the daemon is started, and waited for.
@@ -46,6 +53,7 @@ pub fn up(cluster: &Cluster, wanted: &Wanted, progress: &Progress) -> Result<Sta
     if wanted.nodes == 0 || wanted.nodes > MOST_NODES {
         bail!("--nodes {}: 1 to {MOST_NODES}", wanted.nodes);
     }
+    check_backend(wanted)?;
     if let Some(node) = wanted.plain.iter().find(|&&node| node == 0 || node > wanted.nodes) {
         bail!("--plain-kernel n{node}: the cluster is to have {} nodes", wanted.nodes);
     }
@@ -59,11 +67,17 @@ pub fn up(cluster: &Cluster, wanted: &Wanted, progress: &Progress) -> Result<Sta
         // What a killed `vm up`, or the machine's restart, left behind.
         _ => cluster.down()?,
     }
+    image::rehearse(progress)?;
     let (image, binary) = make(wanted.profile, progress)?;
-    let accel = accel::choose(progress, &image)?;
+    let accel = match wanted.backend {
+        Backend::Qemu => Some(accel::choose(progress, &image)?),
+        Backend::Namespaces => None,
+    };
     let kernel = |node| if wanted.plain.contains(&node) { Kernel::Plain } else { Kernel::Scx };
     let mut state = State {
         phase: Phase::Booting,
+        backend: wanted.backend,
+        root: wanted.root,
         image: image.dir.clone(),
         kernels: (1..=wanted.nodes).map(kernel).collect(),
         accel,
@@ -72,46 +86,78 @@ pub fn up(cluster: &Cluster, wanted: &Wanted, progress: &Progress) -> Result<Sta
         daemon: wanted.daemon,
         forwards: Vec::new(),
     };
-    let made = bring_up(cluster, &mut state, &binary, progress);
+    let mut network = None;
+    let made = bring_up(cluster, &mut state, &binary, &mut network, progress);
     if made.is_err() {
         cluster.down()?;
     }
+    // Closed before, it would have the cluster taken down twice at the same time.
+    drop(network);
     made.map(|()| state)
+}
+
+/// Refuses what the backend cannot do.
+fn check_backend(wanted: &Wanted) -> Result<()> {
+    let Wanted { cpus, plain, .. } = wanted;
+    if !(*cpus >= 0.01 && *cpus <= 1024.0) {
+        bail!("--cpus {cpus}: 0.01 to 1024");
+    }
+    match wanted.backend {
+        Backend::Qemu if wanted.root != RootKind::Copy => {
+            bail!("--root overlay is for nodes that are namespaces: add --backend namespaces")
+        }
+        Backend::Qemu if cpus.fract() != 0.0 => {
+            bail!("--cpus {cpus}: a virtual machine has whole CPUs; a part of one needs --backend namespaces")
+        }
+        Backend::Qemu => Ok(()),
+        Backend::Namespaces if !plain.is_empty() => {
+            bail!("--plain-kernel: nodes that are namespaces share this machine's kernel; use --backend qemu")
+        }
+        Backend::Namespaces => match namespaces::obstacle() {
+            Some(obstacle) => bail!("nodes cannot be namespaces on this machine: {obstacle}; use --backend qemu"),
+            None => Ok(()),
+        },
+    }
 }
 
 /// The image and the binary, whichever takes longer.
 fn make(profile: Profile, progress: &Progress) -> Result<(Image, PathBuf)> {
     std::thread::scope(|scope| {
         let image = scope.spawn(|| image::ensure(progress));
-        let binary = product::build(profile)?;
+        let binary = product::build(profile, progress)?;
         let image = image.join().map_err(|_| anyhow!("the image's build broke off"))??;
         Ok((image, binary))
     })
 }
 
-fn bring_up(cluster: &Cluster, state: &mut State, binary: &Path, progress: &Progress) -> Result<()> {
-    cluster.make_dirs()?;
-    cluster.write(state)?;
-    let nodes = state.kernels.len();
+fn bring_up(
+    cluster: &Cluster,
+    state: &mut State,
+    binary: &Path,
+    network: &mut Option<ChildStdin>,
+    progress: &Progress,
+) -> Result<()> {
+    let nodes = state.nodes();
     prepare(cluster, state, binary).context("cannot prepare the cluster's files")?;
-    let mut switch = start_switch(cluster, nodes)?;
+    cluster.write(state)?;
+    let network = network.insert(start_network(cluster, state)?);
     for node in 1..=nodes {
         boot(cluster, state, node)?;
     }
-    await_nodes(cluster, nodes, &vec![0; nodes], progress)?;
+    await_nodes(cluster, state, progress)?;
     if state.daemon {
         await_daemons(cluster, nodes, progress)?;
     }
     state.phase = Phase::Up;
     cluster.write(state)?;
-    // From here on the switch does not care what becomes of us.
-    switch.write_all(b"up\n").context("the cluster's switch has ended")
+    // From here on the cluster lasts, whatever becomes of this process.
+    network.write_all(b"up\n").context("the process of the cluster's network has ended")
 }
 
-/// Keys, disks and initramfs archives.
+/// Keys and the binary, and what virtual machines boot from.
 fn prepare(cluster: &Cluster, state: &State, binary: &Path) -> Result<()> {
-    let stage = tempfile::Builder::new().prefix("stage").tempdir_in(&cluster.dir)?;
-    let root = stage.path().join("cluster");
+    cluster.make_dirs()?;
+    let root = cluster.stage();
     for dir in ["etc/ssh", "etc/scx_mosix", "usr/bin"] {
         fs::create_dir_all(root.join(dir))?;
     }
@@ -133,10 +179,17 @@ fn prepare(cluster: &Cluster, state: &State, binary: &Path) -> Result<()> {
     // Debug information would only cost the guests memory.
     cmd::output(Command::new("strip").arg("-o").arg(root.join("usr/bin/scx_mosix")).arg(binary))?;
     std::os::unix::fs::symlink("scx_mosix", root.join("usr/bin/mosrun"))?;
+    match state.backend {
+        Backend::Qemu => prepare_machines(cluster, state),
+        Backend::Namespaces => fs::write(cluster.namespaces_mark(), "").map_err(Into::into),
+    }
+}
 
+/// Disks and initramfs archives.
+fn prepare_machines(cluster: &Cluster, state: &State) -> Result<()> {
     let archive = cluster.dir.join("cluster.cpio");
     let pack = "find cluster | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 >\"$1\"";
-    cmd::output(Command::new("sh").args(["-c", pack, "sh"]).arg(&archive).current_dir(stage.path()))?;
+    cmd::output(Command::new("sh").args(["-c", pack, "sh"]).arg(&archive).current_dir(&cluster.dir))?;
     let image = Image { dir: state.image.clone() };
     for kernel in [Kernel::Scx, Kernel::Plain] {
         let mut both = fs::File::create(initramfs(cluster, kernel))?;
@@ -144,8 +197,8 @@ fn prepare(cluster: &Cluster, state: &State, binary: &Path) -> Result<()> {
             std::io::copy(&mut fs::File::open(part)?, &mut both)?;
         }
     }
-    for node in 1..=state.kernels.len() {
-        let mut create = Command::new("qemu-img");
+    for node in 1..=state.nodes() {
+        let mut create = Command::new(image.qemu_img());
         create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(image.disk()).arg(cluster.disk(node));
         cmd::output(&mut create)?;
     }
@@ -156,42 +209,62 @@ fn initramfs(cluster: &Cluster, kernel: Kernel) -> PathBuf {
     cluster.dir.join(format!("initramfs-{kernel:?}.cpio").to_lowercase())
 }
 
-/// Starts the switch and returns its stdin: to close that without a word takes the cluster down.
-fn start_switch(cluster: &Cluster, nodes: usize) -> Result<std::process::ChildStdin> {
-    let log = fs::File::create(cluster.dir.join("switch.log"))?;
-    let mut command = Command::new(std::env::current_exe()?);
+/// Starts the switch or the hub and returns its stdin: to close that without a word takes the
+/// cluster down.
+fn start_network(cluster: &Cluster, state: &State) -> Result<ChildStdin> {
+    let log = fs::File::create(cluster.dir.join("network.log"))?;
+    let own = std::env::current_exe()?;
+    let mut command = match state.backend {
+        Backend::Qemu => {
+            let mut command = Command::new(own);
+            command.args(["vm", "switch", "--name", &cluster.name, "--nodes", &state.nodes().to_string(), "--dir"]);
+            command.arg(&cluster.run_dir);
+            command
+        }
+        Backend::Namespaces => {
+            let mut command = namespaces::as_root(&own);
+            command.args(["vm", "hub"]).args(cluster.hidden_arguments());
+            command
+        }
+    };
     command
-        .args(["vm", "switch", "--name", &cluster.name, "--nodes", &nodes.to_string(), "--dir"])
-        .arg(&cluster.run_dir)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(log)
-        // Ctrl-C at the terminal is for `vm up`; the switch clears up after it.
+        // Ctrl-C at the terminal is for `vm up`; the switch or hub clears up after it.
         .process_group(0);
-    let mut child = command.spawn().context("cannot start the cluster's switch")?;
+    let mut child = command.spawn().context("cannot start the process of the cluster's network")?;
     fs::write(cluster.run_dir.join("switch.pid"), child.id().to_string())?;
     let until = Instant::now() + Duration::from_secs(10);
     while !cluster.switch().exists() {
         if child.try_wait()?.is_some() || Instant::now() > until {
-            let said = fs::read_to_string(cluster.dir.join("switch.log")).unwrap_or_default();
-            bail!("the cluster's switch does not start: {}", cmd::tail(said.trim(), 10));
+            let said = fs::read_to_string(cluster.dir.join("network.log")).unwrap_or_default();
+            bail!("the process of the cluster's network does not start: {}", cmd::tail(said.trim(), 10));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    child.stdin.take().context("the cluster's switch has no stdin")
+    child.stdin.take().context("the process of the cluster's network has no stdin")
 }
 
-/// Starts the node's QEMU.
+/// Starts the node's QEMU, or its first process.
 fn boot(cluster: &Cluster, state: &State, node: usize) -> Result<()> {
+    match state.accel {
+        Some(accel) => boot_machine(cluster, state, node, accel),
+        None => cluster.order_start(node),
+    }
+}
+
+fn boot_machine(cluster: &Cluster, state: &State, node: usize, accel: Accel) -> Result<()> {
     let kernel = state.kernels[node - 1];
     let image = Image { dir: state.image.clone() };
     let _ = fs::remove_file(cluster.port_file(node));
     qemu::boot(&Machine {
+        program: &image.qemu(),
         node,
-        nodes: state.kernels.len(),
+        nodes: state.nodes(),
         daemon: state.daemon,
-        accel: state.accel,
-        cpus: state.cpus,
+        accel,
+        cpus: state.cpus as u32,
         memory_mib: state.memory_mib,
         kernel: &image.kernel(kernel),
         initramfs: &initramfs(cluster, kernel),
@@ -211,7 +284,7 @@ pub fn start(cluster: &Cluster, state: &State, node: usize, progress: &Progress)
     let before = fs::metadata(cluster.console(node)).map_or(0, |file| file.len());
     boot(cluster, state, node)?;
     let step = progress.step(format!("booting n{node}"));
-    await_ssh(cluster, node, before)?;
+    await_ssh(cluster, state.backend, node, before)?;
     let access = cluster.access(node, "root")?;
     for forward in state.forwards.iter().filter(|forward| forward.node == node) {
         access.forward(forward.local, forward.port)?;
@@ -224,12 +297,12 @@ pub fn start(cluster: &Cluster, state: &State, node: usize, progress: &Progress)
     Ok(())
 }
 
-fn await_nodes(cluster: &Cluster, nodes: usize, before: &[u64], progress: &Progress) -> Result<()> {
+fn await_nodes(cluster: &Cluster, state: &State, progress: &Progress) -> Result<()> {
     let results: Vec<Result<()>> = std::thread::scope(|scope| {
-        let waiting: Vec<_> = (1..=nodes)
+        let waiting: Vec<_> = (1..=state.nodes())
             .map(|node| {
                 let step = progress.step(format!("booting n{node}"));
-                scope.spawn(move || await_ssh(cluster, node, before[node - 1]).map(|()| step.done()))
+                scope.spawn(move || await_ssh(cluster, state.backend, node, 0).map(|()| step.done()))
             })
             .collect();
         waiting.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("waiting broke off")))).collect()
@@ -237,10 +310,11 @@ fn await_nodes(cluster: &Cluster, nodes: usize, before: &[u64], progress: &Progr
     results.into_iter().collect()
 }
 
-/// Waits for the node's sshd and opens root's lasting connection. `before`: how long the console's log was before this boot.
-fn await_ssh(cluster: &Cluster, node: usize, before: u64) -> Result<()> {
+/// Waits for the node's sshd and opens root's lasting connection. `before`: how long the console's
+/// log was before this boot.
+fn await_ssh(cluster: &Cluster, backend: Backend, node: usize, before: u64) -> Result<()> {
     let until = Instant::now() + BOOT_TIMEOUT;
-    let reached = format!("vm-init: n{node} reachable");
+    let reached = format!("node-init: n{node} reachable");
     loop {
         let console = fs::read(cluster.console(node)).unwrap_or_default();
         let console = String::from_utf8_lossy(console.get(before as usize..).unwrap_or_default()).into_owned();
@@ -256,7 +330,10 @@ fn await_ssh(cluster: &Cluster, node: usize, before: u64) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    fs::write(cluster.port_file(node), cluster.files(node).ssh_port()?.to_string())?;
+    if backend == Backend::Qemu {
+        // The hub has written it where nodes are namespaces.
+        fs::write(cluster.port_file(node), cluster.files(node).ssh_port()?.to_string())?;
+    }
     cluster.access(node, "root")?.connect()
 }
 

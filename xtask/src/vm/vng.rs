@@ -1,6 +1,8 @@
-//! `vm vng`: one command on this computer's own root file system, under the guests' kernel with sched_ext, by virtme-ng.
+//! `vm vng`: one command on this computer's own root file system, under the guests' kernel with
+//! sched_ext, by virtme-ng.
 //!
-//! The root is read-only in there; /tmp, /run and /dev/shm are the guest's own. The working directory is ours.
+//! The root is read-only in there; /tmp, /run and /dev/shm are the guest's own. The working
+//! directory is ours.
 
 use super::accel::{self, Accel};
 use super::image::{self, Image, Kernel, Locked, cache_dir};
@@ -40,8 +42,8 @@ pub fn run(vng: &Vng) -> Result<u8> {
     let accel = accel::choose(&progress, &image)?;
     let program = install(&progress)?;
     let mut child = command(vng, &image, accel, &program)?;
-    // QEMU opens its stdout and stderr anew by their names in /proc: it would overwrite a file from its start, and cannot open a
-    // socket. Pipes it can, so we copy.
+    // QEMU opens its stdout and stderr anew by their names in /proc: it would overwrite a file from
+    // its start, and cannot open a socket. Pipes it can, so we copy.
     let (mut out, mut errors) = (child.stdout.take().context("no pipe")?, child.stderr.take().context("no pipe")?);
     std::thread::scope(|scope| {
         scope.spawn(move || std::io::copy(&mut errors, &mut std::io::stderr()));
@@ -51,9 +53,11 @@ pub fn run(vng: &Vng) -> Result<u8> {
 }
 
 fn command(vng: &Vng, image: &Image, accel: Accel, program: &Path) -> Result<std::process::Child> {
-    // Our own file server in front: not every distribution has it.
+    // The image's own file server and emulator in front: not every distribution has them.
     let path = std::env::join_paths(
-        std::iter::once(image.dir.join("virtiofsd"))
+        ["virtiofsd", "qemu"]
+            .map(|dir| image.dir.join(dir))
+            .into_iter()
             .chain(program.parent().map(Path::to_path_buf))
             .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()))
             .chain(["/usr/sbin", "/sbin"].map(PathBuf::from)),
@@ -66,7 +70,7 @@ fn command(vng: &Vng, image: &Image, accel: Accel, program: &Path) -> Result<std
         .args(["--user", "root", "--cpus", &vng.cpus.to_string(), "--memory", &format!("{}M", vng.mem)])
         .args(
             (accel == Accel::Tcg)
-                .then(|| ["--disable-kvm".into(), format!("--qemu-opts=-accel {}", qemu::tcg())])
+                .then(|| ["--disable-kvm".into(), format!("--qemu-opts=-accel {}", qemu::TCG)])
                 .into_iter()
                 .flatten(),
         )
@@ -77,7 +81,8 @@ fn command(vng: &Vng, image: &Image, accel: Accel, program: &Path) -> Result<std
     command.spawn().context("cannot start virtme-ng")
 }
 
-/// The shell text that gives the guest a /tmp of its own, in which a work tree that lies in this host's /tmp is still there.
+/// The shell text that gives the guest a /tmp of its own, in which a work tree that lies in this
+/// host's /tmp is still there.
 fn own_tmp(tree: &Path) -> String {
     let mount = "mount -t tmpfs tmpfs /tmp";
     if !tree.starts_with("/tmp") {

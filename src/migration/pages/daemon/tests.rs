@@ -84,7 +84,7 @@ fn batch(memory: &Memory, page: usize, bytes: &[u8], compressed: bool) -> Pages 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_come_early_late_as_zeros_and_by_fault() {
     let memory = Memory::new(6);
-    // Pages 0 to 4 were left out; page 5 was not, it is nobody's.
+    // Pages 0 to 4 were left out; page 5 was not, it belongs to none.
     let dir = images(memory.at(0), 5);
     let mut daemon = PageDaemon::listen(dir.path()).unwrap();
     let placer = daemon.placer();
@@ -98,7 +98,8 @@ async fn pages_come_early_late_as_zeros_and_by_fault() {
     uffd.register(memory.0.cast(), 6 * PAGE).unwrap();
     drop(uffd);
 
-    // A fault where nothing is expected is answered with zeros at once, one where something is waits for it.
+    // A fault where nothing is expected is answered with zeros at once, one where something is
+    // waits for it.
     let base = memory.0 as usize;
     let reader = std::thread::spawn(move || {
         // SAFETY: inside the mapping, which outlives this thread.
@@ -125,8 +126,8 @@ async fn damage_missing_pages_and_strangers_are_found() {
     let memory = Memory::new(2);
     for (spoil, reason) in [
         (0, "a batch of pages was damaged on its way"),
-        (1, "0 of 2 pages and 0 of 0 zero pages arrived, 8192 bytes of the body are missing"),
-        (2, "process 5 is not part of the body"),
+        (1, "0 of 2 pages and 0 of 0 zero pages arrived, 8192 bytes of the process tree are missing"),
+        (2, "process 5 is not part of the process tree"),
     ] {
         let dir = images(memory.at(0), 2);
         let mut daemon = PageDaemon::listen(dir.path()).unwrap();
