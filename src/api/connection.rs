@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     task::{Context, Poll},
 };
 
@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
 use super::Caller;
+use crate::sys::lock::Mutex;
 
 /// Connections that one user may have at a time.
 const MAX_PER_USER: usize = 32;

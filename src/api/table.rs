@@ -16,13 +16,14 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::watch;
 
 use super::ApiError;
+use crate::sys::lock::{Mutex, MutexGuard};
 
 /// How many removed rows are remembered for watchers that are behind.
 const MAX_REMOVED: usize = 1024;

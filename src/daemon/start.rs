@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
@@ -50,7 +50,7 @@ use crate::{
     node::{self, Machine, NodeError, NodeInfo, NodeInfoParams, NodeLoad, Sampler, SchedExtState, Scope},
     protocol::{FromAgent, MoveState, ToAgent},
     scheduler::{self, Backoff, Scheduler},
-    sys::clock::now_ms,
+    sys::{clock::now_ms, lock::Mutex},
     telemetry::{Telemetry, TelemetryConfig, TelemetryError, landlock},
 };
 

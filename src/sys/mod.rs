@@ -7,6 +7,7 @@ pub mod child;
 pub mod clock;
 pub mod descriptor;
 pub mod fuse;
+pub mod lock;
 pub mod namespaces;
 pub mod pidfd;
 pub mod priority;

@@ -3,12 +3,15 @@
 use std::{
     collections::VecDeque,
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use tokio::sync::OnceCell;
 
-use crate::api::{ApiError, Caller};
+use crate::{
+    api::{ApiError, Caller},
+    sys::lock::Mutex,
+};
 
 /// How many requests are remembered.
 const MAX_REMEMBERED: usize = 1024;

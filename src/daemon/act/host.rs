@@ -11,7 +11,7 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -29,7 +29,10 @@ use crate::{
     job::{JobId, SessionId},
     keys::NodeIdentity,
     protocol::{AgentRole, AgentStart, AgentState, FromAgent, GuestRole, StreamKind, ToAgent},
-    sys::cgroup,
+    sys::{
+        cgroup,
+        lock::{Mutex, MutexGuard},
+    },
 };
 
 /// How long a guest agent may take to reach home and make the guest's world. Generous: mounting

@@ -16,7 +16,7 @@ mod course;
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -36,7 +36,10 @@ use crate::{
     job::{JobId, JobRecord, SessionId},
     migration::machine::{IllegalStep, Machine},
     protocol::{MoveProgress, MoveState},
-    sys::clock::now_ms,
+    sys::{
+        clock::now_ms,
+        lock::{Mutex, MutexGuard},
+    },
 };
 
 /// Between two looks whether moves are over.

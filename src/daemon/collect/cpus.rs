@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use crate::{
     cluster::{NodeEntry, NodeState},
     daemon::shared::Shared,
     node::CpuFeatures,
+    sys::lock::{Mutex, MutexGuard},
 };
 
 /// When another node of a kind is asked, if the one before did not answer.

@@ -120,7 +120,7 @@ impl Summing {
 }
 
 /// A figure that jumps, smoothed: half of it is what it was before.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Smoothed(f64);
 
 impl Smoothed {
@@ -136,7 +136,7 @@ impl Smoothed {
 }
 
 /// A part of a node's load, measured by its tasks.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct PartOfLoad {
     tasks_milli: u64,
 }
@@ -165,7 +165,7 @@ impl PartOfLoad {
 }
 
 /// The memory depletion rate: how fast free memory shrinks without moves.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct DepletionRate {
     last_bytes: Option<u64>,
     bytes_per_s: Smoothed,

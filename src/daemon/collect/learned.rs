@@ -2,13 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
 use crate::{
     api::view::MigrationSummary,
     placement::{History, Learning, MoveTimes, MoveWork, Program, StartTakes},
+    sys::lock::{Mutex, MutexGuard},
 };
 
 /// How long `criu --version` takes on a 3 GHz x86 core of 2020. Where it takes longer, so will

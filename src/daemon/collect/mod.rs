@@ -17,9 +17,8 @@ mod trees;
 
 use std::{
     collections::HashMap,
-    ops::Deref,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -31,13 +30,16 @@ use self::{
     programs::Programs,
     trees::Trees,
 };
-use super::shared::{GUESTS_CGROUP, Shared, agents::AgentView, under_way::UnderWay};
+use super::shared::{GUESTS_CGROUP, Shared, agents::AgentView, jobs::Job, under_way::UnderWay};
 use crate::{
     api::view::ProcessSummary,
     job::SessionId,
     node::SchedExtState,
     placement::{Config, cost::tasks_per_cpu},
-    sys::cgroup,
+    sys::{
+        cgroup,
+        lock::{Mutex, MutexGuard},
+    },
     telemetry::Snapshot,
 };
 
@@ -51,13 +53,13 @@ pub struct Collected {
     /// What moves took, and programs needed.
     pub learned: Learned,
     programs: Programs,
-    measured: Mutex<Measured>,
+    measured: Mutex<Arc<Measured>>,
     summing: Mutex<Summing>,
     young_ms: u64,
 }
 
 /// Figures that are renewed every second, and what is derived from them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Measured {
     /// Use by cgroup.
     pub figures: HashMap<PathBuf, Figures>,
@@ -99,6 +101,16 @@ impl Measured {
     pub fn away(&self, root_pid: i32) -> Option<&ProcessSummary> {
         self.away.get(&root_pid).filter(|(at, _)| at.elapsed() < AWAY_ROWS_VALID).map(|(_, row)| row)
     }
+
+    /// Counts what the jobs of this node have had, here or elsewhere.
+    fn note_trees(&mut self, jobs: &[Job]) {
+        let Self { figures, away, trees, .. } = self;
+        trees.update(jobs.iter().map(|job| {
+            let here_ms = figures.get(&job.cgroup).map_or(0, |figures| figures.usage.counters.cpu_ms());
+            let away_ms = away.get(&job.root_pid).map_or(0, |(_, row)| row.usage.counters.cpu_ms());
+            (job.tree(), job.root_pid, here_ms.max(away_ms))
+        }));
+    }
 }
 
 impl Collected {
@@ -115,13 +127,18 @@ impl Collected {
         }
     }
 
-    /// What was measured last.
-    pub fn measured(&self) -> impl Deref<Target = Measured> + '_ {
-        self.change()
+    /// What was measured last. Its reader holds no lock, so other locks may be taken meanwhile.
+    pub fn measured(&self) -> Arc<Measured> {
+        self.lock().clone()
     }
 
-    fn change(&self) -> MutexGuard<'_, Measured> {
-        // Each field is replaced whole.
+    /// Changes what was measured. `change` takes no lock; a panic of it leaves each field whole.
+    fn change<T>(&self, change: impl FnOnce(&mut Measured) -> T) -> T {
+        // Who reads the last figures at this moment keeps them as they are.
+        change(Arc::make_mut(&mut self.lock()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Measured>> {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -141,24 +158,27 @@ impl Collected {
         self.learned.keep_only(|node| cluster.entries.iter().any(|entry| entry.name.as_str() == node));
         let free_bytes = shared.available_bytes() + under_way.reserved_bytes;
         let busy: u64 = snapshot.tasks.iter().map(|task| task.cpu_now_milli).sum();
-        let measured = &mut *self.change();
-        measured.figures = figures;
-        note_trees(shared, measured);
-        measured.others_weight.step(load.others_weight);
-        measured.own_load.step(load.own_milli);
-        measured.owners_load.step(load.owners_milli);
-        measured.guests_load.step(load.guests_milli);
-        measured.depletion.step(free_bytes, snapshot.interval_ms, under_way.has_reservations);
-        measured.cpu_busy_percent = busy as f64 * 100.0 / f64::from(shared.info.allotment.cpus.milli());
+        let jobs: Vec<Job> = shared.jobs().iter().cloned().collect();
+        self.change(|measured| {
+            measured.figures = figures;
+            measured.note_trees(&jobs);
+            measured.others_weight.step(load.others_weight);
+            measured.own_load.step(load.own_milli);
+            measured.owners_load.step(load.owners_milli);
+            measured.guests_load.step(load.guests_milli);
+            measured.depletion.step(free_bytes, snapshot.interval_ms, under_way.has_reservations);
+            measured.cpu_busy_percent = busy as f64 * 100.0 / f64::from(shared.info.allotment.cpus.milli());
+        });
     }
 
     /// Takes which guests are here.
     pub fn note_arrivals(&self, agents: &AgentView) {
-        let mut measured = self.change();
-        measured.arrived.retain(|migration, _| agents.guests.contains_key(migration));
-        for migration in agents.guests.keys() {
-            measured.arrived.entry(*migration).or_insert_with(Instant::now);
-        }
+        self.change(|Measured { arrived, .. }| {
+            arrived.retain(|migration, _| agents.guests.contains_key(migration));
+            for migration in agents.guests.keys() {
+                arrived.entry(*migration).or_insert_with(Instant::now);
+            }
+        });
     }
 
     /// Asks a node that hosts jobs of this one how these are.
@@ -176,13 +196,13 @@ impl Collected {
 
     /// Takes what a host has said of jobs of this node.
     pub fn note_away(&self, rows: Vec<ProcessSummary>) {
-        let mut measured = self.change();
-        measured.away.extend(rows.into_iter().map(|row| (row.pid, (Instant::now(), row))));
+        let rows = rows.into_iter().map(|row| (row.pid, (Instant::now(), row)));
+        self.change(|measured| measured.away.extend(rows));
     }
 
     /// Forgets what hosts have not said again.
     pub fn forget_away(&self) {
-        self.change().away.retain(|_, (at, _)| at.elapsed() < AWAY_ROWS_VALID);
+        self.change(|measured| measured.away.retain(|_, (at, _)| at.elapsed() < AWAY_ROWS_VALID));
     }
 
     /// The runnable tasks that share each CPU of this node with a program of its own users, as last
@@ -194,15 +214,4 @@ impl Collected {
             if is_first { all * f64::from(self.measured().owners_permille()) / 1_000.0 } else { all }
         })
     }
-}
-
-/// Counts what the jobs of this node have had, here or elsewhere.
-fn note_trees(shared: &Shared, measured: &mut Measured) {
-    let jobs = shared.jobs();
-    let Measured { figures, away, trees, .. } = measured;
-    trees.update(jobs.iter().map(|job| {
-        let here_ms = figures.get(&job.cgroup).map_or(0, |figures| figures.usage.counters.cpu_ms());
-        let away_ms = away.get(&job.root_pid).map_or(0, |(_, row)| row.usage.counters.cpu_ms());
-        (job.tree(), job.root_pid, here_ms.max(away_ms))
-    }));
 }

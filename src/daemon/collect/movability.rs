@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::Collected;
+use super::{Collected, Measured};
 use crate::{
     daemon::shared::{Shared, jobs::Job, whereabouts::Whereabouts},
     descriptors,
@@ -38,12 +38,11 @@ impl Collected {
         let at_home = |job: &Job| matches!(shared.whereabouts(&shared.name_of(job)), Some(Whereabouts::Home(_)));
         let jobs: Vec<Job> = jobs.into_iter().filter(at_home).collect();
         if jobs.is_empty() {
-            self.change().cannot_move.clear();
-            return;
+            return self.change(|measured| measured.cannot_move.clear());
         }
         let began = Instant::now();
         if let Some(cannot_move) = look(jobs, PASSES).await {
-            self.change().cannot_move = cannot_move;
+            self.change(|measured| measured.cannot_move = cannot_move);
         }
         sleep(began.elapsed().div_f64(LOOK_SHARE).clamp(LOOK_PAUSE.0, LOOK_PAUSE.1)).await;
     }
@@ -54,11 +53,10 @@ impl Collected {
             return;
         }
         if let Some(mut seen) = look(vec![job.clone()], movable::LOOKS).await {
-            let mut measured = self.change();
-            match seen.remove(&job.session) {
-                Some(why) => measured.cannot_move.insert(job.session, why),
-                None => measured.cannot_move.remove(&job.session),
-            };
+            self.change(|Measured { cannot_move, .. }| match seen.remove(&job.session) {
+                Some(why) => cannot_move.insert(job.session, why),
+                None => cannot_move.remove(&job.session),
+            });
         }
     }
 }

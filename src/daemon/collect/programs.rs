@@ -1,18 +1,17 @@
 //! The programs that jobs of this node run, from their execs to their exits; what they needed is
 //! learned.
 
-use std::{
-    collections::HashMap,
-    fs,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, fs, sync::PoisonError};
 
 use super::Collected;
 use crate::{
     daemon::shared::{Shared, jobs::Job},
     job::SessionId,
     placement::Program,
-    sys::cgroup,
+    sys::{
+        cgroup,
+        lock::{Mutex, MutexGuard},
+    },
     telemetry::ProcessId,
 };
 
@@ -57,7 +56,7 @@ impl Collected {
         if pid == job.root_pid {
             // What was seen was another program; at first it is the client that registers, with its
             // connection to this daemon.
-            self.change().cannot_move.remove(&job.session);
+            self.change(|measured| measured.cannot_move.remove(&job.session));
         }
         if shared.agents.view().has_moved(job.session) {
             return None;

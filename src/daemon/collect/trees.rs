@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 /// What trees have had, in ms, by the root pid of the job that the user started.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Trees(HashMap<i32, Tree>);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Tree {
     /// What each of its jobs has had, by root pid, in ms.
     jobs: HashMap<i32, u64>,

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::Instant,
 };
 
@@ -19,7 +19,10 @@ use crate::{
         Action, Cause, Config, Decision, InFlight, Input, JobView, NodeView, Placement, Prospect, Reason, StartTakes,
         Wish,
     },
-    sys::clock::now_ms,
+    sys::{
+        clock::now_ms,
+        lock::{Mutex, MutexGuard},
+    },
 };
 
 /// Placement with its memory, and what it decided last about each job.

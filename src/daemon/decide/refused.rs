@@ -2,11 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::PoisonError,
     time::{Duration, Instant},
 };
 
-use crate::job::SessionId;
+use crate::{
+    job::SessionId,
+    sys::lock::{Mutex, MutexGuard},
+};
 
 /// How long a program starts here if it could not move at its start in the same job: what an exec
 /// gate holds in vain loses time, and what hinders it is likely to hinder the next one too.

@@ -13,7 +13,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -24,7 +24,10 @@ pub use self::view::{AgentView, GuestView, HomeView};
 use crate::{
     job::SessionId,
     protocol::{AgentState, FromAgent, ProtocolError, StreamKind, ToAgent, packet::PacketSocket, socket_path},
-    sys::proc::has_ended,
+    sys::{
+        lock::{Mutex, MutexGuard},
+        proc::has_ended,
+    },
 };
 
 /// Names an agent on its node: a home agent by its job's home session, a guest agent by the

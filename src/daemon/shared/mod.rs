@@ -8,7 +8,7 @@ pub mod peers;
 pub mod under_way;
 pub mod whereabouts;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use crate::{
     cluster::{ClusterHandle, NodeReport},
     job::JobId,
     node::NodeInfo,
+    sys::lock::{Mutex, MutexGuard},
 };
 
 /// The cgroup below which all guests of this node live.

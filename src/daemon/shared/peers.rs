@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -20,6 +20,7 @@ use crate::{
     cluster::ClusterHandle,
     job::{Constraints, SessionId},
     keys::NodeName,
+    sys::lock::Mutex,
 };
 
 /// The other nodes, by name. Behind it are gRPC clients with this node's certificate; tests put a

@@ -64,10 +64,14 @@ impl View<'_> {
     /// The rows of all nodes.
     pub fn node_rows(&self) -> Vec<NodeSummary> {
         let shared = self.shared;
+        // Each lock is released before the next is taken: what is borrowed in an expression is held
+        // to the end of its statement.
+        let jobs = shared.jobs().iter().count();
+        let scheduler = shared.scheduler.borrow().clone();
         let own = Own {
-            jobs: u32::try_from(shared.jobs().iter().count()).unwrap_or(u32::MAX),
-            sched_ext_note: scheduler_note(&shared.scheduler.borrow()),
-            sched_ext_disabled: matches!(&*shared.scheduler.borrow(), crate::scheduler::State::Off { .. }),
+            jobs: u32::try_from(jobs).unwrap_or(u32::MAX),
+            sched_ext_note: scheduler_note(&scheduler),
+            sched_ext_disabled: matches!(scheduler, crate::scheduler::State::Off { .. }),
             criu_version: shared.info.features.criu.map(|version| version.to_string()),
             missing: missing(&shared.info),
             cpu_busy_percent: self.collected.measured().cpu_busy_percent,

@@ -5,7 +5,7 @@ use std::{
     collections::HashSet,
     io,
     path::Path,
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use crate::{
     agent::process::{OLD_LOG, agent_of_log},
     guest::files::FS_TYPE,
     protocol::{FromAgent, ProtocolError, StreamKind, ToAgent, alive, lock_path, packet::PacketSocket, socket_path},
-    sys::fuse,
+    sys::{fuse, lock::MutexGuard},
 };
 
 /// How long a daemon that starts waits for the agents of its predecessor. Those that answer later
