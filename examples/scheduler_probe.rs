@@ -91,7 +91,7 @@ async fn obey(scheduler: &Scheduler, line: &str) -> anyhow::Result<()> {
         }
         ["job", cgroup] => scheduler.hints().set_job(std::fs::metadata(cgroup)?.ino(), true)?,
         ["throttle", pid, permille] => scheduler.hints().set_throttle(pid.parse()?, Some(permille.parse()?))?,
-        ["stats"] => println!("stats {}", serde_json::to_string(&scheduler.stats().await?)?),
+        ["stats"] => println!("stats {}", serde_json::to_string(&scheduler.statistics().read().await?)?),
         other => bail!("what is {other:?}?"),
     }
     Ok(())

@@ -17,6 +17,7 @@ pub mod home;
 pub mod job;
 pub mod keys;
 pub mod link;
+pub mod metrics;
 pub mod migration;
 pub mod node;
 pub mod placement;

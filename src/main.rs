@@ -9,7 +9,9 @@ use std::{
 use anyhow::{Context, Result};
 use scx_mosix::{
     daemon::{self, Settings},
-    guest, home, scheduler,
+    guest, home,
+    metrics::CountMessages,
+    scheduler,
     sys::priority,
     ui::{
         self,
@@ -17,7 +19,7 @@ use scx_mosix::{
     },
 };
 use tokio::runtime::Runtime;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == guest::init::NAME) {
@@ -65,9 +67,24 @@ fn runtime() -> Result<Runtime> {
     Runtime::new().context("cannot start the asynchronous runtime")
 }
 
-/// Logs go to standard error, where systemd and the agents' log files take them from; `RUST_LOG`
-/// says how much.
+/// What the names of our fields in the journal begin with: `journalctl SCX_MOSIX_PROCESS=n1/4711`.
+const JOURNAL_PREFIX: &str = "SCX_MOSIX";
+
+/// Logs go to standard error; to the journal, with their fields, where that is standard error's
+/// other end. `RUST_LOG` says how much.
 fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
+    // A journal that cannot be reached itself still takes what is written to it.
+    let journal = is_journal().then(tracing_journald::layer).and_then(Result::ok);
+    let journal = journal.map(|layer| layer.with_field_prefix(Some(JOURNAL_PREFIX.to_owned())));
+    let lines = journal
+        .is_none()
+        .then(|| tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()));
+    tracing_subscriber::registry().with(filter).with(CountMessages).with(journal).with(lines).init();
+}
+
+/// Whether standard error ends in the journal, systemd.exec(5).
+fn is_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    rustix::fs::fstat(stderr()).is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

@@ -7,6 +7,7 @@
 mod memory;
 
 use std::{
+    io::{BufRead, BufReader},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
     process::{Command, Output, Stdio},
@@ -223,6 +224,34 @@ fn what_may_be_done_with_a_program_is_said_and_changed() {
     // Root's, or refused.
     let drained = daemon.call(&["drain", "--wait"]);
     assert_eq!(drained.status.success(), own_uid() == 0, "{drained:?}");
+}
+
+#[test]
+fn events_are_listed_and_followed() {
+    let daemon = Daemon::start();
+    daemon.memory.happened(1, "n2 joined the cluster");
+    assert!(daemon.says(&["events"]).contains("1970-01-01T00:00:01Z  joined  n2 joined the cluster\n"));
+    let mut child =
+        scx_mosix(daemon.dir.path(), &["events", "--follow", "-o", "json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<serde_json::Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["text"], "n2 joined the cluster");
+    daemon.memory.happened(2, "n3 joined the cluster");
+    let second = next();
+    assert_eq!((&second["text"], &second["id"]), (&"n3 joined the cluster".into(), &2.into()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_program_that_cannot_go_home_is_named() {
+    let daemon = Daemon::start();
+    daemon.memory.job(4711, own_uid(), "xz");
+    assert_eq!(daemon.says(&["bring"]), "no program is away\n");
+    let output = daemon.call(&["bring", "4711"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("/4711 does not go home: "), "{output:?}");
+    assert_eq!(daemon.says(&["expel"]), "there are no such guests\n");
 }
 
 #[test]

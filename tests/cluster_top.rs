@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use support::{
-    Cluster, Options,
+    Cluster, Options, eventually,
     programs::{MOVE_LIMIT, runs_at, start_command},
     terminal::{SCREEN_LIMIT, Terminal, cell, on_terminal},
 };
@@ -18,10 +18,26 @@ fn monitor(cluster: &Cluster, node: &str, user: &str, arguments: &str) -> Termin
     Terminal::new(cluster.spawn_in_terminal(node, user, &line), 80, 24)
 }
 
+/// Where n1 serves metrics.
+const METRICS_PORT: u16 = 9471;
+
+/// Lets the daemon of n1 serve metrics.
+fn restart_with_metrics(cluster: &Cluster) {
+    let stop = "pid=$(cat /run/scx_mosix.pid); kill $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done";
+    cluster.sh("n1", &format!("{stop}; start-daemon --metrics {METRICS_PORT}"));
+    eventually("the nodes are together again", MOVE_LIMIT, || {
+        // The daemon is not there at first.
+        let said = cluster.scx_mosix("n1", &["nodes", "--output", "json"]);
+        let alive = said.stdout.matches("\"alive\"").count();
+        if alive == 2 { Ok(()) } else { Err(format!("{alive} are alive: {said}")) }
+    });
+}
+
 #[test]
 #[ignore = "needs a cluster"]
 fn a_program_is_watched_and_moved_from_within_the_monitor() {
     let cluster = Cluster::up("top", 2, &Options { cpus: Some(1), memory_mib: Some(512), ..Options::default() });
+    restart_with_metrics(&cluster);
     cluster.push_example("workload");
     cluster.sh("n1", "mkdir /home/user/work; chown user: /home/user/work");
     let program = "sh -c 'cd /home/user/work; exec workload threads --threads 1 --steps 100000 --work-ms 40 >out'";
@@ -67,6 +83,22 @@ fn a_program_is_watched_and_moved_from_within_the_monitor() {
     remote.wait_for("a refusal", SCREEN_LIMIT, |screen| screen.contains("nothing is changed from here"));
     remote.send("q");
     remote.ended(0);
+
+    // What happened is told, to people and to a monitoring system.
+    let events = cluster.exec("n1", &["scx_mosix", "events", "--output", "wide"]).success();
+    assert!(events.contains(&format!("n1/{pid} (workload) moved from n1 to n2, stopped for ")), "{events}");
+    let ask = format!(
+        "import urllib.request as u; print(u.urlopen('http://127.0.0.1:{METRICS_PORT}/metrics').read().decode())"
+    );
+    let metrics = cluster.exec("n1", &["python3", "-c", &ask]).success();
+    for line in [
+        "scx_mosix_moves_total{trigger=\"request\",outcome=\"moved\"} 1",
+        "scx_mosix_move_downtime_seconds_count 1",
+        "scx_mosix_agents{side=\"home\"} 1.0",
+        "scx_mosix_nodes{state=\"alive\"} 2.0",
+    ] {
+        assert!(metrics.lines().any(|told| told == line), "no {line} in\n{metrics}");
+    }
 
     // It is brought home, and ended by a signal.
     top.send("2Hy");

@@ -21,10 +21,11 @@ use support::{
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "grpc.health.v1.Health",
     "scx_mosix.peer.v1.PeerService",
     "scx_mosix.v1.ClusterService",
+    "scx_mosix.v1.EventService",
     "scx_mosix.v1.MigrationService",
     "scx_mosix.v1.ProcessService",
 ];

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::{
     ApiError, Caller,
     table::Table,
-    view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary, Trigger},
+    view::{ClusterEvent, MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary, Trigger},
 };
 use crate::{
     job::{Constraints, JobId, JobRecord, SessionId},
@@ -22,6 +22,8 @@ pub struct Views {
     pub processes: Table<ProcessSummary>,
     /// The migrations of these jobs, current ones and the last that ended.
     pub migrations: Table<MigrationSummary>,
+    /// What happened, the oldest first.
+    pub events: Table<ClusterEvent>,
 }
 
 /// Where a job should go.

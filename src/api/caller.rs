@@ -8,7 +8,11 @@
 
 use std::fmt;
 
-use super::{ApiError, view::MigrationSummary, view::ProcessSummary};
+use super::{
+    ApiError,
+    view::{ClusterEvent, MigrationSummary, ProcessSummary},
+};
+use crate::job::JobId;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +71,15 @@ impl Caller {
             || process.is_some_and(|process| process.name() == migration.process && self.owns(process, local))
     }
 
+    /// Whether this caller may see `event`: those of nodes concern everyone.
+    #[must_use]
+    pub fn may_see(&self, event: &ClusterEvent, local: &str) -> bool {
+        let is_his = |process: &JobId| {
+            process.is_of(local) && matches!(self, Self::Local { uid, .. } if event.uid == Some(*uid))
+        };
+        self.is_privileged() || event.process.as_ref().is_none_or(is_his)
+    }
+
     /// Whether this caller may put process `pid` under management: a user the process that calls,
     /// and no other.
     ///
@@ -107,6 +120,7 @@ impl Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::view::EventKind;
 
     fn job(uid: u32, home: &str) -> ProcessSummary {
         ProcessSummary { pid: 7, uid, home: home.into(), runs_on: "n1".into(), ..Default::default() }
@@ -122,6 +136,27 @@ mod tests {
         assert!(user.may_register(8).is_err());
         assert!(Caller::Local { uid: 1000, pid: 0 }.may_register(7).is_err());
         assert!(user.may_administer("draining a node").is_err());
+    }
+
+    #[test]
+    fn a_user_sees_events_of_nodes_and_of_his_own_jobs() {
+        let event = |process: Option<&str>, uid| ClusterEvent {
+            id: 1,
+            at_ms: 0,
+            kind: EventKind::Moved,
+            node: "n1".into(),
+            process: process.map(|home| JobId::new(home, 7)),
+            uid,
+            migration: None,
+            text: String::new(),
+        };
+        let user = Caller::Local { uid: 1000, pid: 7 };
+        assert!(user.may_see(&event(None, None), "n1"));
+        assert!(user.may_see(&event(Some("n1"), Some(1000)), "n1"));
+        for (home, uid) in [("n1", Some(1001)), ("n1", None), ("n2", Some(1000))] {
+            assert!(!user.may_see(&event(Some(home), uid), "n1"), "{home} {uid:?}");
+            assert!(Caller::Local { uid: 0, pid: 1 }.may_see(&event(Some(home), uid), "n1"));
+        }
     }
 
     #[test]

@@ -13,8 +13,8 @@ use scx_mosix::{
         ApiError, Backend, Caller, PeerBackend,
         backend::{ConstraintsChange, Destination, GuestReservation, MoveRequest, NodeDetails, Registration, Views},
         view::{
-            MigrationStep, MigrationSummary, NodeState, NodeSummary, PlacementDecision, PlacementReason,
-            PlacementReasons, ProcessState, ProcessSummary, Trigger,
+            ClusterEvent, EventKind, MigrationStep, MigrationSummary, NodeState, NodeSummary, PlacementDecision,
+            PlacementReason, PlacementReasons, ProcessState, ProcessSummary, Trigger,
         },
     },
     job::{Constraints, JobId, SessionId, Usage},
@@ -79,6 +79,20 @@ impl Memory {
         for migration in self.views.migrations.all().iter().filter(|migration| !migration.is_over()) {
             self.enter(migration.id, state);
         }
+    }
+
+    /// Lets something happen to a node.
+    pub fn happened(&self, id: u64, text: &str) {
+        self.views.events.put(ClusterEvent {
+            id,
+            at_ms: 1_000,
+            kind: EventKind::Joined,
+            node: "n2".into(),
+            process: None,
+            uid: None,
+            migration: None,
+            text: text.into(),
+        });
     }
 
     fn find(&self, id: SessionId) -> Option<MigrationSummary> {

@@ -1,4 +1,5 @@
-//! Resource names: `nodes/{node}`, `nodes/{node}/processes/{pid}`, `migrations/{id}`.
+//! Resource names: `nodes/{node}`, `nodes/{node}/processes/{pid}`, `migrations/{id}`,
+//! `events/{id}`.
 
 use super::ApiError;
 use crate::{
@@ -91,6 +92,22 @@ pub fn parse_migration(name: &str) -> Result<SessionId, ApiError> {
         .ok_or_else(|| ApiError::invalid("name", "it must be migrations/{id} with an id of 32 hex digits"))
 }
 
+/// The resource name of an event.
+#[must_use]
+pub fn event_resource(id: u64) -> String {
+    format!("events/{id}")
+}
+
+/// Reads `events/{id}`.
+///
+/// # Errors
+/// [`ApiError::Invalid`] if it is written otherwise.
+pub fn parse_event(name: &str) -> Result<u64, ApiError> {
+    name.strip_prefix("events/")
+        .and_then(|id| id.parse().ok())
+        .ok_or_else(|| ApiError::invalid("name", "it must be events/{id} with a number as id"))
+}
+
 /// A node's name as the cluster writes it, or [`ANY`].
 fn node_name(text: &str) -> Option<String> {
     if text == ANY { Some(text.to_owned()) } else { NodeName::new(text).ok().map(|name| name.to_string()) }
@@ -109,6 +126,7 @@ mod tests {
         assert_eq!(parse_nodes(&["nodes/N2".into(), "nodes/n3".into()]).unwrap(), ["n2", "n3"]);
         let id = SessionId::random();
         assert_eq!(parse_migration(&migration_resource(id)).unwrap(), id);
+        assert_eq!(parse_event(&event_resource(u64::MAX)).unwrap(), u64::MAX);
     }
 
     #[test]
@@ -128,6 +146,7 @@ mod tests {
             assert!(parse_node(bad, "node").is_err(), "{bad}");
         }
         assert!(parse_migration("migrations/12").is_err());
+        assert!(parse_event("events/").is_err() && parse_event("events/-1").is_err());
         for bad in ["-", "n 1", "\u{1}"] {
             assert!(check_allowed(&[bad.to_owned()]).is_err(), "{bad}");
         }

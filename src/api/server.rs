@@ -28,7 +28,7 @@ use tonic_health::{
 use super::{
     Backend, Caller, PeerBackend,
     connection::{Connection, Slots},
-    services::{Cluster, Context, Migrations, Peers, Processes},
+    services::{Cluster, Context, Events, Migrations, Peers, Processes},
 };
 use crate::{
     keys::{KeyError, PeerIdentity},
@@ -37,16 +37,18 @@ use crate::{
         peer::peer_service_server::{self, PeerServiceServer},
         v1::{
             cluster_service_server::{self, ClusterServiceServer},
+            event_service_server::{self, EventServiceServer},
             migration_service_server::{self, MigrationServiceServer},
             process_service_server::{self, ProcessServiceServer},
         },
     },
 };
 
-const PUBLIC_SERVICES: [&str; 3] = [
+const PUBLIC_SERVICES: [&str; 4] = [
     cluster_service_server::SERVICE_NAME,
     process_service_server::SERVICE_NAME,
     migration_service_server::SERVICE_NAME,
+    event_service_server::SERVICE_NAME,
 ];
 
 /// How often a quiet connection is asked whether it lives, and how long the answer may take.
@@ -203,7 +205,7 @@ impl ApiServer {
             PeerServiceServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES)
         });
         let (cluster, processes) = (Cluster(context.clone()), Processes::new(context.clone()));
-        let migrations = Migrations(context.clone());
+        let (migrations, events) = (Migrations(context.clone()), Events(context.clone()));
         let health = HealthServer::new(HealthService::from_health_reporter(self.health.clone()));
         Ok(Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -217,6 +219,7 @@ impl ApiServer {
             .add_service(ClusterServiceServer::new(cluster).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(ProcessServiceServer::new(processes).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_service(MigrationServiceServer::new(migrations).max_decoding_message_size(MAX_REQUEST_BYTES))
+            .add_service(EventServiceServer::new(events).max_decoding_message_size(MAX_REQUEST_BYTES))
             .add_optional_service(peers))
     }
 }

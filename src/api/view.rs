@@ -279,6 +279,80 @@ impl Row for MigrationSummary {
     }
 }
 
+/// What happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A node is there.
+    Joined,
+    /// A node said good-bye.
+    Left,
+    /// A node does not answer any more.
+    Died,
+    /// A node sends its guests away and takes no others.
+    Drained,
+    /// A node takes guests again.
+    Undrained,
+    /// A node's sched_ext scheduler is no longer in force.
+    Ejected,
+    /// A program runs at another node.
+    Moved,
+    /// A program was moved as memory was short.
+    Ushered,
+    /// A move was given up; the program continues where it was.
+    Refused,
+    /// A program was lost in a move.
+    Lost,
+    /// A kind that this release does not know.
+    #[default]
+    Unknown,
+}
+
+impl EventKind {
+    /// All that is known.
+    pub const ALL: [Self; 10] = [
+        Self::Joined,
+        Self::Left,
+        Self::Died,
+        Self::Drained,
+        Self::Undrained,
+        Self::Ejected,
+        Self::Moved,
+        Self::Ushered,
+        Self::Refused,
+        Self::Lost,
+    ];
+}
+
+/// Something that happened in the cluster, as one node saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClusterEvent {
+    /// Grows from event to event, also over a restart of the daemon.
+    pub id: u64,
+    /// When the node saw it.
+    pub at_ms: u64,
+    /// What.
+    pub kind: EventKind,
+    /// The node that it is about; of a move, its source.
+    pub node: String,
+    /// The program that it is about.
+    pub process: Option<JobId>,
+    /// Whose that is, if that was known; it stays at the node.
+    #[serde(skip)]
+    pub uid: Option<u32>,
+    /// The move that it is about.
+    pub migration: Option<SessionId>,
+    /// The event in one sentence.
+    pub text: String,
+}
+
+impl Row for ClusterEvent {
+    fn key(&self) -> String {
+        // The oldest first.
+        format!("{:020}", self.id)
+    }
+}
+
 /// What placement did about a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

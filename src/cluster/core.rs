@@ -11,7 +11,8 @@ use foca::{Foca, Member, NoCustomBroadcast, State};
 use rand::{SeedableRng, rngs::StdRng, seq::IteratorRandom};
 
 use super::{
-    ClusterView, Event, GossipConfig, JoinRefusal, LocalState, NodeEntry, NodeId, NodeReport, NodeState, WireError,
+    ClusterView, Event, GossipConfig, JoinRefusal, LocalState, NodeEntry, NodeId, NodeReport, NodeState, Traffic,
+    WireError,
     codec::MemberCodec,
     effects::{Effects, swim_config},
     gossip::GossipState,
@@ -211,7 +212,7 @@ impl Core {
         }
         let mut entries: Vec<NodeEntry> = by_name.into_values().chain([mine]).collect();
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        ClusterView { me: me.name.clone(), entries, gossip: self.gossip_state }
+        ClusterView { me: me.name.clone(), entries, gossip: self.gossip_state, traffic: Traffic::default() }
     }
 
     fn entry(&self, member: &Member<NodeId>, now_ms: u64) -> NodeEntry {

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::{ClusterView, Core, Event, LocalState};
+use super::{ClusterView, Core, Event, LocalState, Traffic};
 use crate::keys::{OpenError, Sealer};
 
 /// The same complaint about the same machine is logged once in this time.
@@ -22,6 +22,7 @@ pub struct Endpoint {
     complaints: RateLimit,
     refusals: RateLimit,
     outgoing: Vec<(SocketAddr, Vec<u8>)>,
+    traffic: Traffic,
 }
 
 impl Endpoint {
@@ -38,6 +39,7 @@ impl Endpoint {
             complaints: RateLimit::new(COMPLAINT_INTERVAL_MS),
             refusals: RateLimit::new(REFUSAL_INTERVAL_MS),
             outgoing: Vec::new(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -45,6 +47,8 @@ impl Endpoint {
     /// it, seldom enough.
     pub fn receive(&mut self, now_ms: u64, from: SocketAddr, datagram: &[u8]) -> Option<Complaint> {
         let sealer = self.sealer.as_mut()?;
+        self.traffic.received_datagrams += 1;
+        self.traffic.received_bytes += datagram.len() as u64;
         let about = match sealer.open(datagram) {
             Ok(opened) => match self.core.receive(now_ms, from, &opened.payload) {
                 Ok(()) => return None,
@@ -57,6 +61,7 @@ impl Endpoint {
                 About::Datagram(error)
             }
         };
+        self.traffic.refused_datagrams += 1;
         // A few late datagrams are an everyday matter of networks.
         if matches!(about, About::Datagram(OpenError::Replayed)) {
             return None;
@@ -89,9 +94,9 @@ impl Endpoint {
         self.core.set_local(local);
     }
 
-    /// See [`Core::view`].
+    /// See [`Core::view`]; with the traffic.
     pub fn view(&self, now_ms: u64) -> ClusterView {
-        self.core.view(now_ms)
+        ClusterView { traffic: self.traffic, ..self.core.view(now_ms) }
     }
 
     /// See [`Core::take_changed`].
@@ -117,6 +122,8 @@ impl Endpoint {
         } else {
             self.core.take_outgoing().for_each(drop);
         }
+        self.traffic.sent_datagrams += datagrams.len() as u64;
+        self.traffic.sent_bytes += datagrams.iter().map(|(_, datagram)| datagram.len() as u64).sum::<u64>();
         datagrams
     }
 }

@@ -60,7 +60,7 @@ pub use self::{
     handle::{ClusterError, ClusterHandle, LocalState, Transport, start},
     identity::NodeId,
     loads::load_message_bytes,
-    view::{ClusterView, NodeEntry, NodeReport, NodeState, NodeSummary},
+    view::{ClusterView, NodeEntry, NodeReport, NodeState, NodeSummary, Traffic},
     wire::{JoinRefusal, WireError},
 };
 

@@ -75,6 +75,21 @@ pub struct NodeEntry {
     pub report: Option<NodeReport>,
 }
 
+/// Gossip's datagrams since this node began, sealed, without UDP's headers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Those that came.
+    pub received_datagrams: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Those that were sent.
+    pub sent_datagrams: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Those that came and were not of this cluster, late, too many or not understood.
+    pub refused_datagrams: u64,
+}
+
 /// The cluster as one node sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterView {
@@ -84,6 +99,8 @@ pub struct ClusterView {
     pub entries: Vec<NodeEntry>,
     /// How they are gossiped, and how old their reports are expected to be.
     pub gossip: GossipState,
+    /// What gossip sent and received; nothing where there is no network.
+    pub traffic: Traffic,
 }
 
 impl ClusterView {

@@ -112,6 +112,7 @@ fn place(pipeline: &Pipeline, pid: i32, of: &Job, expected_ms: u64) {
     let Some(job) = acting.promote(pid, of) else { return };
     let (process, view) = (shared.name_of(&job), pipeline.view());
     let Some(decision) = deciding.start(collected, &view, &process, expected_ms) else { return };
+    pipeline.metrics.decided(&decision);
     let Some(target) = decision.target() else { return };
     let why =
         format!("begins, and probably needs {:.1} s; {}", expected_ms as f64 / 1_000.0, decide::summary(&decision));

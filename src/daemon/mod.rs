@@ -20,6 +20,7 @@ mod act;
 mod backend;
 mod collect;
 mod decide;
+mod events;
 mod execs;
 mod pipeline;
 mod settings;

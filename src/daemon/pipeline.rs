@@ -27,6 +27,7 @@ use super::{
 use crate::{
     api::{ApiError, backend::Views, view::MigrationSummary},
     job::{JobId, SessionId},
+    metrics::{Figures, Metrics},
     placement::{Decision, Wish},
     protocol::MoveState,
 };
@@ -47,6 +48,8 @@ pub struct Pipeline {
     pub acting: Acting,
     /// What the API shows.
     pub tables: Arc<Views>,
+    /// What a monitoring system is told.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Pipeline {
@@ -66,10 +69,23 @@ impl Pipeline {
         self.tables.nodes.replace_all(view.node_rows());
     }
 
+    /// Renews the metrics, with how many events telemetry has lost.
+    pub fn measure(&self, view: &View<'_>, lost_events: u64) {
+        self.metrics.node_is(&Figures {
+            nodes: &self.tables.nodes.all(),
+            away: view.agents.homes.len(),
+            guests: view.agents.guests.len(),
+            moves: view.under_way.leaving.len(),
+            lost_events,
+            traffic: self.shared.cluster.view().traffic,
+        });
+    }
+
     /// Lets placement look at every job here, and starts the moves that it wants.
     pub fn decide(&self) {
         let view = self.view();
-        for decision in self.deciding.moves(&self.shared, &view) {
+        for decision in self.deciding.all(&self.shared, &view) {
+            self.metrics.decided(&decision);
             let Some(target) = decision.target() else { continue };
             let why = decision.reasons.iter().rev().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             tracing::info!(process = %decision.job, %target, why, "placement moves a job");
@@ -101,6 +117,7 @@ impl Pipeline {
             {
                 let view = self.view();
                 let decision = self.deciding.wish(&view, process, wish);
+                self.metrics.decided(&decision);
                 if decision.target().is_some() {
                     let why = reason.map_or_else(|| decide::summary(&decision), str::to_owned);
                     return self.acting.launch(&view, &decision, why, migration);
@@ -115,6 +132,7 @@ impl Pipeline {
 
     /// Lets the stages before learn what came of a move.
     pub fn note_ended(&self, Ended { record, obstacle }: &Ended) {
+        self.metrics.moved(record);
         if record.state == MoveState::Run {
             return self.collected.learned.moved(record);
         }

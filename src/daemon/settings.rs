@@ -14,6 +14,7 @@ use crate::{
     cluster::GossipConfig,
     job::Constraints,
     keys::{ClusterKey, DEFAULT_KEY_PATH, KeyError, NodeName},
+    metrics::MetricsAddress,
     node::Limits,
     placement, scheduler,
     ui::args::DaemonArgs,
@@ -35,6 +36,8 @@ pub struct Settings {
     pub advertise: Option<IpAddr>,
     /// Whom to ask for admission.
     pub join: Vec<String>,
+    /// Where metrics are served.
+    pub metrics: Option<MetricsAddress>,
     /// The run-time directory.
     pub run_dir: PathBuf,
     /// What this node may use, where that cannot be read.
@@ -121,6 +124,7 @@ impl TryFrom<DaemonArgs> for Settings {
             listen: args.listen.unwrap_or(said.listen),
             advertise: args.advertise.or(said.advertise),
             join: if args.join.is_empty() { said.join } else { args.join },
+            metrics: args.metrics.or(said.metrics),
             run_dir: args.run_dir.path,
             limits: Limits {
                 cpus: args.limits.cpus.or(said.cpus),

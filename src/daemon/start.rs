@@ -2,10 +2,8 @@
 
 use std::{
     fs::{self, File, Permissions},
-    io,
-    net::SocketAddr,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -16,9 +14,13 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
+mod error;
+
+pub use self::error::DaemonError;
 use super::{
     acceptor::{self, Incoming},
     act::{
@@ -29,29 +31,29 @@ use super::{
     backend::Daemon,
     collect::Collected,
     decide::Deciding,
-    execs,
+    events, execs,
     pipeline::Pipeline,
     settings::Settings,
     shared::{
         Shared,
         agents::{AgentKey, Agents},
         draining::Draining,
-        jobs::{Jobs, RegisterError},
+        jobs::Jobs,
         peers::GrpcPeers,
     },
     tick,
 };
 use crate::{
-    api::{self, ApiServer, ServeError, backend::Views, view::Trigger},
-    bounds::OutOfBounds,
-    cluster::{self, ClusterError, ClusterHandle, LocalState, NodeSummary, Transport},
-    keys::{KeyError, TlsConfigs, TlsPurpose},
+    api::{self, ApiServer, backend::Views, view::Trigger},
+    cluster::{self, ClusterHandle, LocalState, NodeSummary, Transport},
+    keys::{TlsConfigs, TlsPurpose},
+    metrics::{self, Metrics, MetricsAddress},
     migration::criu::Program,
     node::{self, Machine, NodeError, NodeInfo, NodeInfoParams, NodeLoad, Sampler, SchedExtState, Scope},
     protocol::{FromAgent, MoveState, ToAgent},
-    scheduler::{self, Backoff, Scheduler},
+    scheduler::{self, Backoff, Scheduler, Statistics},
     sys::{clock::now_ms, lock::Mutex},
-    telemetry::{Telemetry, TelemetryConfig, TelemetryError, landlock},
+    telemetry::{Telemetry, TelemetryConfig, landlock},
 };
 
 /// Where the gossip epoch outlives a reboot.
@@ -60,65 +62,11 @@ const EPOCH_FILE: &str = "/var/lib/scx_mosix/epoch";
 /// How long an agent may take to take over a stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How old what is told of the scheduler may be.
+const SCHEDULER_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Why a container's daemon does not attach our scheduler.
 const CONTAINER_NO_SCHED_EXT: &str = "this node is a container, and its scheduler would be that of the whole machine";
-
-/// Why the daemon cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    /// Another daemon runs.
-    #[error("another daemon uses {}: stop it first, or give --run-dir", .path.display())]
-    Running {
-        /// The run-time directory.
-        path: PathBuf,
-    },
-    /// A file or directory cannot be made.
-    #[error("cannot set up {}; the daemon needs root", .path.display())]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The port cannot be had.
-    #[error("cannot listen on TCP {address}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-    /// A signal handler cannot be set.
-    #[error("cannot handle signals")]
-    Signals(#[source] io::Error),
-    /// This machine cannot be looked at.
-    #[error("cannot find out what this machine is")]
-    Node(#[from] NodeError),
-    /// The probe of this machine panicked.
-    #[error("the probe of this machine failed")]
-    Probe(#[source] tokio::task::JoinError),
-    /// The key cannot be used.
-    #[error("cannot use the cluster's key")]
-    Key(#[from] KeyError),
-    /// The cluster cannot be entered.
-    #[error("cannot take part in the cluster")]
-    Cluster(#[from] ClusterError),
-    /// Telemetry does not start.
-    #[error("cannot measure")]
-    Telemetry(#[from] TelemetryError),
-    /// The API cannot be served.
-    #[error("cannot serve the API")]
-    Api(#[from] ServeError),
-    /// Jobs of an earlier daemon cannot be read.
-    #[error("cannot take over the jobs of an earlier daemon")]
-    Jobs(#[from] RegisterError),
-    /// The settings cannot be used.
-    #[error("cannot use these settings")]
-    Settings(#[from] super::settings::SettingsError),
-    /// A setting is out of bounds.
-    #[error("cannot use these settings")]
-    Bounds(#[from] OutOfBounds),
-}
 
 /// Runs a daemon until SIGTERM or SIGINT.
 pub async fn run(mut settings: Settings) -> Result<(), DaemonError> {
@@ -148,6 +96,10 @@ pub async fn run(mut settings: Settings) -> Result<(), DaemonError> {
         }
         None => None,
     };
+    let metrics_listener = match settings.metrics {
+        Some(address) => Some(listen_for_metrics(address).await?),
+        None => None,
+    };
     let unix = api::bind_unix(&settings.run_dir.join(api::SOCKET_NAME))?;
     let draining = Draining::load(&settings.run_dir);
     // Others send guests here as soon as they hear of this node.
@@ -158,7 +110,7 @@ pub async fn run(mut settings: Settings) -> Result<(), DaemonError> {
 
     let scheduler = start_scheduler(settings.sched_ext.then(|| settings.scheduler.clone()));
     let hints = scheduler.as_ref().map(Scheduler::hints);
-    let (telemetry, events) = Telemetry::start(TelemetryConfig::default())?;
+    let (telemetry, task_events) = Telemetry::start(TelemetryConfig::default())?;
     publish_confined().await;
     let scheduler_state = scheduler.as_ref().map_or_else(
         || watch::channel(crate::scheduler::State::Off { reason: no_sched_ext.into() }).1,
@@ -193,6 +145,7 @@ pub async fn run(mut settings: Settings) -> Result<(), DaemonError> {
         deciding: Deciding::new(&shared.node, config, settings.balance)?,
         acting: Acting::new(shared.clone(), collected.clone(), moves, agent_settings),
         tables: views,
+        metrics: Arc::new(Metrics::new()),
         collected,
         shared: shared.clone(),
     });
@@ -212,10 +165,17 @@ pub async fn run(mut settings: Settings) -> Result<(), DaemonError> {
         tasks.spawn(route(shared.clone(), incoming, grpc_sender));
         tasks.spawn(serve_tls(server.clone(), grpc, tls));
     }
+    if let Some(listener) = metrics_listener {
+        tasks.spawn(metrics::serve(listener, pipeline.metrics.clone(), stop.clone()));
+        if let Some(scheduler) = &scheduler {
+            tasks.spawn(watch_scheduler(pipeline.clone(), scheduler.statistics()));
+        }
+    }
     tasks.spawn(watch_load(pipeline.clone(), sampler));
     tasks.spawn(note_reports(pipeline.clone(), reports));
     tasks.spawn(note_ended(pipeline.clone(), ended));
-    tasks.spawn(execs::run(pipeline.clone(), events));
+    tasks.spawn(execs::run(pipeline.clone(), task_events));
+    tasks.spawn(events::run(pipeline.clone()));
     tasks.spawn(tick::run(pipeline.clone(), telemetry, hints));
     if let Ok(program) = Program::find() {
         tokio::spawn(async move { program.learn_kernel().await });
@@ -284,6 +244,14 @@ async fn look(settings: &Settings, scope: Scope) -> Result<(NodeInfo, Option<Dur
     Ok(looked?)
 }
 
+async fn listen_for_metrics(address: MetricsAddress) -> Result<TcpListener, DaemonError> {
+    if address.is_open() {
+        tracing::warn!(%address, "other machines can read the metrics of this node, unencrypted");
+    }
+    let socket = address.socket();
+    TcpListener::bind(socket).await.map_err(|source| DaemonError::Listen { address: socket, source })
+}
+
 async fn enter_cluster(settings: &Settings, info: &NodeInfo, load: NodeLoad) -> Result<ClusterHandle, DaemonError> {
     let transport = settings.key.as_ref().map(|key| {
         let (epoch, problem) = cluster::next_epoch(Path::new(EPOCH_FILE));
@@ -316,6 +284,19 @@ async fn publish_confined() {
             "programs confined by Landlock cannot be told from others: those that cannot gain privileges will not move"
         );
     }
+}
+
+/// Tells each second what the scheduler did.
+async fn watch_scheduler(pipeline: Arc<Pipeline>, statistics: Statistics) {
+    let seconds = async {
+        loop {
+            // Why it is not in force is in the log, and a busy supervisor answers the next time.
+            let stats = statistics.read().await;
+            pipeline.metrics.scheduler_did(stats.as_ref().ok());
+            sleep(SCHEDULER_INTERVAL).await;
+        }
+    };
+    pipeline.shared.stop.run_until_cancelled(seconds).await;
 }
 
 /// Tells the cluster each second how loaded this node is, and what its scheduler does.

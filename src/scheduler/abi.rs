@@ -27,6 +27,15 @@ impl Tier {
     /// All tiers, best first, in the order of [`SchedulerStats::tiers`].
     pub const ALL: [Self; intf::mosix_limits_MOSIX_NR_TIERS as usize] = [Self::Agent, Self::Home, Self::Guest];
 
+    /// Its name, for lists.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Home => "home",
+            Self::Guest => "guest",
+        }
+    }
+
     pub(super) fn as_raw(self) -> u32 {
         match self {
             Self::Agent => intf::mosix_tier_MOSIX_TIER_AGENT,

@@ -41,7 +41,7 @@ pub async fn run_foreground(duration: Option<Duration>) -> Result<(), SchedulerE
             () = &mut end => break,
         }
     }
-    if let Ok(stats) = scheduler.stats().await {
+    if let Ok(stats) = scheduler.statistics().read().await {
         say(&serde_json::to_string(&stats).unwrap_or_default());
     }
     // A panic of the blocking thread has been reported by then.

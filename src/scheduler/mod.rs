@@ -175,25 +175,9 @@ impl Scheduler {
         TierHints { commands: self.commands.clone() }
     }
 
-    /// What the scheduler did since it was attached.
-    ///
-    /// # Errors
-    /// `NotRunning`, `Busy`, `Stopped`, `Read`.
-    pub async fn stats(&self) -> Result<SchedulerStats, SchedulerError> {
-        self.ask(Command::Stats).await
-    }
-
-    async fn ask<T>(
-        &self,
-        question: impl FnOnce(oneshot::Sender<Result<T, SchedulerError>>) -> Command,
-    ) -> Result<T, SchedulerError> {
-        let (reply, answer) = oneshot::channel();
-        send(&self.commands, question(reply))?;
-        match tokio::time::timeout(ANSWER, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(SchedulerError::Stopped),
-            Err(_) => Err(SchedulerError::Busy),
-        }
+    /// A handle for those who want statistics.
+    pub fn statistics(&self) -> Statistics {
+        Statistics { commands: self.commands.clone() }
     }
 
     /// Detaches, and waits until that is done. In async code call it by `spawn_blocking`.
@@ -265,6 +249,28 @@ impl TierHints {
     /// `Busy`, `Stopped`.
     pub fn set_throttle(&self, pid: u32, speed_permille: Option<u32>) -> Result<(), SchedulerError> {
         send(&self.commands, Command::SetSpeed(pid, speed_permille.filter(|speed| (1..1000).contains(speed))))
+    }
+}
+
+/// Reads what the scheduler did.
+#[derive(Clone)]
+pub struct Statistics {
+    commands: SyncSender<Command>,
+}
+
+impl Statistics {
+    /// What the scheduler did since it was attached.
+    ///
+    /// # Errors
+    /// `NotRunning`, `Busy`, `Stopped`, `Read`.
+    pub async fn read(&self) -> Result<SchedulerStats, SchedulerError> {
+        let (reply, answer) = oneshot::channel();
+        send(&self.commands, Command::Stats(reply))?;
+        match tokio::time::timeout(ANSWER, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(SchedulerError::Stopped),
+            Err(_) => Err(SchedulerError::Busy),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ async fn a_machine_without_sched_ext_says_so_and_answers_all_the_same() {
     hints.set_tier(HintTarget::Process(std::process::id()), Some(Tier::Guest)).unwrap();
     hints.set_job(1, true).unwrap();
     hints.set_throttle(std::process::id(), Some(100)).unwrap();
-    assert!(matches!(scheduler.stats().await, Err(SchedulerError::NotRunning)));
+    assert!(matches!(scheduler.statistics().read().await, Err(SchedulerError::NotRunning)));
     tokio::task::spawn_blocking(move || scheduler.stop()).await.unwrap();
     assert!(matches!(hints.set_throttle(1, None), Err(SchedulerError::Stopped)));
 }

@@ -9,11 +9,18 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    api::{SOCKET_NAME, backend::Destination, name::ANY},
+    api::{SOCKET_NAME, backend::Destination},
     job::{JobId, SessionId},
     keys::{DEFAULT_KEY_PATH, NodeName},
+    metrics::MetricsAddress,
     node::{CpuCount, Limits},
 };
+
+mod read;
+mod watch;
+
+use read::{allowed, cancel_what, destination, process};
+pub use watch::{TopArgs, WebArgs};
 
 /// Names under which the binary is a command of its own, for those who know them.
 const ALIASES: [(&str, &str); 4] = [("mosrun", "run"), ("mosps", "ps"), ("mosmon", "top"), ("migrate", "migrate")];
@@ -50,20 +57,30 @@ pub enum Command {
     Nodes(ListArgs),
     /// Watch machines, programs and moves on the whole terminal, and command them
     Top(TopArgs),
+    /// Serve a page that shows and commands machines, programs and moves, to a browser of this user
+    Web(WebArgs),
     /// Move a program
     Migrate(MigrateArgs),
     /// Give up a move of a program that is under way
     Cancel(CancelArgs),
     /// Move a program only if someone asks, from now on
+    #[command(visible_alias = "stay")]
     Lock(ProcessArgs),
     /// Let a program move by itself again
+    #[command(visible_alias = "nostay")]
     Unlock(ProcessArgs),
     /// Say where a program may run
     Allow(AllowArgs),
+    /// Bring programs home that are away
+    Bring(BringArgs),
+    /// Send guests of this machine home; others may come (root)
+    Expel(ExpelArgs),
     /// Send the guests of this machine away, and take no others (root)
     Drain(DrainArgs),
     /// List the moves of programs, the newest first
     Migrations(ListArgs),
+    /// List what happened in the cluster: nodes that came and went, moves that ended
+    Events(EventsArgs),
     /// Say why a program is where it is
     Why(ProcessArgs),
     /// Say what this machine can do and what is missing
@@ -118,6 +135,9 @@ pub struct DaemonArgs {
     /// is one]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Serve metrics at http://ADDR:PORT/metrics, at 127.0.0.1 if only a port is given
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub metrics: Option<MetricsAddress>,
     /// What this node may use.
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -208,6 +228,17 @@ pub struct ListArgs {
     pub run_dir: RunDir,
 }
 
+/// `events`.
+#[derive(Clone, Debug, Args)]
+pub struct EventsArgs {
+    /// Continue with what happens from now on, a line for each; with JSON an object
+    #[arg(long, short)]
+    pub follow: bool,
+    /// How to list.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
 /// `check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
@@ -230,34 +261,6 @@ pub struct PsArgs {
     pub list: ListArgs,
 }
 
-const TOP_EXAMPLES: &str = "\
-The key `?` lists what the keys do. What is sorted by, and how panes are shown, is kept in
-$XDG_CONFIG_HOME/scx_mosix/top.toml.
-
-Examples:
-  scx_mosix top                                     this machine's own daemon
-  scx_mosix top --read-only                         only to look
-  scx_mosix key client-cert --out creds             at a node: makes credentials; then anywhere:
-  scx_mosix top --server n1:7470 --credentials creds";
-
-/// `top`.
-#[derive(Clone, Debug, Args)]
-#[command(after_help = TOP_EXAMPLES)]
-pub struct TopArgs {
-    /// Change nothing, only look
-    #[arg(long)]
-    pub read_only: bool,
-    /// Ask the daemon of another machine; HOST is its node's name, or an address of it
-    #[arg(long, value_name = "HOST:PORT", requires = "credentials")]
-    pub server: Option<String>,
-    /// What `key client-cert --out DIR` wrote; without --server to command other nodes too
-    #[arg(long, value_name = "DIR")]
-    pub credentials: Option<PathBuf>,
-    /// The daemon.
-    #[command(flatten)]
-    pub run_dir: RunDir,
-}
-
 /// `migrate`.
 #[derive(Clone, Debug, Args)]
 pub struct MigrateArgs {
@@ -268,6 +271,34 @@ pub struct MigrateArgs {
     #[arg(value_name = "NODE|home|best", value_parser = destination)]
     pub to: Destination,
     /// Wait until it runs there
+    #[arg(long, short)]
+    pub wait: bool,
+    /// How to write it.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// `bring`.
+#[derive(Clone, Debug, Args)]
+pub struct BringArgs {
+    /// The programs, by their pids [default: all that are away]
+    #[arg(value_name = "PID", value_parser = process)]
+    pub processes: Vec<JobId>,
+    /// Wait until they are home
+    #[arg(long, short)]
+    pub wait: bool,
+    /// How to write it.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// `expel`.
+#[derive(Clone, Debug, Args)]
+pub struct ExpelArgs {
+    /// The machines whose programs are to leave [default: all others]
+    #[arg(value_name = "NODE")]
+    pub nodes: Vec<NodeName>,
+    /// Wait until they are home
     #[arg(long, short)]
     pub wait: bool,
     /// How to write it.
@@ -384,36 +415,6 @@ fn expand(mut args: Vec<OsString>) -> Vec<OsString> {
         args.insert(1, OsString::from(*command));
     }
     args
-}
-
-/// `PID` or `NODE/PID`; the node that is asked is called `-`.
-fn process(text: &str) -> Result<JobId, String> {
-    let of_node = if text.contains('/') { text.to_owned() } else { format!("{ANY}/{text}") };
-    of_node.parse().map_err(|_| "it must be PID or NODE/PID".to_owned())
-}
-
-/// As [`process`], or an id of 32 hex digits, which is longer than any pid.
-fn cancel_what(text: &str) -> Result<CancelWhat, String> {
-    if let Ok(id) = text.parse() {
-        return Ok(CancelWhat::Migration(id));
-    }
-    process(text).map(CancelWhat::Process).map_err(|_| "it must be PID, NODE/PID or a migration's id".to_owned())
-}
-
-fn allowed(text: &str) -> Result<AllowedNodes, String> {
-    if text == "any" {
-        return Ok(AllowedNodes(Vec::new()));
-    }
-    let read = |node: &str| NodeName::new(node).map(|node| node.to_string()).map_err(|error| error.to_string());
-    Ok(AllowedNodes(text.split(',').map(read).collect::<Result<_, _>>()?))
-}
-
-fn destination(text: &str) -> Result<Destination, String> {
-    Ok(match text {
-        "home" => Destination::Home,
-        "best" => Destination::Best,
-        node => Destination::Node(NodeName::new(node).map_err(|error| error.to_string())?.as_str().to_owned()),
-    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What can go wrong with a command, and the exit status that says so.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{io, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use crate::{api::CallError, keys::KeyError, node::NodeError};
 
@@ -60,6 +60,31 @@ pub enum UiError {
     /// The terminal failed.
     #[error("cannot use the terminal")]
     Terminal(#[source] io::Error),
+    /// The page's port cannot be had.
+    #[error("cannot serve at {address}: is another page served there? Give another --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The page cannot be served.
+    #[error("cannot serve the page")]
+    Serve(#[source] io::Error),
+    /// The token cannot be read.
+    #[error("cannot read the token in {}", .path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The token could be guessed.
+    #[error("{}: a token has at least 32 letters and digits, and nothing else", .path.display())]
+    WeakToken {
+        /// The file.
+        path: PathBuf,
+    },
     /// No asynchronous runtime.
     #[error("cannot start")]
     Runtime(#[source] io::Error),
@@ -90,6 +115,10 @@ impl UiError {
             | Self::Manual { .. }
             | Self::NoTerminal
             | Self::Terminal(_)
+            | Self::Listen { .. }
+            | Self::Serve(_)
+            | Self::TokenFile { .. }
+            | Self::WeakToken { .. }
             | Self::Runtime(_) => FAILED,
         })
     }

@@ -19,6 +19,7 @@ mod check;
 mod constrain;
 mod drain;
 mod error;
+mod events;
 mod key;
 mod manual;
 mod migrate;
@@ -26,8 +27,10 @@ mod migrations;
 mod nodes;
 mod output;
 mod ps;
+mod recall;
 mod run;
 mod top;
+mod web;
 mod why;
 
 use std::process::ExitCode;
@@ -46,13 +49,17 @@ pub fn client_command(command: &Command) -> Option<ExitCode> {
         Command::Ps(args) => block_on(ps::ps(args)),
         Command::Nodes(args) => block_on(nodes::nodes(args)),
         Command::Top(args) => block_on(top::top(args)),
+        Command::Web(args) => block_on(web::web(args)),
         Command::Migrate(args) => block_on(migrate::migrate(args)),
+        Command::Bring(args) => block_on(recall::bring(args)),
+        Command::Expel(args) => block_on(recall::expel(args)),
         Command::Cancel(args) => block_on(cancel::cancel(args)),
         Command::Lock(args) => block_on(constrain::lock(args, true)),
         Command::Unlock(args) => block_on(constrain::lock(args, false)),
         Command::Allow(args) => block_on(constrain::allow(args)),
         Command::Drain(args) => block_on(drain::drain(args)),
         Command::Migrations(args) => block_on(migrations::migrations(args)),
+        Command::Events(args) => block_on(events::events(args)),
         Command::Why(args) => block_on(why::why(args)),
         Command::Check(args) => block_on(check::check(args)),
         Command::Key(args) => key::key(args),

@@ -59,10 +59,15 @@ pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, UiError> 
 
 /// Writes to standard output; a reader who has seen enough (`| head`) is no error.
 pub(super) fn print(text: &str) -> Result<(), UiError> {
+    print_on(text).map(drop)
+}
+
+/// The same; whether the reader wants more.
+pub(super) fn print_on(text: &str) -> Result<bool, UiError> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(UiError::Output),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true).map_err(UiError::Output),
     }
 }
 

@@ -16,13 +16,14 @@ use crate::{
     api::{
         backend::{ConstraintsChange, Destination, Registration},
         name::{ANY, job_resource, migration_resource, node_resource, node_resources},
-        view::{MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary},
+        view::{ClusterEvent, MigrationSummary, NodeSummary, PlacementReasons, ProcessSummary},
     },
     job::{JobId, SessionId},
     keys::KeyError,
     proto::v1::{
-        self, cluster_service_client::ClusterServiceClient, migrate_process_request,
-        migration_service_client::MigrationServiceClient, process_service_client::ProcessServiceClient,
+        self, cluster_service_client::ClusterServiceClient, event_service_client::EventServiceClient,
+        migrate_process_request, migration_service_client::MigrationServiceClient,
+        process_service_client::ProcessServiceClient,
     },
 };
 
@@ -36,6 +37,7 @@ pub struct Client {
     nodes: ClusterServiceClient<Channel>,
     processes: ProcessServiceClient<Channel>,
     migrations: MigrationServiceClient<Channel>,
+    events: EventServiceClient<Channel>,
 }
 
 impl Client {
@@ -69,7 +71,8 @@ impl Client {
             to,
             nodes: ClusterServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
             processes: ProcessServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
-            migrations: MigrationServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES),
+            migrations: MigrationServiceClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
+            events: EventServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES),
         }
     }
 
@@ -294,6 +297,43 @@ impl Client {
         let process = process.map(job_resource).unwrap_or_default();
         let request = v1::WatchMigrationsRequest { process, start_revision, progress_notify: true };
         Ok(self.migrations.watch_migrations(request).await.map_err(self.failed())?.into_inner())
+    }
+
+    /// The events that the daemon keeps, the oldest first.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn list_events(&mut self) -> Result<Vec<ClusterEvent>, CallError> {
+        let (mut events, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request = timed(v1::ListEventsRequest { page_size: PAGE_SIZE, page_token }, CALL_TIMEOUT);
+            let page = self.events.list_events(request).await.map_err(self.failed())?.into_inner();
+            for event in page.events {
+                events.push(event.try_into()?);
+            }
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(events);
+            }
+        }
+    }
+
+    /// Calls `seen` with each event that the daemon keeps and then with each new one, until `seen`
+    /// says that it is enough.
+    ///
+    /// # Errors
+    /// [`CallError`], also when the daemon ends.
+    pub async fn follow_events(&mut self, mut seen: impl FnMut(&ClusterEvent) -> bool) -> Result<(), CallError> {
+        let request = v1::WatchEventsRequest { start_revision: 0, progress_notify: true };
+        let mut answers = self.events.watch_events(request).await.map_err(self.failed())?.into_inner();
+        while let Some(answer) = answers.message().await.map_err(self.failed())? {
+            for event in answer.events {
+                if !seen(&event.try_into()?) {
+                    return Ok(());
+                }
+            }
+        }
+        Err(CallError::Failed { to: self.to.clone(), message: "it stopped telling what happens".to_owned() })
     }
 
     /// Calls `seen` with each new record of a migration until it is over; returns the last.

@@ -1,6 +1,7 @@
 //! Views to protobuf messages and back, field by field. What another release does not know becomes
 //! `Unknown` or a default; a name that cannot be read is an error.
 
+mod event;
 mod job;
 mod migration;
 mod node;

@@ -2,6 +2,7 @@
 //! commands to the daemon.
 
 mod cluster;
+mod event;
 mod migration;
 mod once;
 mod page;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 pub use cluster::Cluster;
+pub use event::Events;
 pub use migration::Migrations;
 pub use peer::Peers;
 pub use process::Processes;

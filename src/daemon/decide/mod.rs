@@ -10,7 +10,7 @@ use super::{collect::Collected, shared::Shared, view::View};
 use crate::{
     bounds::OutOfBounds,
     job::{JobId, SessionId},
-    placement::{Action, Config, Decision, JobView, Program, Prospect, Wish},
+    placement::{Config, Decision, JobView, Program, Prospect, Wish},
     telemetry::TaskLoad,
 };
 
@@ -29,18 +29,16 @@ impl Deciding {
         Ok(Self { placing: Placing::new(here, config)?, balance, refused: Refused::default() })
     }
 
-    /// The moves that placement wants of all jobs here; if it is not to balance, of those that may
+    /// What placement decides about all jobs here; if it is not to balance, about those that may
     /// not be here.
-    pub fn moves(&self, shared: &Shared, view: &View<'_>) -> Vec<Decision> {
+    pub fn all(&self, shared: &Shared, view: &View<'_>) -> Vec<Decision> {
         let is_draining = shared.draining.is_on();
         let mut jobs = view.jobs();
         jobs.retain(|job| self.balance || (job.is_guest() && is_draining) || !job.allows(&shared.node));
         if jobs.is_empty() && !self.balance {
             return Vec::new();
         }
-        let mut decisions = self.placing.decide(view.nodes(), jobs, view.in_flight(), is_draining);
-        decisions.retain(|decision| matches!(decision.action, Action::Move { .. }));
-        decisions
+        self.placing.decide(view.nodes(), jobs, view.in_flight(), is_draining)
     }
 
     /// What comes of a user's wish.

@@ -15,6 +15,7 @@ use crate::{
     cluster::GossipConfig,
     job::Constraints,
     keys::NodeName,
+    metrics::MetricsAddress,
     node::CpuCount,
     placement, scheduler,
 };
@@ -51,6 +52,8 @@ pub struct Daemon {
     pub listen: SocketAddr,
     /// The address that others are told.
     pub advertise: Option<IpAddr>,
+    /// Where metrics are served.
+    pub metrics: Option<MetricsAddress>,
     /// What this node may use.
     #[serde(deserialize_with = "cpu_count")]
     pub cpus: Option<CpuCount>,
@@ -73,6 +76,7 @@ impl Default for Daemon {
             node_name: None,
             listen: LISTEN,
             advertise: None,
+            metrics: None,
             cpus: None,
             memory_mib: None,
             sched_ext: true,

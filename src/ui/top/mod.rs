@@ -35,10 +35,17 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
+pub(super) use model::{
+    Event, Link, Pane,
+    action::{Action, AskedNode, SIGNALS},
+    list::Batch,
+};
+pub(super) use perform::Daemons;
+pub(super) use streams::follow;
+
 use super::{UiError, args::TopArgs};
 use crate::sys::clock::now_ms;
-use model::{Effect, Event, Model, Rights};
-use perform::Daemons;
+use model::{Effect, Model, Rights};
 use screen::Colours;
 use settings::Settings;
 use terminal::Screen;

@@ -7,11 +7,11 @@ use rustls::ClientConfig;
 
 use super::model::action::{Action, AskedNode, signal_name};
 use crate::{
-    api::{CallError, Client, backend::Destination},
+    api::{CallError, Client},
     job::JobId,
     keys::ClientIdentity,
     sys::pidfd,
-    ui::{UiError, args::TopArgs, client, constrain, drain, migrate},
+    ui::{UiError, args::TopArgs, client, constrain, drain, migrate, recall},
 };
 
 /// What the record says of a move that ended so.
@@ -86,14 +86,11 @@ impl Daemons {
     async fn expel(&self, node: &AskedNode) -> Result<String, CallError> {
         let mut client = self.at(node)?;
         let all = client.list_processes(None).await?;
-        let (mut sent, mut refused) = (0, None);
-        for guest in all.iter().filter(|row| row.runs_on == node.name && row.home != node.name) {
-            match client.migrate(&guest.name(), &Destination::Home).await {
-                Ok(_) => sent += 1,
-                Err(error) => refused = Some(format!("; {} stays: {error}", guest.name())),
-            }
-        }
-        Ok(format!("{sent} guests of {} are on their way home{}", node.name, refused.unwrap_or_default()))
+        let sent = recall::send_home(&mut client, recall::guests(&all, &node.name, &[]), false).await?;
+        let refused =
+            sent.iter().rev().find_map(|(guest, sent)| Some(format!("; {guest} stays: {}", sent.as_ref().err()?)));
+        let count = sent.iter().filter(|(_, sent)| sent.is_ok()).count();
+        Ok(format!("{count} guests of {} are on their way home{}", node.name, refused.unwrap_or_default()))
     }
 
     /// Signals a program of this machine. The handle is taken first: what the daemon says then is

@@ -152,6 +152,10 @@ fn main_package(binary: &Path, root: &Path) -> Result<Tree> {
     tree.install(&packaging("debian/lintian-overrides"), "usr/share/lintian/overrides/scx-mosix", 0o644)?;
     tree.changelog()?;
     tree.write_compressed("usr/share/doc/scx-mosix/CHANGELOG.md", &fs::read(product::root().join("CHANGELOG.md"))?)?;
+    for file in ["dashboard.json", "alerts.yml"] {
+        let place = format!("usr/share/doc/scx-mosix/examples/grafana/{file}");
+        tree.install(&packaging(&format!("grafana/{file}")), &place, 0o644)?;
+    }
     tree.install(&product::root().join("README.md"), "usr/share/doc/scx-mosix/README.md", 0o644)?;
     for script in SCRIPTS {
         tree.install(&packaging(&format!("debian/{script}")), &format!("DEBIAN/{script}"), 0o755)?;

@@ -109,6 +109,8 @@ fn retired_words_are_told_also_in_identifiers_and_strings() {
     assert_eq!(lines("src/keys.rs", text), [1, 2, 2, 3]);
     assert_eq!(lines("README.md", "Programs go on.\n"), [1]);
     assert_eq!(lines("bpf/x.h", "/* let go */\n"), [1]);
+    assert_eq!(lines("src/ui/web/page/app.js", text), [1, 2, 3]);
+    assert!(lines("src/ui/web/page/app.js", "let body = body();\n").is_empty());
     assert!(lines("xtask/src/tidy/words.rs", text).is_empty() && lines("CHANGELOG.md", text).is_empty());
 }
 
