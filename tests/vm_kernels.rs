@@ -5,10 +5,15 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::{
-    Cluster, Options,
+    Cluster, Options, eventually,
     tour::{Tour, tour},
 };
+
+/// How long a scheduler may take to be attached, under software emulation.
+const ATTACH_LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 #[ignore = "boots virtual machines"]
@@ -17,10 +22,14 @@ fn programs_move_between_kernels_with_and_without_sched_ext() {
     let options =
         Options { cpus: Some(1), memory_mib: Some(640), plain_kernel, own_kernel: true, ..Options::default() };
     let cluster = Cluster::up("kernels", 2, &options);
-    let nodes = cluster.json("n1", &["nodes"]);
-    let sched_ext =
-        |name: &str| nodes.as_array().unwrap().iter().find(|row| row["node"] == name).unwrap()["sched_ext"].clone();
-    assert_eq!((sched_ext("n1"), sched_ext("n2")), ("attached".into(), "unsupported".into()), "{nodes}");
+    // The scheduler may still be loaded when the daemons have met.
+    eventually("each says whether it has sched_ext", ATTACH_LIMIT, || {
+        let nodes = cluster.json("n1", &["nodes"]);
+        let says = |name: &str, sched_ext: &str| {
+            nodes.as_array().into_iter().flatten().any(|row| row["node"] == name && row["sched_ext"] == sched_ext)
+        };
+        if says("n1", "attached") && says("n2", "unsupported") { Ok(()) } else { Err(nodes.to_string()) }
+    });
     cluster.push_example("workload");
     let there_and_back = Tour { work_ms: 13, nodes: &["n2", "n1"] };
     tour(&cluster, &there_and_back, &["family"]);

@@ -21,6 +21,7 @@ use crate::{
     },
     job::{JobId, SessionId},
     node::SchedExtState,
+    scheduler::State,
     sys::proc::comm,
 };
 
@@ -71,7 +72,7 @@ impl View<'_> {
         let own = Own {
             jobs: u32::try_from(jobs).unwrap_or(u32::MAX),
             sched_ext_note: scheduler_note(&scheduler),
-            sched_ext_disabled: matches!(scheduler, crate::scheduler::State::Off { .. }),
+            sched_ext: sched_ext(&scheduler, shared.info.features.sched_ext),
             criu_version: shared.info.features.criu.map(|version| version.to_string()),
             missing: missing(&shared.info),
             cpu_busy_percent: self.collected.measured().cpu_busy_percent,
@@ -214,8 +215,8 @@ struct Own {
     jobs: u32,
     /// Why the scheduler is not attached.
     sched_ext_note: Option<String>,
-    /// Whether the scheduler was switched off by a flag.
-    sched_ext_disabled: bool,
+    /// What the scheduler does now; gossip tells it a second later.
+    sched_ext: SchedExt,
     /// The version of CRIU.
     criu_version: Option<String>,
     /// What this node cannot do.
@@ -282,7 +283,6 @@ fn node(entry: &NodeEntry, local: bool, own: &Own, has_port: bool) -> NodeSummar
         row.kernel_release.clone_from(&summary.kernel_release);
         row.sched_ext = match summary.sched_ext {
             SchedExtState::Attached => SchedExt::Attached,
-            SchedExtState::Available if local && own.sched_ext_disabled => SchedExt::Disabled,
             SchedExtState::Available | SchedExtState::Ejected => SchedExt::Detached,
             SchedExtState::Unsupported => SchedExt::Unsupported,
         };
@@ -290,6 +290,7 @@ fn node(entry: &NodeEntry, local: bool, own: &Own, has_port: bool) -> NodeSummar
     }
     if local {
         row.jobs = own.jobs;
+        row.sched_ext = own.sched_ext;
         row.sched_ext_note.clone_from(&own.sched_ext_note);
         row.criu_version.clone_from(&own.criu_version);
         row.missing.clone_from(&own.missing);
@@ -300,6 +301,17 @@ fn node(entry: &NodeEntry, local: bool, own: &Own, has_port: bool) -> NodeSummar
     row
 }
 
+/// What a scheduler in this state does, on a kernel that has sched_ext or not.
+fn sched_ext(scheduler: &State, kernel: SchedExtState) -> SchedExt {
+    match scheduler {
+        State::Running { .. } => SchedExt::Attached,
+        State::Ejected { .. } => SchedExt::Detached,
+        State::Off { .. } if kernel == SchedExtState::Unsupported => SchedExt::Unsupported,
+        State::Off { .. } => SchedExt::Disabled,
+        State::Unsupported { .. } => SchedExt::Unsupported,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,6 +320,18 @@ mod tests {
         job::{Constraints, JobRecord},
         protocol::AgentState,
     };
+
+    /// A user who has just read that it is attached is told the same by the list of nodes.
+    #[test]
+    fn a_node_knows_at_once_what_its_scheduler_does() {
+        let of_kernel = |state: &State| sched_ext(state, SchedExtState::Available);
+        let (now, reason) = (std::time::SystemTime::now(), String::new());
+        assert_eq!(of_kernel(&State::Running { since: now }), SchedExt::Attached);
+        assert_eq!(of_kernel(&State::Ejected { reason: reason.clone(), retry_at: now }), SchedExt::Detached);
+        assert_eq!(of_kernel(&State::Unsupported { reason: reason.clone() }), SchedExt::Unsupported);
+        assert_eq!(of_kernel(&State::Off { reason: reason.clone() }), SchedExt::Disabled);
+        assert_eq!(sched_ext(&State::Off { reason }, SchedExtState::Unsupported), SchedExt::Unsupported);
+    }
 
     #[test]
     fn what_may_be_done_with_a_guest_is_known_to_its_host() {
