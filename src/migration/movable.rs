@@ -328,6 +328,28 @@ mod tests {
 
     use super::*;
 
+    /// What a user reads is what the page for users goes by.
+    #[test]
+    fn the_page_of_refusals_quotes_what_is_said() {
+        let page = include_str!("../../docs/my-program-does-not-move.md");
+        let said = [
+            include_str!("movable.rs"),
+            include_str!("rights.rs"),
+            include_str!("../descriptors/classify.rs"),
+            include_str!("../daemon/shared/whereabouts.rs"),
+            include_str!("../daemon/shared/agents.rs"),
+            include_str!("../daemon/backend.rs"),
+            include_str!("../placement/reason.rs"),
+        ];
+        let first_cells = page.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+        let quotes: Vec<&str> =
+            first_cells.flat_map(|cell| cell.split('`').step_by(2)).filter(|q| q.len() > 2).collect();
+        assert!(quotes.len() > 30, "{quotes:?}");
+        for quote in quotes {
+            assert!(said.iter().any(|text| text.contains(quote)), "{quote} is not said anywhere");
+        }
+    }
+
     fn process(pid: i32, parent: i32, state: char) -> Process {
         Process {
             pid,
