@@ -39,6 +39,9 @@ pub enum NotNow {
     /// A thread is in code that belongs to the node.
     #[error("a thread was in the kernel's own code in the program (vDSO)")]
     InVdso,
+    /// A thread is frozen, but still on a CPU: it is not known where it stands.
+    #[error("a thread was still on a CPU")]
+    OnCpu,
     /// A process waits for its child, which uses its memory, to execute a program: no tracer can
     /// stop it.
     #[error("a process was between vfork and exec")]

@@ -11,7 +11,10 @@
 //! child that is frozen does not let it continue: CRIU would wait until its limit is over. Shells
 //! and `make` start each of their programs so.
 //!
-//! Neither lasts long: then the process tree runs on for a moment and is frozen anew.
+//! The freezer counts a thread as frozen a moment before it leaves its CPU, and until then the
+//! kernel does not tell where it stands.
+//!
+//! None of this lasts long: then the process tree runs on for a moment and is frozen anew.
 
 use std::{fs, io, path::Path, time::Duration};
 
@@ -59,8 +62,10 @@ fn not_now(process: &Process) -> io::Result<Option<NotNow>> {
     for thread in threads {
         let thread = thread?.path();
         let Some(text) = unless_gone(fs::read_to_string(thread.join("syscall")))? else { continue };
-        if program_counter(&text).is_some_and(|counter| vdso.contains(&counter)) {
-            return Ok(Some(NotNow::InVdso));
+        match program_counter(&text) {
+            None => return Ok(Some(NotNow::OnCpu)),
+            Some(counter) if vdso.contains(&counter) => return Ok(Some(NotNow::InVdso)),
+            Some(_) => {}
         }
         if is_in_fork(&text)
             && let Some(stat) = unless_gone(fs::read_to_string(thread.join("stat")))?
@@ -98,8 +103,8 @@ fn vdso_range(line: &str) -> Option<std::ops::Range<u64>> {
     Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
 }
 
-/// The last word of /proc/PID/task/TID/syscall (proc_pid_syscall(5)); `None` of a thread that runs,
-/// which no frozen one does.
+/// The last word of /proc/PID/task/TID/syscall (proc_pid_syscall(5)); `None` of a thread that is on
+/// a CPU.
 fn program_counter(text: &str) -> Option<u64> {
     u64::from_str_radix(text.split_whitespace().next_back()?.strip_prefix("0x")?, 16).ok()
 }
@@ -123,6 +128,20 @@ mod tests {
         let own = Process::read(i32::try_from(std::process::id()).unwrap()).unwrap().unwrap();
         assert!(fs::read_to_string("/proc/self/maps").unwrap().lines().any(|line| vdso_range(line).is_some()));
         not_now(&own).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_is_still_on_a_cpu_is_not_dumped() {
+        let mut busy = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let pid = i32::try_from(busy.id()).unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        let mut found = None;
+        while found != Some(NotNow::OnCpu) && std::time::Instant::now() < until {
+            found = Process::read(pid).unwrap().and_then(|process| not_now(&process).unwrap());
+        }
+        busy.kill().unwrap();
+        busy.wait().unwrap();
+        assert_eq!(found, Some(NotNow::OnCpu));
     }
 
     #[test]

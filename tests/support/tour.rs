@@ -23,7 +23,9 @@ pub fn migrate(cluster: &Cluster, pid: &str, to: &str) {
         let rows = cluster.json("n1", &["ps"]);
         let row = rows.as_array().into_iter().flatten().find(|row| row["pid"] == pid.parse::<i64>().unwrap());
         let there = row.is_some_and(|row| row["runs_on"] == to && row["comm"] == "workload");
-        if there { Ok(()) } else { Err(rows.to_string()) }
+        // Of a program that has ended: how, and what it said.
+        let end = || cluster.sh("n1", "cat /home/user/status /home/user/err 2>/dev/null || true");
+        if there { Ok(()) } else { Err(format!("{rows}\n{}", end())) }
     });
 }
 
@@ -48,7 +50,7 @@ pub fn tour(cluster: &Cluster, tour: &Tour<'_>, arguments: &[&str]) {
     let line = format!(
         "cd /home/user; exec 5> >(exec cat >out); \
          scx_mosix run --stay -- workload {} --steps {ENDLESS} --work-ms {work_ms} --exit 7 >&5 5>&- 2>{errors} & \
-         P=$!; exec 5>&-; echo \"PID $P.\"; wait $P; echo \"STATUS $?.\"; sleep 1",
+         P=$!; exec 5>&-; echo \"PID $P.\"; wait $P; echo \"STATUS $?.\" | tee status; sleep 1",
         arguments.join(" ")
     );
     let mut parent = if in_terminal {
