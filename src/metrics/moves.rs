@@ -81,7 +81,7 @@ impl Moves {
         for pair in record.steps.windows(2) {
             let [from, to] = pair else { continue };
             let took_ms = to.at_ms.saturating_sub(from.at_ms);
-            self.phases.get_or_create(&[("phase", phase(from.state))]).observe(took_ms as f64 / 1_000.0);
+            self.phases.get_or_create(&[("phase", from.state.name())]).observe(took_ms as f64 / 1_000.0);
         }
         if record.state == MoveState::Run {
             self.memory.observe(record.memory_bytes as f64);
@@ -102,19 +102,5 @@ fn trigger(trigger: Trigger) -> &'static str {
         Trigger::Initial => "initial",
         Trigger::Evacuate => "evacuate",
         Trigger::Unknown => "unknown",
-    }
-}
-
-fn phase(state: MoveState) -> &'static str {
-    match state {
-        MoveState::Reserve => "reserve",
-        MoveState::Prepare => "prepare",
-        MoveState::Precopy => "precopy",
-        MoveState::Freeze => "freeze",
-        MoveState::Dump => "dump",
-        MoveState::Stream => "stream",
-        MoveState::Restore => "restore",
-        MoveState::Commit => "commit",
-        MoveState::Run | MoveState::Aborted | MoveState::Failed => "over",
     }
 }

@@ -151,6 +151,25 @@ pub enum MoveState {
     Failed,
 }
 
+impl MoveState {
+    /// Its name, for lists.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reserve => "reserve",
+            Self::Prepare => "prepare",
+            Self::Precopy => "precopy",
+            Self::Freeze => "freeze",
+            Self::Dump => "dump",
+            Self::Stream => "stream",
+            Self::Restore => "restore",
+            Self::Commit => "commit",
+            Self::Run => "run",
+            Self::Aborted => "aborted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Requests of a daemon.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]

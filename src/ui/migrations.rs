@@ -35,7 +35,7 @@ fn render(migrations: &[MigrationSummary], format: Format) -> String {
             migration.process.to_string(),
             migration.source.clone(),
             migration.target.clone(),
-            format!("{:?}", migration.state).to_lowercase(),
+            migration.state.name().to_owned(),
             migration.downtime_us.map_or_else(|| "-".to_owned(), output::duration_us),
             output::size(migration.memory_bytes),
             output::size(migration.wire_bytes),

@@ -44,19 +44,13 @@ impl Move {
     }
 }
 
+/// What a user calls it.
 fn state(state: MoveState) -> &'static str {
     match state {
-        MoveState::Reserve => "reserve",
-        MoveState::Prepare => "prepare",
-        MoveState::Precopy => "precopy",
-        MoveState::Freeze => "freeze",
-        MoveState::Dump => "dump",
-        MoveState::Stream => "stream",
-        MoveState::Restore => "restore",
-        MoveState::Commit => "commit",
         MoveState::Run => "done",
         MoveState::Aborted => "given up",
         MoveState::Failed => "lost",
+        under_way => under_way.name(),
     }
 }
 
