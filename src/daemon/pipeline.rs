@@ -25,7 +25,11 @@ use super::{
     view::View,
 };
 use crate::{
-    api::{ApiError, backend::Views, view::MigrationSummary},
+    api::{
+        ApiError,
+        backend::Views,
+        view::{MigrationSummary, ProcessState, ProcessSummary},
+    },
     job::{JobId, SessionId},
     metrics::{Figures, Metrics},
     placement::{Decision, Wish},
@@ -130,10 +134,23 @@ impl Pipeline {
         }
     }
 
+    /// Until the host of a job that has left says how it is, the figures of its last second here
+    /// stand.
+    fn keep_figures(&self, process: &JobId) {
+        if !process.is_of(&self.shared.node) {
+            return;
+        }
+        if let Some(row) = self.tables.processes.get(&ProcessSummary::key_of(process)) {
+            let row = ProcessSummary { state: ProcessState::Unknown, cpu_percent: 0.0, ..(*row).clone() };
+            self.collected.note_away(vec![row]);
+        }
+    }
+
     /// Lets the stages before learn what came of a move.
     pub fn note_ended(&self, Ended { record, obstacle }: &Ended) {
         self.metrics.moved(record);
         if record.state == MoveState::Run {
+            self.keep_figures(&record.process);
             return self.collected.learned.moved(record);
         }
         match obstacle {
