@@ -11,7 +11,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
     process::{Command, Output, Stdio},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use memory::Memory;
@@ -252,6 +252,26 @@ fn a_program_that_cannot_go_home_is_named() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("/4711 does not go home: "), "{output:?}");
     assert_eq!(daemon.says(&["expel"]), "there are no such guests\n");
+}
+
+#[test]
+fn wait_returns_when_the_programs_have_ended() {
+    let daemon = Daemon::start();
+    daemon.memory.job(4711, own_uid(), "xz");
+    daemon.memory.job(4712, own_uid(), "gzip");
+    let mut child = scx_mosix(daemon.dir.path(), &["wait", "4711", "4712"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // It has found both, and looks again and again.
+    while daemon.memory.looks.load(Ordering::Relaxed) < 10 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    daemon.memory.ended(4712);
+    assert_eq!(lines.next().unwrap().unwrap(), "n1/4712 has ended");
+    assert!(child.try_wait().unwrap().is_none(), "one of them runs");
+    daemon.memory.ended(4711);
+    assert_eq!(lines.next().unwrap().unwrap(), "n1/4711 has ended");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(daemon.call(&["wait", "4711"]).status.code(), Some(1));
 }
 
 #[test]

@@ -4,7 +4,10 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use async_trait::async_trait;
 
@@ -24,13 +27,15 @@ use scx_mosix::{
 /// Node `n1` of a cluster of two.
 pub struct Memory {
     views: Views,
+    /// How often someone has looked at the views.
+    pub looks: AtomicUsize,
     /// What was asked for, in words, in order.
     pub calls: Mutex<Vec<String>>,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        let memory = Self { views: Views::default(), calls: Mutex::default() };
+        let memory = Self { views: Views::default(), looks: AtomicUsize::new(0), calls: Mutex::default() };
         for node in ["n1", "n2"] {
             memory.views.nodes.put(NodeSummary {
                 node: node.into(),
@@ -61,6 +66,11 @@ impl Memory {
             usage: Usage { processes: 1, threads: 1, ..Usage::default() },
             ..Default::default()
         });
+    }
+
+    /// A job of `n1` has ended.
+    pub fn ended(&self, pid: i32) {
+        self.views.processes.remove(&ProcessSummary::key_of(&JobId::new("n1", pid)));
     }
 
     /// Lets a migration enter a state.
@@ -111,6 +121,7 @@ impl Backend for Memory {
     }
 
     fn views(&self) -> &Views {
+        self.looks.fetch_add(1, Ordering::Relaxed);
         &self.views
     }
 

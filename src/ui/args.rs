@@ -20,7 +20,7 @@ mod read;
 mod watch;
 
 use read::{allowed, cancel_what, destination, process};
-pub use watch::{TopArgs, WebArgs};
+pub use watch::{TopArgs, WaitArgs, WebArgs};
 
 /// Names under which the binary is a command of its own, for those who know them.
 const ALIASES: [(&str, &str); 4] = [("mosrun", "run"), ("mosps", "ps"), ("mosmon", "top"), ("migrate", "migrate")];
@@ -73,6 +73,8 @@ pub enum Command {
     Allow(AllowArgs),
     /// Bring programs home that are away
     Bring(BringArgs),
+    /// Wait until programs have ended, wherever they run
+    Wait(WaitArgs),
     /// Send guests of this machine home; others may come (root)
     Expel(ExpelArgs),
     /// Send the guests of this machine away, and take no others (root)
@@ -217,6 +219,23 @@ pub enum Format {
     Json,
 }
 
+/// What `ps` can sort by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SortBy {
+    /// The user's name
+    User,
+    /// Where it runs
+    Node,
+    /// CPU time per time
+    Cpu,
+    /// Resident memory
+    Rss,
+    /// How often it was moved
+    Moves,
+    /// When it was started, the oldest first
+    Age,
+}
+
 /// What all commands that list something take.
 #[derive(Clone, Debug, Args)]
 pub struct ListArgs {
@@ -256,6 +275,12 @@ pub struct PsArgs {
     /// Also the guests of other machines
     #[arg(long, short)]
     pub all: bool,
+    /// Show descendants that are jobs of their own below the job that they came from
+    #[arg(long)]
+    pub tree: bool,
+    /// Sort by this, the most first where it is a figure [default: by pid]
+    #[arg(long, value_enum, value_name = "COLUMN", conflicts_with = "tree")]
+    pub sort: Option<SortBy>,
     /// How to list.
     #[command(flatten)]
     pub list: ListArgs,

@@ -30,6 +30,7 @@ mod ps;
 mod recall;
 mod run;
 mod top;
+mod wait;
 mod web;
 mod why;
 
@@ -52,6 +53,7 @@ pub fn client_command(command: &Command) -> Option<ExitCode> {
         Command::Web(args) => block_on(web::web(args)),
         Command::Migrate(args) => block_on(migrate::migrate(args)),
         Command::Bring(args) => block_on(recall::bring(args)),
+        Command::Wait(args) => block_on(wait::wait(args)),
         Command::Expel(args) => block_on(recall::expel(args)),
         Command::Cancel(args) => block_on(cancel::cancel(args)),
         Command::Lock(args) => block_on(constrain::lock(args, true)),

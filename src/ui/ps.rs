@@ -1,16 +1,16 @@
 //! `ps`: the programs and where they are.
 
-use std::process::ExitCode;
+use std::{cmp::Reverse, collections::HashSet, process::ExitCode};
 
 use super::{
     UiError,
-    args::{Format, PsArgs},
+    args::{Format, PsArgs, SortBy},
     client,
     output::{self, Column, figures, words},
 };
 use crate::{
     api::view::{ProcessState, ProcessSummary},
-    job::Constraints,
+    job::{Constraints, JobId},
 };
 
 const COLUMNS: [Column; 11] = [
@@ -34,12 +34,52 @@ pub(super) async fn ps(args: &PsArgs) -> Result<ExitCode, UiError> {
     let failed = UiError::of_call(&args.list.run_dir);
     let mut client = client(&args.list.run_dir);
     let home = if args.all { None } else { Some(client.local_node().await.map_err(&failed)?.node) };
-    let processes = client.list_processes(home.as_deref()).await.map_err(&failed)?;
+    let mut processes = client.list_processes(home.as_deref()).await.map_err(&failed)?;
+    if let Some(by) = args.sort {
+        sort(&mut processes, by);
+    }
+    if args.tree && args.list.output != Format::Json {
+        processes = as_tree(processes);
+    }
     output::print(&match args.list.output {
         Format::Json => output::json(&processes)?,
         format => render(&processes, format),
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn sort(processes: &mut [ProcessSummary], by: SortBy) {
+    match by {
+        SortBy::User => processes.sort_by(|a, b| a.user.cmp(&b.user)),
+        SortBy::Node => processes.sort_by(|a, b| a.runs_on.cmp(&b.runs_on)),
+        SortBy::Cpu => processes.sort_by(|a, b| b.cpu_percent.total_cmp(&a.cpu_percent)),
+        SortBy::Rss => processes.sort_by_key(|row| Reverse(row.usage.resident_bytes)),
+        SortBy::Moves => processes.sort_by_key(|row| Reverse(row.moves)),
+        SortBy::Age => processes.sort_by_key(|row| row.start_time_ms.unwrap_or(u64::MAX)),
+    }
+}
+
+/// Each job with those that came of it behind it, whose commands are indented. One whose root is
+/// not in the list stands for itself.
+fn as_tree(processes: Vec<ProcessSummary>) -> Vec<ProcessSummary> {
+    let (mut descendants, roots): (Vec<_>, Vec<_>) = {
+        let names: HashSet<_> = processes.iter().map(ProcessSummary::name).collect();
+        let has_root =
+            |row: &ProcessSummary| row.part_of.is_some_and(|pid| names.contains(&JobId::new(&row.home, pid)));
+        processes.into_iter().partition(has_root)
+    };
+    let mut ordered = Vec::new();
+    for root in roots {
+        let (home, pid) = (root.home.clone(), root.pid);
+        ordered.push(root);
+        let is_of_it = |row: &mut ProcessSummary| row.home == home && row.part_of == Some(pid);
+        for mut row in descendants.extract_if(.., is_of_it) {
+            let first = row.command_line.first_mut();
+            first.unwrap_or(&mut row.comm).insert_str(0, "└ ");
+            ordered.push(row);
+        }
+    }
+    ordered
 }
 
 /// The programs as a table; [`Format::Wide`] says also where they have been.
@@ -128,6 +168,45 @@ pub(super) fn end_of(path: &str, chars: usize) -> String {
 mod tests {
     use super::*;
     use crate::job::{Counters, Usage};
+
+    fn row(pid: i32, part_of: Option<i32>, cpu_percent: f64, runs_on: &str) -> ProcessSummary {
+        ProcessSummary {
+            pid,
+            home: "n1".into(),
+            runs_on: runs_on.into(),
+            part_of,
+            cpu_percent,
+            command_line: vec!["cc".into()],
+            ..ProcessSummary::default()
+        }
+    }
+
+    fn pids(rows: &[ProcessSummary]) -> Vec<i32> {
+        rows.iter().map(|row| row.pid).collect()
+    }
+
+    #[test]
+    fn descendants_stand_below_the_job_that_they_came_from() {
+        let rows = vec![
+            row(1, None, 0.0, "n1"),
+            row(2, None, 0.0, "n1"),
+            row(3, Some(1), 0.0, "n2"),
+            row(4, Some(9), 0.0, "n1"),
+        ];
+        let tree = as_tree(rows);
+        assert_eq!(pids(&tree), [1, 3, 2, 4]);
+        let commands: Vec<String> = tree.iter().map(command).collect();
+        assert_eq!(commands, ["cc", "└ cc", "cc", "cc"]);
+    }
+
+    #[test]
+    fn rows_are_sorted_by_a_column() {
+        let mut rows = [row(1, None, 5.0, "n2"), row(2, None, 90.0, "n1"), row(3, None, 7.0, "n3")];
+        sort(&mut rows, SortBy::Cpu);
+        assert_eq!(pids(&rows), [2, 3, 1]);
+        sort(&mut rows, SortBy::Node);
+        assert_eq!(pids(&rows), [2, 1, 3]);
+    }
 
     #[test]
     fn a_program_that_cannot_move_says_why() {

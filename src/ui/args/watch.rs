@@ -4,7 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 
-use super::RunDir;
+use super::{RunDir, process};
+use crate::job::JobId;
 
 const TOP_EXAMPLES: &str = "\
 The key `?` lists what the keys do. What is sorted by, and how panes are shown, is kept in
@@ -47,4 +48,15 @@ pub struct WebArgs {
     /// What to watch.
     #[command(flatten)]
     pub watch: TopArgs,
+}
+
+/// `wait`.
+#[derive(Clone, Debug, Args)]
+pub struct WaitArgs {
+    /// The programs: their pids, or NODE/PID for guests of other machines
+    #[arg(required = true, value_name = "PID", value_parser = process)]
+    pub processes: Vec<JobId>,
+    /// The daemon.
+    #[command(flatten)]
+    pub run_dir: RunDir,
 }
