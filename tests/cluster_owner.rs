@@ -10,6 +10,7 @@ use std::time::Duration;
 use support::{
     Cluster, Options, eventually,
     programs::{MOVE_LIMIT, last_reason, row, runs_at, start, start_command},
+    tour::migrate,
 };
 
 /// How long a command may take that waits for a move.
@@ -28,6 +29,9 @@ fn owners_have_their_machines_and_programs_in_hand() {
     let (_second, second_pid) = start(&cluster, 2, "--nodes n3");
     runs_at(&cluster, &first_pid, |node| node == "n2");
     runs_at(&cluster, &second_pid, |node| node == "n3");
+    // The balancer may find a moment later that home is better: then it has to come back.
+    cluster.exec_within("n1", "user", &["scx_mosix", "lock", &first_pid], Duration::from_secs(60)).success();
+    migrate(&cluster, &first_pid, "n2");
     let refused = cluster.scx_mosix("n1", &["migrate", &first_pid, "n3"]);
     assert!(refused.code() == 1 && refused.stderr.contains("not among the nodes allowed"), "{refused}");
     cluster.sh("n1", &format!("kill {busy_pid}"));
