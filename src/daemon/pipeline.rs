@@ -73,14 +73,15 @@ impl Pipeline {
         self.tables.nodes.replace_all(view.node_rows());
     }
 
-    /// Renews the metrics, with how many events telemetry has lost.
-    pub fn measure(&self, view: &View<'_>, lost_events: u64) {
+    /// Renews those metrics that say how it is now.
+    pub fn measure(&self) {
+        let view = self.view();
         self.metrics.node_is(&Figures {
             nodes: &self.tables.nodes.all(),
             away: view.agents.homes.len(),
             guests: view.agents.guests.len(),
             moves: view.under_way.leaving.len(),
-            lost_events,
+            lost_events: self.collected.measured().lost_events,
             traffic: self.shared.cluster.view().traffic,
         });
     }
@@ -121,12 +122,13 @@ impl Pipeline {
             {
                 let view = self.view();
                 let decision = self.deciding.wish(&view, process, wish);
-                self.metrics.decided(&decision);
                 if decision.target().is_some() {
+                    self.metrics.decided(&decision);
                     let why = reason.map_or_else(|| decide::summary(&decision), str::to_owned);
                     return self.acting.launch(&view, &decision, why, migration);
                 }
                 if let Some(refusal) = self.acting.refusal(&decision) {
+                    self.metrics.decided(&decision);
                     return Err(refusal);
                 }
             }

@@ -166,7 +166,11 @@ pub async fn run(mut settings: Settings) -> Result<(), DaemonError> {
         tasks.spawn(serve_tls(server.clone(), grpc, tls));
     }
     if let Some(listener) = metrics_listener {
-        tasks.spawn(metrics::serve(listener, pipeline.metrics.clone(), stop.clone()));
+        let renew = {
+            let pipeline = pipeline.clone();
+            move || pipeline.measure()
+        };
+        tasks.spawn(metrics::serve(listener, pipeline.metrics.clone(), renew, stop.clone()));
         if let Some(scheduler) = &scheduler {
             tasks.spawn(watch_scheduler(pipeline.clone(), scheduler.statistics()));
         }

@@ -29,7 +29,6 @@ pub async fn run(pipeline: Arc<Pipeline>, mut telemetry: TelemetryHandle, hints:
     let mut looking: Option<JoinHandle<()>> = None;
     let mut changes = shared.agents.changes();
     let mut count: u32 = 0;
-    let mut lost_events = 0;
     loop {
         let is_step = tokio::select! {
             _ = steps.tick() => true,
@@ -50,7 +49,6 @@ pub async fn run(pipeline: Arc<Pipeline>, mut telemetry: TelemetryHandle, hints:
                 if pipeline.deciding.balance {
                     execs::promote_grown(&pipeline, &snapshot.tasks);
                 }
-                lost_events = snapshot.lost_events;
                 collected.second(shared, &shared.agents.view(), &acting.under_way(), &snapshot);
             }
             Err(error) => tracing::warn!(%error, "no figures this second"),
@@ -76,7 +74,6 @@ pub async fn run(pipeline: Arc<Pipeline>, mut telemetry: TelemetryHandle, hints:
                 tokio::spawn(async move { collected.cpus.ask(&shared).await });
             }
             pipeline.show(&view);
-            pipeline.measure(&view, lost_events);
             tell_systemd(&view.agents);
         }
         if looking.as_ref().is_none_or(JoinHandle::is_finished) {

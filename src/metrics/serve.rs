@@ -29,15 +29,18 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
 /// Until the next attempt where none can be accepted, as all descriptors are in use.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop`.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) {
+/// Serves until `stop`. `renew` is called before metrics are read.
+pub async fn serve<F>(listener: TcpListener, metrics: Arc<Metrics>, renew: F, stop: CancellationToken)
+where
+    F: Fn() + Clone + Send + 'static,
+{
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = async {
         // It is never closed, so there is a place at some time.
         while let Ok(place) = places.clone().acquire_owned().await {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let connection = answer(stream, metrics.clone());
+                    let connection = answer(stream, metrics.clone(), renew.clone());
                     tokio::spawn(async move {
                         let _place = place;
                         let _ = timeout(CONNECTION_TIMEOUT, connection).await;
@@ -54,9 +57,9 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: Cancellat
 }
 
 /// Answers the requests of one connection.
-async fn answer(stream: TcpStream, metrics: Arc<Metrics>) {
+async fn answer(stream: TcpStream, metrics: Arc<Metrics>, renew: impl Fn()) {
     let service = service_fn(move |request| {
-        let response = respond(&metrics, &request);
+        let response = respond(&metrics, &renew, &request);
         async move { Ok::<_, Infallible>(response) }
     });
     let mut http = http1::Builder::new();
@@ -66,7 +69,7 @@ async fn answer(stream: TcpStream, metrics: Arc<Metrics>) {
     }
 }
 
-fn respond<B>(metrics: &Metrics, request: &Request<B>) -> Response<Full<Bytes>> {
+fn respond<B>(metrics: &Metrics, renew: impl Fn(), request: &Request<B>) -> Response<Full<Bytes>> {
     if request.uri().path() != "/metrics" {
         return plain(StatusCode::NOT_FOUND, "metrics are at /metrics\n");
     }
@@ -77,6 +80,7 @@ fn respond<B>(metrics: &Metrics, request: &Request<B>) -> Response<Full<Bytes>> 
     }
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
     let format = Format::accepted(accept);
+    renew();
     let mut response = plain(StatusCode::OK, metrics.text(format));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     response
@@ -99,7 +103,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, Arc::new(Metrics::new()), stop.clone()));
+        let server = tokio::spawn(serve(listener, Arc::new(Metrics::new()), || (), stop.clone()));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(format!("{request}\r\nHost: n1\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -130,7 +134,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, Arc::new(Metrics::new()), stop.clone()));
+        tokio::spawn(serve(listener, Arc::new(Metrics::new()), || (), stop.clone()));
         let idle: Vec<TcpStream> =
             futures_util::future::try_join_all((0..MAX_CONNECTIONS).map(|_| TcpStream::connect(address)))
                 .await

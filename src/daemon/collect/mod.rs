@@ -69,6 +69,8 @@ pub struct Measured {
     pub trees: Trees,
     /// How busy this node's CPUs are, in percent.
     pub cpu_busy_percent: f64,
+    /// Events that telemetry has lost since it began.
+    pub lost_events: u64,
     /// The weights of all that belongs neither to a job nor to scx_mosix, in 1/s.
     pub others_weight: Smoothed,
     /// The part of the load that moves and the daemon make. It is no reason to move others: it ends
@@ -161,6 +163,7 @@ impl Collected {
         let jobs: Vec<Job> = shared.jobs().iter().cloned().collect();
         self.change(|measured| {
             measured.figures = figures;
+            measured.lost_events = snapshot.lost_events;
             measured.note_trees(&jobs);
             measured.others_weight.step(load.others_weight);
             measured.own_load.step(load.own_milli);
