@@ -23,8 +23,8 @@ const METRICS_PORT: u16 = 9471;
 
 /// Lets the daemon of n1 serve metrics.
 fn restart_with_metrics(cluster: &Cluster) {
-    let stop = "pid=$(cat /run/scx_mosix.pid); kill $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done";
-    cluster.sh("n1", &format!("{stop}; start-daemon --metrics {METRICS_PORT}"));
+    cluster.stop_daemon("n1");
+    cluster.sh("n1", &format!("start-daemon --metrics {METRICS_PORT}"));
     eventually("the nodes are together again", MOVE_LIMIT, || {
         // The daemon is not there at first.
         let said = cluster.scx_mosix("n1", &["nodes", "--output", "json"]);

@@ -47,10 +47,6 @@ fn counters(cluster: &Cluster, node: &str) -> Counters {
     Counters { killed: numbers[0], stalled_us: numbers[1], uptime_us: numbers[2] }
 }
 
-fn stop_daemon(cluster: &Cluster, node: &str) {
-    cluster.sh(node, "pid=$(cat /run/scx_mosix.pid); kill $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done");
-}
-
 fn free_mib(cluster: &Cluster) -> u64 {
     cluster.sh("n1", "awk '$1 == \"MemAvailable:\" {print int($2 / 1024)}' /proc/meminfo").trim().parse().unwrap()
 }
@@ -116,13 +112,13 @@ fn programs_are_ushered_out_before_memory_is_exhausted() {
     let options = Options { cpus: Some(1), memory_mib: Some(640), own_kernel: true, ..Options::default() };
     let cluster = Cluster::up("memory", 3, &options);
     cluster.push_example("workload");
-    stop_daemon(&cluster, "n1");
+    cluster.stop_daemon("n1");
     out_of_memory_kills_a_program(&cluster);
 
     // Whatever the load, nothing leaves for its sake: a slow machine may be busy with the programs'
     // start, and with the hog. The others keep what comes to them.
     for node in ["n2", "n3"] {
-        stop_daemon(&cluster, node);
+        cluster.stop_daemon(node);
         cluster.sh(node, "start-daemon --no-balance");
     }
     let config = "/root/memory-only.toml";

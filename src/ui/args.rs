@@ -19,7 +19,8 @@ use crate::{
 mod read;
 mod watch;
 
-use read::{allowed, cancel_what, destination, process};
+pub(super) use read::destination;
+use read::{allowed, cancel_what, process};
 pub use watch::{TopArgs, WaitArgs, WebArgs};
 
 /// Names under which the binary is a command of its own, for those who know them.

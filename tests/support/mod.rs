@@ -136,6 +136,11 @@ impl Cluster {
         command::run(self.exec_command(node, user, program), limit)
     }
 
+    /// Ends the daemon of a node as systemd does, and waits for that.
+    pub fn stop_daemon(&self, node: &str) {
+        self.sh(node, "pid=$(cat /run/scx_mosix.pid); kill $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done");
+    }
+
     /// Runs a shell script on a node as root, which must succeed, and gives its stdout.
     pub fn sh(&self, node: &str, script: &str) -> String {
         self.exec(node, &["sh", "-ec", script]).success()

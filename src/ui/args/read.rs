@@ -29,7 +29,8 @@ pub(super) fn allowed(text: &str) -> Result<AllowedNodes, String> {
     Ok(AllowedNodes(text.split(',').map(read).collect::<Result<_, _>>()?))
 }
 
-pub(super) fn destination(text: &str) -> Result<Destination, String> {
+/// `home`, `best` or a node.
+pub(in crate::ui) fn destination(text: &str) -> Result<Destination, String> {
     Ok(match text {
         "home" => Destination::Home,
         "best" => Destination::Best,

@@ -3,13 +3,12 @@
 use serde::Deserialize;
 
 use crate::{
-    api::{
-        backend::{ConstraintsChange, Destination},
-        name::check_allowed,
-    },
+    api::{backend::ConstraintsChange, name::check_allowed},
     job::{JobId, SessionId},
-    keys::NodeName,
-    ui::top::{Action, AskedNode, SIGNALS},
+    ui::{
+        args::destination,
+        top::{Action, AskedNode, SIGNALS},
+    },
 };
 
 /// A command of a page. Programs are `n1/4711`.
@@ -46,14 +45,7 @@ impl Wanted {
             change: ConstraintsChange { stay, allowed_nodes },
         };
         Ok(match self {
-            Self::Migrate { process, to } => {
-                let to = match &*to {
-                    "home" => Destination::Home,
-                    "best" => Destination::Best,
-                    node => Destination::Node(NodeName::new(node).map_err(|error| error.to_string())?.to_string()),
-                };
-                Action::Migrate { program: job(process)?, to }
-            }
+            Self::Migrate { process, to } => Action::Migrate { program: job(process)?, to: destination(&to)? },
             Self::Stay { process, stay } => constrain(job(process)?, Some(stay), None),
             Self::Allow { process, nodes } => {
                 let nodes = check_allowed(&nodes).map_err(|error| error.to_string())?;
@@ -77,6 +69,7 @@ impl Wanted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::backend::Destination;
 
     fn action(text: &str) -> Result<Action, String> {
         serde_json::from_str::<Wanted>(text).map_err(|error| error.to_string())?.action()
